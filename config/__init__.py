@@ -1,0 +1,8 @@
+"""The room of settings: read once here, handed as values to everything else.
+
+`get_current_model` and `get_training_config` are the names of the original Python API.
+"""
+
+from config.training import get_current_model, get_training_config
+
+__all__ = ["get_current_model", "get_training_config"]

@@ -1,0 +1,130 @@
+"""Kafka client settings, a model per security case, rendered for librdkafka.
+
+Source of the option names: librdkafka's CONFIGURATION.md.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+ClientConfig = dict[str, str | int | float | bool]
+
+
+class _Case(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsFiles(_Case):
+    """Certificates in PEM; without `ca` the system's own are trusted."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    key_password: SecretStr | None = None
+
+    def render(self) -> ClientConfig:
+        """Render `ssl.*`; only what was given."""
+        pairs: dict[str, str | None] = {
+            "ssl.ca.location": str(self.ca) if self.ca else None,
+            "ssl.certificate.location": str(self.certificate) if self.certificate else None,
+            "ssl.key.location": str(self.key) if self.key else None,
+            "ssl.key.password": self.key_password.get_secret_value() if self.key_password else None,
+        }
+        return {name: value for name, value in pairs.items() if value is not None}
+
+
+class Plaintext(_Case):
+    """No encryption, no authentication: loopback and tests."""
+
+    protocol: Literal["PLAINTEXT"] = "PLAINTEXT"
+
+    def render(self) -> ClientConfig:
+        """Render the security options."""
+        return {"security.protocol": "PLAINTEXT"}
+
+
+class Tls(_Case):
+    """TLS, with a client certificate where the broker asks for one (mTLS)."""
+
+    protocol: Literal["SSL"]
+    tls: TlsFiles = TlsFiles()
+
+    def render(self) -> ClientConfig:
+        """Render the security options."""
+        return {"security.protocol": "SSL", **self.tls.render()}
+
+
+class Sasl(_Case):
+    """User name and password, over TLS unless told otherwise."""
+
+    protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"]
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: Annotated[str, Field(min_length=1)]
+    password: SecretStr
+    tls: TlsFiles = TlsFiles()
+
+    def render(self) -> ClientConfig:
+        """Render the security options."""
+        return {
+            "security.protocol": self.protocol,
+            "sasl.mechanism": self.mechanism,
+            "sasl.username": self.username,
+            "sasl.password": self.password.get_secret_value(),
+            **self.tls.render(),
+        }
+
+
+Security = Annotated[Plaintext | Tls | Sasl, Field(discriminator="protocol")]
+
+
+class KafkaSettings(_Case):
+    """How to reach Kafka; times in milliseconds."""
+
+    bootstrap_servers: Annotated[str, Field(min_length=1)] = "127.0.0.1:9092"
+    security: Security = Plaintext()
+    group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "modelserver"
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    session_timeout_ms: Annotated[int, Field(ge=1000)] = 45_000
+    delivery_timeout_ms: Annotated[int, Field(ge=1000)] = 120_000
+    replication_factor: Annotated[int, Field(ge=-1)] = -1
+
+    def client(self) -> ClientConfig:
+        """What every client has in common."""
+        return {"bootstrap.servers": self.bootstrap_servers, **self.security.render()}
+
+    def consumer(self, role: str) -> ClientConfig:
+        """A consumer that commits by hand, and only what is dealt with."""
+        config: ClientConfig = self.client() | {
+            "client.id": f"{self.group_prefix}-{role}",
+            "group.id": self.group(role),
+            "group.protocol": self.group_protocol,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": 50,
+            "queued.max.messages.kbytes": 16_384,
+            "fetch.message.max.bytes": 4 * 1024 * 1024,
+            "allow.auto.create.topics": False,
+        }
+        if self.group_protocol == "classic":
+            # With KIP-848 the broker owns these two.
+            config["partition.assignment.strategy"] = "cooperative-sticky"
+            config["session.timeout.ms"] = self.session_timeout_ms
+        return config
+
+    def producer(self) -> ClientConfig:
+        """An idempotent producer whose keys land where a Java producer's do."""
+        return self.client() | {
+            "client.id": f"{self.group_prefix}-producer",
+            "enable.idempotence": True,
+            "acks": "all",
+            "linger.ms": 1,
+            "partitioner": "murmur2_random",
+            "delivery.timeout.ms": self.delivery_timeout_ms,
+            "message.max.bytes": 4 * 1024 * 1024,
+        }
+
+    def group(self, role: str) -> str:
+        """Name the consumer group of a role."""
+        return f"{self.group_prefix}-{role}"

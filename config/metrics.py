@@ -1,0 +1,108 @@
+"""The metric catalogue: every metric once, with its meaning. Never an elder's id as a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+PREFIX = "modelserver"
+# OpenTelemetry's GenAI buckets: 10 ms doubling to 82 s, and larger ones for cold loads.
+_CHAT_SECONDS = tuple(0.01 * 2**i for i in range(16))
+_TOKENS = tuple(float(4**i) for i in range(10))
+_STAGE_SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)
+
+
+class Metrics:
+    """All metrics of the program over one registry."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._consuming()
+        self._training()
+        self._chatting()
+        self._producing()
+
+    def _consuming(self) -> None:
+        self.consumed = self._counter(
+            "messages_consumed", "Records dealt with, by outcome.", "topic", "outcome"
+        )
+        self.processing = self._histogram(
+            "message_processing_seconds", "From a record's receipt to its outcome.", "topic"
+        )
+        self.lag = self._gauge(
+            "consumer_lag_records", "Records behind the end of the topic.", "topic", "partition"
+        )
+        self.paused = self._gauge(
+            "consumer_paused", "1 while back-pressure holds the partitions.", "role"
+        )
+        self.in_flight = self._gauge("records_in_flight", "Records being worked on.", "role")
+        self.last_poll = self._gauge(
+            "last_poll_timestamp_seconds", "Unix time of the last poll.", "role"
+        )
+        self.rebalances = self._counter("rebalances", "Assignments changed.", "role", "kind")
+        self.dead_letters = self._counter(
+            "dead_letters", "Records set aside in a dead-letter topic.", "topic", "reason"
+        )
+        self.retries = self._counter(
+            "retries", "Waits for a dependency that was down.", "topic", "reason"
+        )
+
+    def _training(self) -> None:
+        self.jobs = self._counter("training_jobs", "Jobs ended, by outcome.", "outcome")
+        self.jobs_in_progress = self._gauge("training_jobs_in_progress", "Jobs being run here.")
+        self.jobs_queued = self._gauge("training_jobs_queued", "Jobs waiting in the ledger.")
+        self.stage_seconds = self._histogram(
+            "training_stage_seconds", "How long a stage took.", "stage", buckets=_STAGE_SECONDS
+        )
+        self.train_rate = self._gauge(
+            "training_tokens_per_second", "Trained tokens a second.", "base_model"
+        )
+        self.loss = self._gauge("training_loss", "The last step's loss.", "base_model")
+        self.gpu_peak = self._gauge("training_gpu_peak_bytes", "Peak GPU memory of the last job.")
+        self.lease_losses = self._counter("lease_losses", "Jobs lost to another worker.")
+        self.last_success = self._gauge(
+            "training_last_success_timestamp_seconds", "Unix time of the last success."
+        )
+        self.outbox_age = self._gauge(
+            "outbox_oldest_seconds", "Age of the oldest event not yet published."
+        )
+        self.skipped = self._counter(
+            "answers_skipped", "Answers left out of a data set, by reason.", "reason"
+        )
+
+    def _chatting(self) -> None:
+        self.chat_seconds = self._histogram(
+            "chat_duration_seconds",
+            "From a request's receipt to its reply.",
+            "outcome",
+            buckets=_CHAT_SECONDS,
+        )
+        self.first_token = self._histogram(
+            "chat_time_to_first_token_seconds",
+            "From a request's receipt to the first token, of streams.",
+            buckets=_CHAT_SECONDS,
+        )
+        self.tokens = self._histogram(
+            "chat_tokens", "Tokens of one chat, by kind.", "kind", buckets=_TOKENS
+        )
+        self.ollama_errors = self._counter("ollama_errors", "Failed calls to Ollama.", "reason")
+
+    def _producing(self) -> None:
+        self.delivered = self._counter("deliveries", "Events confirmed by the broker.", "topic")
+        self.delivery_failures = self._counter(
+            "delivery_failures", "Events the broker did not confirm.", "topic"
+        )
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"{PREFIX}_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, *labels: str, buckets: tuple[float, ...] | None = None
+    ) -> Histogram:
+        return Histogram(
+            f"{PREFIX}_{name}",
+            meaning,
+            labels,
+            registry=self.registry,
+            buckets=buckets or Histogram.DEFAULT_BUCKETS,
+        )

@@ -1,0 +1,286 @@
+"""The composition root: settings in, running roles out. Nothing else wires parts together."""
+
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Literal
+
+import structlog
+
+from config.metrics import Metrics
+from config.settings import Settings
+from consumers.answers import AnswersHandler
+from consumers.chat import ChatExecutor
+from consumers.dispatch import Dispatcher, Handler, backoff_s
+from consumers.lanes import Executor, Lanes
+from consumers.loop import ConsumerLoop
+from consumers.models import ModelsHandler
+from consumers.ops import Health, OpsServer
+from consumers.topics import apply_topics
+from consumers.training import TrainingHandler
+from consumers.worker import StageClock, TrainingWorker
+from pipeline.answers import MongoAnswers
+from pipeline.chat import ChatService
+from pipeline.chat_store import ChatStore
+from pipeline.ledger import Ledger
+from pipeline.model_host import OllamaHost
+from pipeline.models import ModelManager
+from pipeline.outbox import Announcer, Outbox
+from pipeline.registry import DatasetRegistry, ModelRegistry
+from pipeline.store import ensure_indexes, open_client, store_errors
+from pipeline.trainer import DatasetRoom, OllamaTrainer
+from pipeline.training_process import TrainingProcess
+from producers.events import Events
+from producers.publisher import KafkaPublisher
+from producers.relay import Relay
+from producers.replies import Replies
+from schemas.errors import RetryError
+from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, MODEL_COMMANDS, TRAIN_REQUESTED, Topic
+
+RoleName = Literal["answers", "training", "chat", "models"]
+ROLES: tuple[RoleName, ...] = ("answers", "training", "chat", "models")
+SOURCE = "heirloom/modelserver"
+_RELAY_POLL_S = 0.2
+_INGEST_BATCH = 500
+_TRAINING_LIMIT = 5000
+_LANES = 4
+
+log = structlog.get_logger(__name__)
+
+
+def utc_now() -> datetime:
+    """The wall clock of this machine."""
+    return datetime.now(UTC)
+
+
+class App:
+    """All parts over one set of settings; use as a context manager."""
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        self.settings = settings
+        self.metrics = metrics or Metrics()
+        self.training = settings.training()
+        self.health = Health(settings.ops.stale_after_s)
+        self._client = open_client(settings.mongodb)
+        store = self._client[settings.mongodb.database]
+        self.store = store
+        self.answers = MongoAnswers(store, settings.mongodb)
+        self.registry = ModelRegistry(store)
+        self.dataset_registry = DatasetRegistry(store)
+        self.host = OllamaHost(settings.ollama)
+        self.manager = ModelManager(self.registry, self.host)
+        self.ledger = Ledger(
+            store, Announcer(utc_now, settings.language), lease_s=settings.worker.lease_s
+        )
+        self.room = DatasetRoom(
+            self.answers, self.training, settings.data_dir / self.training.paths.jsonl
+        )
+        self.events = Events(SOURCE, settings.topic, utc_now)
+        self.replies = Replies(SOURCE, settings.topic, settings.chat.reply_topics, utc_now)
+        self.publisher = KafkaPublisher(settings.kafka, self.metrics)
+        self._threads: list[threading.Thread] = []
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    # Roles ----------------------------------------------------------------------------------
+
+    def run(self, roles: Sequence[RoleName], stop: threading.Event) -> None:
+        """Run roles until `stop` is set, then finish what is under way and leave."""
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            self._prepare(stop)
+            stack.enter_context(self.publisher)
+            starters: dict[RoleName, Callable[[threading.Event, ExitStack], None]] = {
+                "answers": self._start_answers,
+                "training": self._start_training,
+                "chat": self._start_chat,
+                "models": self._start_models,
+            }
+            self.health.require("mongodb", self._ping_store)
+            self.health.require("ollama", lambda: bool(self.host.tags()) and None)
+            ops = stack.enter_context(OpsServer(self.settings.ops, self.metrics, self.health))
+            for role in roles:
+                starters[role](stop, stack)
+            log.info("app.started", roles=list(roles), ops_port=ops.port)
+            stop.wait()
+            log.info("app.stopping")
+            for thread in self._threads:
+                thread.join()
+        log.info("app.stopped")
+
+    def _prepare(self, stop: threading.Event) -> None:
+        """Create indexes and topics; wait for servers that are not up yet."""
+        attempt = 0
+        while not stop.is_set():
+            try:
+                ensure_indexes(self.store, self.settings.chat.dedup_hours)
+                apply_topics(self.settings)
+                return
+            except RetryError as error:
+                attempt += 1
+                log.warning("app.waits", code=error.code, reason=error.message)
+                stop.wait(backoff_s(attempt))
+
+    def _start_answers(self, stop: threading.Event, stack: ExitStack) -> None:
+        handler = AnswersHandler(
+            self.answers,
+            self.room,
+            self.dataset_registry,
+            self.events,
+            self.publisher.confirm,
+            self.metrics,
+            self.training.current_model,
+            utc_now,
+        )
+        self._start_lanes("answers", ANSWERS_UPDATED, handler, stop, count=_LANES)
+
+    def _start_training(self, stop: threading.Event, stack: ExitStack) -> None:
+        worker = self._worker(stack)
+        handler = TrainingHandler(self.ledger, self.training, worker.wake)
+        self._start_lanes(
+            "training", TRAIN_REQUESTED, handler, stop, batch=_INGEST_BATCH, limit=_TRAINING_LIMIT
+        )
+        self._start_thread("worker", lambda: worker.run(stop))
+        outbox = Outbox(self.store, SOURCE)
+        relay = Relay(outbox, self.events.stored, self.publisher.confirm)
+        self._start_thread("relay", lambda: self._relay(relay, outbox, stop))
+
+    def _worker(self, stack: ExitStack) -> TrainingWorker:
+        stages = StageClock(self.metrics)
+        trainer = OllamaTrainer(
+            self.room,
+            self.registry,
+            self.host,
+            stack.enter_context(TrainingProcess()),
+            self.training,
+            lambda key: self.settings.base(self.training, key),
+            self.settings.evaluation,
+            self.settings.data_dir / self.training.paths.adapters,
+            utc_now,
+            stages.begin,
+        )
+        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        return TrainingWorker(
+            owner, self.ledger, trainer, stages, self.settings.worker, self.metrics
+        )
+
+    def _relay(self, relay: Relay, outbox: Outbox, stop: threading.Event) -> None:
+        """Publish what the ledger holds; once more after the stop, for what was just stored."""
+        attempt = 0
+        last = False
+        while not last:
+            last = stop.is_set()
+            try:
+                sent = relay.run_once()
+                oldest = outbox.oldest() if not sent else None
+                age_s = (utc_now() - oldest).total_seconds() if oldest else 0.0
+                self.metrics.outbox_age.set(age_s)
+                attempt = 0
+                if not sent:
+                    stop.wait(_RELAY_POLL_S)
+            except RetryError as error:
+                attempt += 1
+                log.warning("relay.waits", code=error.code)
+                stop.wait(backoff_s(attempt))
+
+    def _start_chat(self, stop: threading.Event, stack: ExitStack) -> None:
+        settings = self.settings
+        executor = ChatExecutor(
+            lambda: ChatStore(settings.mongodb),
+            lambda store: ChatService(store, settings.ollama, settings.chat),
+            self.publisher,
+            self.replies,
+            settings.chat,
+            self.metrics,
+            settings.kafka.group("chat"),
+            utc_now,
+            max_bytes=settings.max_message_bytes,
+        )
+        self._start_loop("chat", CHAT_REQUESTS, executor, stop, settings.chat.concurrency * 4)
+
+    def _start_models(self, stop: threading.Event, stack: ExitStack) -> None:
+        handler = ModelsHandler(
+            self.manager,
+            self.ledger,
+            self.room,
+            self.dataset_registry,
+            self.replies,
+            self.publisher.confirm,
+            self.training.current_model,
+        )
+        self._start_lanes("models", MODEL_COMMANDS, handler, stop, count=_LANES)
+
+    def _start_lanes(
+        self,
+        role: str,
+        topic: Topic,
+        handler: Handler,
+        stop: threading.Event,
+        *,
+        count: int = 1,
+        batch: int = 1,
+        limit: int = 100,
+    ) -> None:
+        dispatcher = Dispatcher(
+            topic.name,
+            self.settings.kafka.group(role),
+            handler,
+            self.publisher.confirm,
+            self.metrics,
+            stop,
+            max_bytes=self.settings.max_message_bytes,
+        )
+        lanes = Lanes(role, dispatcher.process, count=count, batch=batch)
+        self._start_loop(role, topic, lanes, stop, limit)
+
+    def _start_loop(
+        self, role: str, topic: Topic, executor: Executor, stop: threading.Event, limit: int
+    ) -> None:
+        loop = ConsumerLoop(
+            role,
+            [self.settings.topic(topic.name)],
+            self.settings.kafka,
+            executor,
+            self.metrics,
+            limit=limit,
+        )
+        self.health.watch_loop(role, lambda: loop.last_poll, lambda: loop.assigned)
+        self._start_thread(role, lambda: loop.run(stop))
+
+    def _start_thread(self, name: str, run: Callable[[], None]) -> None:
+        thread = threading.Thread(target=run, name=name)
+        thread.start()
+        self._threads.append(thread)
+
+    def _ping_store(self) -> None:
+        with store_errors():
+            self._client.admin.command("ping")
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Give an event that SIGTERM and SIGINT set; the handlers before come back at the end."""
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            # Asked twice: whoever asks does not want to wait. Leases and offsets stay safe.
+            os._exit(128 + number)
+        stop.set()
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+

@@ -1,0 +1,287 @@
+"""`chat-requests`: many questions at once on one event loop, each answered once.
+
+A reply is remembered under its request before it is published, so a redelivered request gets
+the same reply again. A request whose deadline has passed is told so, not answered late.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from config.metrics import Metrics
+from config.settings import ChatSettings
+from consumers.dispatch import backoff_s, describe_fault
+from consumers.lanes import Done, Work
+from pipeline.chat import ChatService
+from pipeline.chat_store import ChatStore
+from producers.dead_letters import dead_letter
+from producers.publisher import Publication, Publisher
+from producers.replies import Replies, Reply, error_header
+from schemas.envelope import Envelope, open_envelope
+from schemas.errors import (
+    DeadlineExceeded,
+    InternalError,
+    ModelServerError,
+    RejectError,
+    ReplyTopicRefused,
+    RetryError,
+)
+from schemas.events import ChatReply, ChatRequest, read_event
+from schemas.record import Record
+from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, ReplyTarget
+from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS
+
+log = structlog.get_logger(__name__)
+
+
+class Conversation:
+    """One request on its way: what was asked, and where the reply goes."""
+
+    def __init__(self, envelope: Envelope, request: ChatRequest, target: ReplyTarget) -> None:
+        self.envelope = envelope
+        self.request = request
+        self.target = target
+        self.key = hashlib.sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()
+
+
+class ChatExecutor:
+    """Answers chat requests on an event loop in a thread of its own."""
+
+    def __init__(
+        self,
+        make_store: Callable[[], ChatStore],
+        make_service: Callable[[ChatStore], ChatService],
+        publisher: Publisher,
+        replies: Replies,
+        settings: ChatSettings,
+        metrics: Metrics,
+        group: str,
+        clock: Callable[[], datetime],
+        *,
+        max_bytes: int,
+    ) -> None:
+        """The clients are made inside the event loop that will use them."""
+        self._make_store = make_store
+        self._make_service = make_service
+        self._publisher = publisher
+        self._replies = replies
+        self._settings = settings
+        self._metrics = metrics
+        self._group = group
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="chat", daemon=True)
+        self._done: Done = lambda ticket: None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    # The executor's side, called from the poll thread ------------------------------------------
+
+    def start(self, done: Done) -> None:
+        """Start the event loop."""
+        self._done = done
+        self._thread.start()
+        self._ready.wait()
+
+    def submit(self, work: Work) -> None:
+        """Begin to answer a request."""
+        self._loop.call_soon_threadsafe(self._begin, work, time.monotonic())
+
+    def stop(self, limit_s: float) -> bool:
+        """Let the answers under way be finished within the limit."""
+        ended = asyncio.run_coroutine_threadsafe(self._drain(limit_s), self._loop)
+        finished = ended.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        return finished
+
+    # The event loop's side ----------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._open())
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _open(self) -> None:
+        self._store = self._make_store()
+        self._service = self._make_service(self._store)
+        self._free = asyncio.Semaphore(self._settings.concurrency)
+
+    def _begin(self, work: Work, received_at: float) -> None:
+        if self._draining:
+            return  # Left for the next owner of the partition.
+        task = self._loop.create_task(self._deal_with(work, received_at))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self, limit_s: float) -> bool:
+        self._draining = True
+        pending: set[asyncio.Task[None]] = set(self._tasks)
+        if pending:
+            _, pending = await asyncio.wait(pending, timeout=limit_s)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        self._store.close()
+        return not pending
+
+    async def _deal_with(self, work: Work, received_at: float) -> None:
+        try:
+            outcome = await self._settle(work.record, received_at)
+        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
+            log.error("chat.failed", fault=describe_fault(error))
+            outcome = "failed"
+            await self._set_aside(work.record, InternalError())
+        self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
+        self._metrics.chat_seconds.labels(outcome).observe(time.monotonic() - received_at)
+        self._done(work.ticket)
+
+    async def _settle(self, record: Record, received_at: float) -> str:
+        try:
+            conversation = self._open_conversation(record)
+        except RejectError as error:
+            await self._set_aside(record, error)
+            return "refused"
+        deadline = self._deadline(record, conversation.request, received_at)
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
+                async with self._free:
+                    return await self._answer(conversation)
+        except TimeoutError:
+            return await self._refuse(conversation, DeadlineExceeded(), received_at)
+        except RejectError as error:
+            return await self._refuse(conversation, error, received_at)
+
+    def _open_conversation(self, record: Record) -> Conversation:
+        envelope = open_envelope(record, CHAT_REQUESTS.name, self._max_bytes)
+        request = read_event(envelope, ChatRequest)
+        return Conversation(envelope, request, self._replies.target(record, CHAT_REPLIES.name))
+
+    def _deadline(self, record: Record, request: ChatRequest, received_at: float) -> float:
+        """On the monotonic clock. The record's own time counts only if the broker wrote it."""
+        asked_ms = request.options.deadline_ms
+        limit_s = asked_ms / 1000 if asked_ms else self._settings.deadline_s
+        waited_s = 0.0
+        if record.timestamp_type == "append":
+            waited_s = max(self._clock().timestamp() - record.timestamp_ms / 1000, 0.0)
+        return received_at + limit_s - waited_s
+
+    async def _answer(self, conversation: Conversation) -> str:
+        attempt = 0
+        while True:
+            try:
+                reply = await self._store.recall_reply(conversation.key)
+                if reply is None and conversation.request.stream:
+                    return await self._stream(conversation)
+                if reply is None:
+                    reply = await self._service.answer(conversation.request)
+                    await self._store.remember_reply(conversation.key, reply, self._clock())
+                    self._count_tokens(reply)
+                break
+            except RetryError as error:
+                attempt += 1
+                self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
+                await asyncio.sleep(backoff_s(attempt))
+        await self._publish(self._publication(conversation, reply))
+        return "answered"
+
+    async def _stream(self, conversation: Conversation) -> str:
+        """Send pieces as they come, a few a second, and last the whole reply."""
+        begun = time.monotonic()
+        sent_at, sequence, pending = begun, 0, ""
+        async for part in self._service.stream(conversation.request):
+            if isinstance(part, ChatReply):
+                await self._store.remember_reply(conversation.key, part, self._clock())
+                self._count_tokens(part)
+                await self._publish(self._publication(conversation, part, sequence))
+                return "answered"
+            if not pending and sequence == 0:
+                self._metrics.first_token.observe(time.monotonic() - begun)
+            pending += part
+            if time.monotonic() - sent_at >= self._settings.stream_interval_s:
+                piece = self._piece(conversation, pending)
+                await self._publish(self._publication(conversation, piece, sequence, final=False))
+                sent_at, sequence, pending = time.monotonic(), sequence + 1, ""
+        return "answered"
+
+    def _piece(self, conversation: Conversation, text: str) -> ChatReply:
+        return ChatReply(
+            elder_id=conversation.request.elder_id, reply=text, model=None, duration_ms=0
+        )
+
+    async def _refuse(
+        self, conversation: Conversation, error: ModelServerError, received_at: float
+    ) -> str:
+        reply = self._service.refusal(conversation.request.elder_id, error, received_at)
+        await self._publish(self._publication(conversation, reply))
+        return error.code
+
+    async def _set_aside(self, record: Record, error: RejectError) -> None:
+        """Answer with the error where somebody waits for it; else a dead letter."""
+        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
+        publication = dead_letter(record, self._group, error)
+        if asked and not isinstance(error, ReplyTopicRefused):
+            try:
+                target = self._replies.target(record, CHAT_REPLIES.name)
+                reply = self._service.refusal("", error, time.monotonic())
+                publication = self._replies.publication(
+                    target, _encode(reply, f"{record.position}/reply", None, None, True)
+                )
+            except ReplyTopicRefused:
+                pass  # Nobody may be answered there: the dead letter stands.
+        self._metrics.dead_letters.labels(CHAT_REQUESTS.name, error.code).inc()
+        log.warning("chat.refused", position=record.position, code=error.code)
+        await self._publish(publication)
+
+    def _publication(
+        self,
+        conversation: Conversation,
+        reply: ChatReply,
+        sequence: int | None = None,
+        *,
+        final: bool = True,
+    ) -> Publication:
+        part = "" if sequence is None or final else f"/{sequence}"
+        event_id = f"{conversation.envelope.id}/reply{part}"
+        encoded = _encode(reply, event_id, conversation.envelope.traceparent, sequence, final)
+        return self._replies.publication(conversation.target, encoded)
+
+    async def _publish(self, publication: Publication) -> None:
+        """Publish until the broker confirms it: an answer is not lost to a broker's restart."""
+        attempt = 0
+        while True:
+            try:
+                await asyncio.wrap_future(self._publisher.publish(publication))
+                return
+            except RetryError:
+                attempt += 1
+                await asyncio.sleep(backoff_s(attempt))
+
+    def _count_tokens(self, reply: ChatReply) -> None:
+        if reply.usage is not None:
+            self._metrics.tokens.labels("prompt").observe(reply.usage.prompt_tokens)
+            self._metrics.tokens.labels("completion").observe(reply.usage.completion_tokens)
+
+
+def _encode(
+    reply: ChatReply, event_id: str, traceparent: str | None, sequence: int | None, final: bool
+) -> Reply:
+    error = reply.error
+    return Reply(
+        topic=CHAT_REPLIES.name,
+        event_id=event_id[:512],
+        data=reply.model_dump(mode="json"),
+        error=error_header(error.code, error.message) if error else None,
+        final=final,
+        sequence=sequence,
+        traceparent=traceparent,
+    )

@@ -1,0 +1,1 @@
+"""The command line: `modelserver`. Each module is a noun; `main` holds the exit codes."""

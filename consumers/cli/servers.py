@@ -1,0 +1,124 @@
+"""`modelserver run`, `stack`, `demo`, `doctor`, `topics apply` and `asyncapi`."""
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from config.logs import configure_logs
+from config.settings import load_settings
+from consumers.app import ROLES, App, RoleName, stop_on_signals
+from consumers.cli.output import notes, print_json, print_table
+from consumers.cli.wiring import Json, quiet_settings
+from consumers.doctor import examine
+from consumers.topics import apply_topics
+from schemas.asyncapi import describe_topics
+
+topics = typer.Typer(help="Kafka topics.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(stack)
+    app.command()(demo)
+    app.command()(doctor)
+    app.command()(asyncapi)
+    app.add_typer(topics, name="topics")
+
+
+def run(
+    roles: Annotated[
+        list[str] | None, typer.Argument(help=f"Which roles: {', '.join(ROLES)}; none: all.")
+    ] = None,
+) -> None:
+    """Run roles until SIGTERM or Ctrl-C, then finish what is under way and leave.
+
+    Examples: `modelserver run` · `modelserver run chat models`
+    """
+    chosen = [_role(name) for name in roles or ROLES]
+    settings = load_settings()
+    config = settings.training()
+    folder = settings.data_dir / config.paths.logs if settings.log.file else None
+    configure_logs(settings.log, folder)
+    with stop_on_signals() as stop:
+        App(settings).run(chosen, stop)
+
+
+def _role(name: str) -> RoleName:
+    for role in get_args(RoleName):
+        if role == name:
+            known: RoleName = role
+            return known
+    raise typer.BadParameter(f"{name!r}: expected one of {', '.join(ROLES)}")
+
+
+def stack(
+    folder: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path(
+        ".stack"
+    ),
+    base: Annotated[str, typer.Option(help="The small base model.")] = "gemma3-270m",
+) -> None:
+    """Start the embedded servers and print NAME=value lines with all that a program needs.
+
+    Example: modelserver stack > stack.env
+    """
+    from consumers.embedded.session import StackSession
+
+    with stop_on_signals() as stop, StackSession(folder, base, notes.print) as session:
+        for name, value in session.environment().items():
+            print(f"{name}={value}", flush=True)
+        notes.print("Ready; Ctrl-C stops the servers.")
+        session.wait(stop)
+
+
+def demo(
+    json: Json = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end.")] = False,
+    base: Annotated[str, typer.Option(help="gemma3-270m or smollm2-135m-instruct.")] = (
+        "gemma3-270m"
+    ),
+) -> None:
+    """Watch two invented elders' answers become models that answer in their voices.
+
+    Exit code 0 only if the taught facts came back.
+    """
+    from consumers.demo.show import run_demo
+
+    raise typer.Exit(run_demo(base=base, json=json, keep=keep))
+
+
+def doctor(json: Json = False) -> None:
+    """Check each dependency and say how to repair what is amiss.
+
+    Exit code 0 if all is well, 69 if a server cannot be reached, 78 for a wrong setting.
+    """
+    findings = examine(quiet_settings())
+    if json:
+        print_json({"checks": [finding.model_dump() for finding in findings]})
+    else:
+        rows = [["ok" if f.ok else "FAILED", f.name, f.found, f.repair] for f in findings]
+        print_table("Doctor", ["", "check", "found", "what to do"], rows)
+    failed = [finding for finding in findings if not finding.ok]
+    if failed:
+        raise typer.Exit(max(finding.exit_code for finding in failed))
+
+
+def asyncapi() -> None:
+    """Print the AsyncAPI 3.0 description of all topics, as JSON."""
+    print_json(describe_topics())
+
+
+@topics.command()
+def apply(
+    partitions: Annotated[
+        int | None, typer.Option(min=1, help="For small installations, instead of 12.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Create the topics that are missing; safe to repeat."""
+    applied = apply_topics(quiet_settings(), partitions)
+    if json:
+        print_json({"topics": [topic.model_dump() for topic in applied]})
+    else:
+        print_table("Topics", ["topic", "outcome"], [[a.topic, a.outcome] for a in applied])

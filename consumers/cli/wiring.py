@@ -1,0 +1,39 @@
+"""What the commands share: settings, an application that is closed again, a sender."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from config.logs import configure_logs
+from config.settings import LogSettings, Settings, load_settings
+from consumers.app import App
+from consumers.client import Sender
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+ElderIdArgument = Annotated[str, typer.Argument(help="The elder's id, as in LXM19580312F.")]
+
+
+def quiet_settings() -> Settings:
+    """Read the settings for a command that answers at once; only warnings are logged."""
+    settings = load_settings()
+    configure_logs(LogSettings(level="warning", format="console", file=False))
+    return settings
+
+
+@contextmanager
+def open_app() -> Iterator[App]:
+    """Give the application's parts without running it."""
+    app = App(quiet_settings())
+    try:
+        yield app
+    finally:
+        app.close()
+
+
+@contextmanager
+def open_sender(app: App) -> Iterator[Sender]:
+    """Give a sender whose publications are confirmed before it is closed."""
+    with app.publisher as publisher:
+        yield Sender(publisher, app.events)

@@ -1,0 +1,164 @@
+"""From record to outcome: done, set aside with a reason, or tried again until it can be done.
+
+This is the handlers' edge. A handler says what went wrong by raising; what becomes of it is
+decided here, for all alike.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+import structlog
+
+from config.metrics import Metrics
+from consumers.lanes import Work
+from producers.dead_letters import dead_letter
+from producers.publisher import Publication
+from schemas.base import Frozen
+from schemas.envelope import Envelope, open_envelope
+from schemas.errors import InternalError, ModelServerError, RejectError, RetryError, Stopped
+from schemas.record import Record
+
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 15.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class Received(Frozen):
+    """A record with its envelope opened."""
+
+    record: Record
+    envelope: Envelope
+
+
+Rejection = tuple[Received, RejectError]
+
+
+class Handler(Protocol):
+    """Deals with the records of one topic."""
+
+    def handle(self, received: Sequence[Received]) -> list[Rejection]:
+        """Deal with all of these durably and return those that were refused.
+
+        May be called again with the same records. Raises RetryError when a dependency is down.
+        """
+
+    def refuse(self, record: Record, error: RejectError) -> Publication | None:
+        """Build the error reply for a record, or None: then it becomes a dead letter."""
+
+
+def backoff_s(attempt: int, jitter: Callable[[], float] = random.random) -> float:
+    """Seconds before try `attempt` (from 1): doubling, at most 15, with full jitter below half."""
+    longest = min(FIRST_WAIT_S * 2.0 ** (attempt - 1), LONGEST_WAIT_S)
+    return longest * (0.5 + 0.5 * jitter())
+
+
+class Dispatcher:
+    """Runs a handler over the records of one catalogue topic."""
+
+    def __init__(
+        self,
+        topic: str,
+        group: str,
+        handler: Handler,
+        confirm: Callable[[Iterable[Publication]], None],
+        metrics: Metrics,
+        stop: threading.Event,
+        *,
+        max_bytes: int,
+    ) -> None:
+        self._topic = topic
+        self._group = group
+        self._handler = handler
+        self._confirm = confirm
+        self._metrics = metrics
+        self._stop = stop
+        self._max_bytes = max_bytes
+
+    def process(self, works: list[Work]) -> None:
+        """Deal with records; returns when each is done or set aside.
+
+        Raises Stopped when the program stops before that.
+        """
+        begun = time.perf_counter()
+        opened, refused = self._open([work.record for work in works])
+        rejections = self._patiently(lambda: self._handle(opened))
+        refused += [(received.record, error) for received, error in rejections]
+        self._patiently(lambda: self._set_aside(refused))
+        self._count(len(works) - len(refused), time.perf_counter() - begun)
+
+    def _open(
+        self, records: Iterable[Record]
+    ) -> tuple[list[Received], list[tuple[Record, RejectError]]]:
+        opened: list[Received] = []
+        refused: list[tuple[Record, RejectError]] = []
+        for record in records:
+            try:
+                envelope = open_envelope(record, self._topic, self._max_bytes)
+                opened.append(Received(record=record, envelope=envelope))
+            except RejectError as error:
+                refused.append((record, error))
+        return opened, refused
+
+    def _handle(self, opened: list[Received]) -> list[Rejection]:
+        if not opened:
+            return []
+        try:
+            return self._handler.handle(opened)
+        except ModelServerError:
+            raise
+        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
+            log.error("handler.failed", topic=self._topic, fault=describe_fault(error))
+            if len(opened) == 1:
+                return [(opened[0], InternalError())]
+        # One record of several is at fault: find it by handling each alone.
+        return [rejection for one in opened for rejection in self._handle([one])]
+
+    def _set_aside(self, refused: list[tuple[Record, RejectError]]) -> None:
+        publications = []
+        for record, error in refused:
+            reply = self._handler.refuse(record, error)
+            publications.append(reply or dead_letter(record, self._group, error))
+        self._confirm(publications)
+        for record, error in refused:
+            self._metrics.dead_letters.labels(self._topic, error.code).inc()
+            self._metrics.consumed.labels(self._topic, "refused").inc()
+            log.warning(
+                "record.refused", topic=self._topic, position=record.position, code=error.code
+            )
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Do it until its dependencies let it be done; raises Stopped at the program's end."""
+        attempt = 0
+        while True:
+            try:
+                return act()
+            except RetryError as error:
+                attempt += 1
+                wait_s = backoff_s(attempt)
+                self._metrics.retries.labels(self._topic, error.code).inc()
+                log.warning(
+                    "record.waits", topic=self._topic, code=error.code, wait_s=round(wait_s, 2)
+                )
+                if self._stop.wait(wait_s):
+                    raise Stopped from error
+
+    def _count(self, done: int, seconds: float) -> None:
+        if done:
+            self._metrics.consumed.labels(self._topic, "done").inc(done)
+        self._metrics.processing.labels(self._topic).observe(seconds)
+
+
+def describe_fault(error: BaseException) -> str:
+    """Name an unforeseen error and its place, without its text: it may quote an elder."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+    return f"{type(error).__name__} at {where}"
+

@@ -1,0 +1,136 @@
+"""The doctor: looks at each thing the service needs and says how to repair what is amiss."""
+
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from config.settings import Settings
+from consumers.topics import broker_name
+from pipeline.model_host import OllamaHost
+from pipeline.store import open_client, store_errors
+from schemas.base import Frozen
+from schemas.errors import FatalError, ModelServerError
+from schemas.topics import all_topics
+
+_LIMIT_S = 5.0
+_UNAVAILABLE = 69
+_CONFIGURATION = 78
+_ENOUGH_DISK_BYTES = 2 * 1024**3
+
+
+class Finding(Frozen):
+    """One check. `found` is what was seen, `repair` what to do; no secret in either."""
+
+    name: str
+    ok: bool
+    found: str
+    repair: str = ""
+    exit_code: int = 0
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Check everything, also after a failure."""
+    return [
+        _check_training_config(settings),
+        _check_base(settings),
+        _check_packages(),
+        _check_disk(settings),
+        _check_kafka(settings),
+        _check_topics(settings),
+        _check_store(settings),
+        _check_ollama(settings),
+    ]
+
+
+def _check_training_config(settings: Settings) -> Finding:
+    def look() -> str:
+        return f"current model {settings.training().current_model}"
+
+    return _look("training_config", look, "correct the value that is named", _CONFIGURATION)
+
+
+def _check_base(settings: Settings) -> Finding:
+    try:
+        config = settings.training()
+        base = settings.base(config, config.current_model)
+    except ModelServerError as error:
+        return _failed("base model", error.message, "see training_config", _CONFIGURATION)
+    if base.gguf_path.is_file():
+        return Finding(name="base model", ok=True, found=str(base.gguf_path))
+    repair = f"put the weights at {base.gguf_path}, or set MODELSERVER_MODEL_DIR"
+    return _failed("base model", "no weights", repair, _CONFIGURATION)
+
+
+def _check_packages() -> Finding:
+    missing = [p for p in ("torch", "transformers", "peft", "gguf") if find_spec(p) is None]
+    if not missing:
+        return Finding(name="training packages", ok=True, found="all there")
+    # A chat host needs none of them.
+    found = f"missing: {', '.join(missing)}; the training role cannot run here"
+    return Finding(name="training packages", ok=True, found=found)
+
+
+def _check_disk(settings: Settings) -> Finding:
+    folder = settings.data_dir.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1024**3:.1f} GiB free for {settings.data_dir}"
+    if free >= _ENOUGH_DISK_BYTES:
+        return Finding(name="disk", ok=True, found=found)
+    return _failed("disk", found, "free space or set MODELSERVER_DATA_DIR", _UNAVAILABLE)
+
+
+def _check_kafka(settings: Settings) -> Finding:
+    def look() -> str:
+        admin = AdminClient(settings.kafka.client())
+        return f"{len(admin.list_topics(timeout=_LIMIT_S).brokers)} broker(s)"
+
+    return _look("kafka", look, "start Kafka or set KAFKA_BOOTSTRAP_SERVERS", _UNAVAILABLE)
+
+
+def _check_topics(settings: Settings) -> Finding:
+    def look() -> str:
+        there = AdminClient(settings.kafka.client()).list_topics(timeout=_LIMIT_S).topics
+        missing = [n for t in all_topics() if (n := broker_name(settings, t)) not in there]
+        if missing:
+            raise FatalError(f"missing: {', '.join(missing)}")
+        return "all there"
+
+    return _look("topics", look, "run `modelserver topics apply`", _UNAVAILABLE)
+
+
+def _check_store(settings: Settings) -> Finding:
+    def look() -> str:
+        client = open_client(settings.mongodb)
+        try:
+            with store_errors():
+                version: str = client.server_info()["version"]
+        finally:
+            client.close()
+        return f"version {version}, database {settings.mongodb.database}"
+
+    return _look("mongodb", look, "start MongoDB or set MONGODB_URI", _UNAVAILABLE)
+
+
+def _check_ollama(settings: Settings) -> Finding:
+    def look() -> str:
+        return f"{len(OllamaHost(settings.ollama).tags())} model(s)"
+
+    return _look("ollama", look, "start Ollama or set OLLAMA_HOST", _UNAVAILABLE)
+
+
+def _look(name: str, look: Callable[[], str], repair: str, exit_code: int) -> Finding:
+    try:
+        return Finding(name=name, ok=True, found=look())
+    except ModelServerError as error:
+        return _failed(name, error.message, repair, exit_code)
+    except KafkaException as error:
+        return _failed(name, error.args[0].name(), repair, exit_code)
+
+
+def _failed(name: str, found: str, repair: str, exit_code: int) -> Finding:
+    return Finding(name=name, ok=False, found=found, repair=repair, exit_code=exit_code)

@@ -1,0 +1,96 @@
+"""Run the embedded Ollama: `python -m consumers.embedded.ollama --port P --folder DIR`."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NoReturn
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from consumers.embedded.ollama.app import build_app
+from consumers.embedded.ollama.runners import Runners
+from consumers.embedded.ollama.store import Store
+
+_ANSWERS_AT_ONCE: Final = 32
+_GRACE_S: Final = 1
+_END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_LOG = logging.getLogger("embedded.ollama")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Serve until SIGINT or SIGTERM."""
+    arguments = _read_arguments(argv)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    # llama.cpp sets its own handlers whenever it loads a model, and they would end its loop in
+    # place of ours. A blocked signal reaches no handler; it is waited for instead.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
+    store = Store(arguments.folder)
+    runners = Runners(store, threads=arguments.threads)
+    app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE))
+    server = uvicorn.Server(_configure(_LogRequests(app), arguments.port))
+    threading.Thread(target=_end_on_signal, args=(server,), daemon=True).start()
+    server.run()
+    logging.shutdown()
+    # Nothing is left to save: every file was complete when it was answered. The threads inside
+    # llama.cpp may be in the middle of a long prompt, and are not worth waiting for.
+    os._exit(0 if server.started else 1)
+
+
+def _end_on_signal(server: uvicorn.Server) -> None:
+    signal.sigwait(_END_SIGNALS)
+    server.should_exit = True
+
+
+def _configure(app: ASGIApp, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m consumers.embedded.ollama")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    return parser.parse_args(sys.argv[1:] if argv is None else argv)
+
+
+class _LogRequests:
+    """Logs path, status and time of each request; never what was asked or answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 0
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        finally:
+            took_ms = (time.monotonic() - began) * 1000
+            _LOG.info("%s %s %s %.1f ms", scope["method"], scope["path"], status, took_ms)
+
+
+if __name__ == "__main__":
+    main()

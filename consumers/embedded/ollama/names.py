@@ -1,0 +1,61 @@
+"""Model names and blob digests: what is accepted, and how they look in a file name."""
+
+import re
+from typing import Self
+
+from consumers.embedded.ollama.failures import Refusal
+from schemas.base import Frozen
+
+_NAME = re.compile(r"([A-Za-z0-9._/-]+?)(?::([A-Za-z0-9_][A-Za-z0-9._-]*))?")
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,79}")
+_DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_MAX_NAME_CHARACTERS = 200
+_MAX_TAG_CHARACTERS = 80
+
+
+class ModelName(Frozen):
+    """`model:tag`; the tag is `latest` unless given."""
+
+    model: str
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a name.
+
+        Raises:
+            Refusal: 400, it is none; no name that is accepted can leave the models' folder.
+        """
+        match = _NAME.fullmatch(text)
+        if match is None or len(text) > _MAX_NAME_CHARACTERS:
+            raise Refusal(400, "invalid model name")
+        model, tag = match[1], match[2] or "latest"
+        segments_are_good = all(_SEGMENT.fullmatch(segment) for segment in model.split("/"))
+        if not segments_are_good or len(tag) > _MAX_TAG_CHARACTERS:
+            raise Refusal(400, "invalid model name")
+        return cls(model=model, tag=tag)
+
+    @property
+    def key(self) -> str:
+        """What tells models apart. Ollama folds case: `A` and `a` are one model there."""
+        return str(self).lower()
+
+    @property
+    def file_stem(self) -> str:
+        """The name as one file name; `%` and `@` are in no name, so no two share one."""
+        return self.key.replace("/", "%").replace(":", "@")
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.tag}"
+
+
+def parse_digest(text: str) -> str:
+    """Return the digest as `sha256:<hex>`.
+
+    Raises:
+        Refusal: 400, it is no SHA-256 digest.
+    """
+    match = _DIGEST.fullmatch(text)
+    if match is None:
+        raise Refusal(400, "invalid digest format")
+    return f"sha256:{match[1]}"

@@ -1,0 +1,71 @@
+"""Ollama's options: read with its rules, said in llama.cpp's words."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from consumers.embedded.ollama.failures import Refusal
+from schemas.base import Inbound
+
+_WORDS: Final = {"int": "integer", "float": "float32", "tuple": "array"}
+
+
+class Options(Inbound):
+    """The options which are heeded, with Ollama's defaults; the others are ignored."""
+
+    num_ctx: int = 4096
+    num_keep: int = 4
+    num_predict: int = -1
+    seed: int = -1
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.9
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_last_n: int = 64
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop: tuple[str, ...] = ()
+
+    def as_llama(self) -> dict[str, Any]:
+        """Return the sampling part of a completion request of llama.cpp."""
+        # Without a limit the context is one; without a seed llama.cpp draws one for -1.
+        limit = self.num_predict if self.num_predict >= 0 else self.num_ctx
+        return self.model_dump(exclude={"num_ctx", "num_keep", "num_predict", "stop"}) | {
+            "n_predict": limit,
+            "stop": list(self.stop),
+        }
+
+
+def read_options(*layers: Mapping[str, Any] | None) -> Options:
+    """Return the options of a request; a later layer goes before an earlier one.
+
+    Raises:
+        Refusal: 400, an option is of the wrong type.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged |= {key: value for key, value in (layer or {}).items() if value is not None}
+    if isinstance(merged.get("stop"), list):
+        merged["stop"] = tuple(merged["stop"])
+    for name, field in Options.model_fields.items():
+        value = merged.get(name)
+        # Some senders know but one kind of number.
+        if field.annotation is int and isinstance(value, float) and value.is_integer():
+            merged[name] = int(value)
+    try:
+        options = Options.model_validate(merged)
+    except ValidationError as error:
+        raise _wrong_type(error) from error
+    if options.num_ctx < 1:
+        raise Refusal(400, 'option "num_ctx" must be at least 1')
+    return options
+
+
+def _wrong_type(error: ValidationError) -> Refusal:
+    name = str(error.errors()[0]["loc"][0])
+    annotation = Options.model_fields[name].annotation
+    word = _WORDS.get(getattr(annotation, "__name__", ""), "array")
+    return Refusal(400, f'option "{name}" must be of type {word}')

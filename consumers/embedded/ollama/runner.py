@@ -1,0 +1,247 @@
+"""One llama.cpp: a base model with the adapters that were loaded with it.
+
+No two personas may ever meet in here. A request names the scale of every adapter, so none is left
+over from another; and no state of a prompt outlives its request: llama.cpp's prompt cache would
+answer a request without adapter with another person's text.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+# Cython, without stubs.
+import xllamacpp  # type: ignore[import-untyped]
+
+from consumers.embedded.ollama.failures import Refusal
+from consumers.embedded.ollama.options import Options
+from consumers.embedded.ollama.shapes import Usage
+
+_NS_PER_MS = 1_000_000
+_HTTP_LIMIT_S = 60.0
+# llama.cpp keeps at least this much of a context free for an answer, and so do we.
+_LEAST_ROOM = 8
+_LAST_TOKEN_POOLING = "LLAMA_POOLING_TYPE_LAST"
+_QUIET = 0
+
+
+class LlamaRunner:
+    """A loaded llama.cpp; immutable: another set of adapters is another runner."""
+
+    def __init__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path],
+        *,
+        context: int,
+        slots: int,
+        threads: int,
+        embeds: bool = False,
+        pools_last_token: bool = False,
+    ) -> None:
+        """Load a base and its adapters (digest → file).
+
+        Args:
+            context: tokens a request may have, prompt and answer together.
+            slots: how many requests are worked on at once.
+            embeds: for embeddings and nothing else.
+            pools_last_token: the base does not say how its tokens become one vector.
+
+        Raises:
+            Refusal: 500, llama.cpp cannot load them.
+        """
+        self.context = context
+        self.adapters = tuple(adapters)
+        # llama.cpp listens on a port of its own choice; the key makes it ours alone.
+        self._api_key = secrets.token_hex(16)
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = str(base)
+        parameters.lora_adapters = [
+            xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters.values()
+        ]
+        parameters.lora_init_without_apply = True
+        parameters.n_ctx = context * slots
+        parameters.n_parallel = slots
+        parameters.kv_unified = False
+        parameters.cpuparams.n_threads = threads
+        parameters.cpuparams_batch.n_threads = threads
+        parameters.n_threads_http = 1
+        parameters.api_keys = [self._api_key]
+        parameters.ui = False
+        parameters.verbosity = _QUIET
+        parameters.fit_params = False
+        _forbid_caches(parameters)
+        if embeds:
+            parameters.embedding = True
+            if pools_last_token:
+                parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_TOKEN_POOLING)
+        try:
+            self._server = xllamacpp.Server(parameters)
+        except RuntimeError as error:
+            raise Refusal(500, f"llama.cpp cannot load the model: {error}") from error
+        self._bos = self._ask_bos()
+
+    def complete(
+        self,
+        prompt: str,
+        options: Options,
+        *,
+        adapters: Sequence[str],
+        cuts: bool,
+        schema: dict[str, Any] | None,
+        on_piece: Callable[[str], bool],
+    ) -> Usage:
+        """Answer a prompt, in the calling thread.
+
+        Args:
+            adapters: the digests of those that apply, each in full.
+            cuts: whether a prompt that is too long is cut or refused.
+            schema: a JSON schema which the answer must follow.
+            on_piece: gets each piece of text; returns true to stop.
+
+        Raises:
+            Refusal: as llama.cpp refused it; 400 for a prompt that is too long.
+        """
+        request: dict[str, Any] = {
+            **options.as_llama(),
+            "prompt": self._fit(prompt, options, cuts=cuts),
+            "lora": [
+                {"id": index, "scale": 1.0 if digest in adapters else 0.0}
+                for index, digest in enumerate(self.adapters)
+            ],
+            "cache_prompt": False,
+            "stream": True,
+        }
+        if schema is not None:
+            request["json_schema"] = schema
+        chunks = _Chunks(on_piece)
+        self._server.handle_completions(request, chunks)
+        return chunks.usage()
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a prompt, its BOS among them."""
+        return len(self._tokenize(text))
+
+    def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[list[float]], int]:
+        """Return one vector a text, each of length 1, and the number of tokens.
+
+        Args:
+            dimensions: how many of the vectors' numbers are kept; None: all.
+
+        Raises:
+            Refusal: as llama.cpp refused it.
+        """
+        answer = self._server.handle_embeddings({"input": list(texts)})
+        if "error" in answer:
+            raise _refusal(answer["error"])
+        rows = sorted(answer["data"], key=lambda row: int(row["index"]))
+        vectors = [_normalise(row["embedding"][:dimensions]) for row in rows]
+        return vectors, int(answer["usage"]["prompt_tokens"])
+
+    def _fit(self, prompt: str, options: Options, *, cuts: bool) -> str | list[int]:
+        """Return the prompt, or what is left of it, as tokens, if it is too long."""
+        # llama.cpp puts the BOS before every prompt; a template may have brought its own.
+        prompt = prompt.removeprefix(self._bos) if self._bos else prompt
+        limit = min(options.num_ctx, self.context)
+        least_room = min(_LEAST_ROOM, limit // 2)
+        # A token is at least a byte: most prompts need not be counted.
+        if len(prompt.encode()) < limit - least_room:
+            return prompt
+        tokens = self._tokenize(prompt)
+        if len(tokens) <= limit - least_room:
+            return prompt
+        if not cuts:
+            raise Refusal(400, "the input length exceeds the context length")
+        wanted = options.num_predict if options.num_predict > 0 else limit // 4
+        room = max(min(wanted, limit // 2), least_room)
+        kept = max(min(options.num_keep, limit - room - 1), 0)
+        # The beginning and the end; what is cut lies between, as in Ollama.
+        return tokens[:kept] + tokens[len(tokens) - (limit - room - kept) :]
+
+    def _tokenize(self, text: str) -> list[int]:
+        request = {"content": text, "add_special": True, "parse_special": True}
+        tokens: list[int] = self._post("/tokenize", request)["tokens"]
+        return tokens
+
+    def _ask_bos(self) -> str:
+        """Return the BOS if llama.cpp will put one before each prompt, else nothing."""
+        if not self._tokenize(""):
+            return ""
+        return str(self._post("/detokenize", {"tokens": self._tokenize("")})["content"])
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        connection = HTTPConnection(
+            urlsplit(self._server.listening_address).netloc, timeout=_HTTP_LIMIT_S
+        )
+        try:
+            headers = {"Authorization": f"Bearer {self._api_key}"}
+            connection.request("POST", path, json.dumps(body), headers)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        if "error" in answer:
+            raise _refusal(answer["error"])
+        return answer
+
+
+class _Chunks:
+    """Takes in llama.cpp's stream; a callable, which says whether to stop."""
+
+    def __init__(self, on_piece: Callable[[str], bool]) -> None:
+        self._on_piece = on_piece
+        self._last: dict[str, Any] = {}
+        self._error: dict[str, Any] | None = None
+        self._pieces = 0
+
+    def __call__(self, chunk: dict[str, Any]) -> bool:
+        if "choices" not in chunk:
+            self._error = chunk.get("error", chunk)
+            return True
+        choice = chunk["choices"][0]
+        if choice["finish_reason"] is not None:
+            self._last = chunk
+        self._pieces += 1
+        return self._on_piece(choice["text"]) if choice["text"] else False
+
+    def usage(self) -> Usage:
+        """Return how it went; what a stopped answer cost is known by its pieces only."""
+        if self._error is not None:
+            raise _refusal(self._error)
+        if not self._last:
+            return Usage(
+                done_reason="cancelled",
+                prompt_tokens=0,
+                prompt_ns=0,
+                answer_tokens=self._pieces,
+                answer_ns=0,
+            )
+        usage, timings = self._last["usage"], self._last.get("timings", {})
+        return Usage(
+            done_reason=self._last["choices"][0]["finish_reason"],
+            prompt_tokens=usage["prompt_tokens"],
+            prompt_ns=int(timings.get("prompt_ms", 0) * _NS_PER_MS),
+            answer_tokens=usage["completion_tokens"],
+            answer_ns=int(timings.get("predicted_ms", 0) * _NS_PER_MS),
+        )
+
+
+def _normalise(vector: list[float]) -> list[float]:
+    length = math.hypot(*vector) or 1.0
+    return [number / length for number in vector]
+
+
+def _forbid_caches(parameters: Any) -> None:
+    """Let nothing of one request be found by another (shown by tests/contract)."""
+    parameters.cache_ram_mib = 0
+    parameters.cache_prompt = False
+    parameters.cache_idle_slots = False
+    parameters.n_cache_reuse = 0
+    parameters.n_ctx_checkpoints = 0
+
+
+def _refusal(error: dict[str, Any]) -> Refusal:
+    return Refusal(int(error.get("code", 500)), str(error.get("message", "llama.cpp failed")))

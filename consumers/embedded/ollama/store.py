@@ -1,0 +1,206 @@
+"""Blobs and manifests on disk.
+
+    <folder>/blobs/sha256-<hex>      content-addressed, checked when uploaded
+    <folder>/manifests/<name>.json   one a model
+
+Everything is written to a temporary file, synced and renamed: after a crash a file is whole or
+absent. One process owns the folder; the manifests are kept in memory.
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from consumers.embedded.ollama.failures import Refusal, model_not_found
+from consumers.embedded.ollama.names import ModelName, parse_digest
+from consumers.embedded.ollama.shapes import Manifest
+from consumers.embedded.ollama.weights import Weights, read_weights
+
+
+class BlobUpload:
+    """A blob on its way in; leaves nothing behind unless it is finished."""
+
+    def __init__(self, target: Path, digest: str) -> None:
+        self._target = target
+        self._digest = digest
+        self._partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
+        self._hash = hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._file: IO[bytes] = self._partial.open("wb")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def write(self, block: bytes) -> None:
+        """Take the next bytes."""
+        self._hash.update(block)
+        self._file.write(block)
+
+    def finish(self) -> None:
+        """Check the hash, make it durable, give it its name.
+
+        Raises:
+            Refusal: 400, the bytes are not those which the digest promises.
+        """
+        found = f"sha256:{self._hash.hexdigest()}"
+        if found != self._digest:
+            raise Refusal(400, f'digest mismatch, expected "{self._digest}", got "{found}"')
+        _make_durable(self._file, self._partial, self._target)
+
+
+class Store:
+    """The models of one server."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, making it if it is not there.
+
+        Raises:
+            BlockingIOError: another server owns it.
+            ValueError: a manifest is damaged.
+        """
+        self._blobs = folder / "blobs"
+        self._manifests = folder / "manifests"
+        for each in (self._blobs, self._manifests):
+            each.mkdir(parents=True, exist_ok=True)
+        # A manifest may only name blobs that are there: writing one and deleting take turns.
+        self._lock = threading.Lock()
+        self._weights: dict[str, Weights] = {}
+        self._by_key: dict[str, Manifest] = {}
+        self._owner_lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._owner_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._remove_partial_files()
+            self._by_key |= {self._key(m): m for m in self._read_manifests()}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._owner_lock.close()
+
+    def blob_path(self, digest: str) -> Path:
+        """Return where a blob lies, or would lie."""
+        return self._blobs / parse_digest(digest).replace(":", "-")
+
+    def has_blob(self, digest: str) -> bool:
+        """Say whether the blob is there."""
+        return self.blob_path(digest).is_file()
+
+    def upload(self, digest: str) -> BlobUpload:
+        """Begin to take in a blob."""
+        return BlobUpload(self.blob_path(digest), parse_digest(digest))
+
+    def weights(self, digest: str) -> Weights:
+        """Return the header of a GGUF blob; read once, as a blob never changes.
+
+        Raises:
+            Refusal: 400, the blob is not there or is no GGUF file.
+        """
+        key = parse_digest(digest)
+        if key not in self._weights:
+            if not self.has_blob(key):
+                raise Refusal(400, f'blob "{key}" not found')
+            self._weights[key] = read_weights(self.blob_path(key))
+        return self._weights[key]
+
+    def models(self) -> list[Manifest]:
+        """Return all models, the one changed last first."""
+        with self._lock:
+            return sorted(self._by_key.values(), key=lambda m: m.modified_at, reverse=True)
+
+    def find(self, name: str) -> Manifest:
+        """Return a model.
+
+        Raises:
+            Refusal: 404, there is none of this name; 400, it is no name.
+        """
+        manifest = self._by_key.get(ModelName.parse(name).key)
+        if manifest is None:
+            raise model_not_found(name)
+        return manifest
+
+    def save(self, manifest: Manifest) -> None:
+        """Write a model; it replaces one of the same name.
+
+        Raises:
+            Refusal: 400, one of its blobs is not there (any more).
+        """
+        with self._lock:
+            for digest in manifest.blobs:
+                if not self.has_blob(digest):
+                    raise Refusal(400, f'blob "{digest}" not found')
+            path = self._manifest_path(manifest)
+            partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+            with partial.open("wb") as file:
+                file.write(manifest.model_dump_json().encode())
+                _make_durable(file, partial, path)
+            self._by_key[self._key(manifest)] = manifest
+
+    def delete(self, name: str) -> frozenset[str]:
+        """Remove a model, and its blobs which no other model needs; return those.
+
+        Raises:
+            Refusal: 404, there is none of this name; 400, it is no name.
+        """
+        with self._lock:
+            manifest = self.find(name)
+            self._manifest_path(manifest).unlink()
+            del self._by_key[self._key(manifest)]
+            needed = frozenset[str]().union(*(m.blobs for m in self._by_key.values()))
+            orphans = manifest.blobs - needed
+            for digest in orphans:
+                self.blob_path(digest).unlink(missing_ok=True)
+                self._weights.pop(digest, None)
+            _sync_folder(self._manifests)
+        return orphans
+
+    @staticmethod
+    def _key(manifest: Manifest) -> str:
+        return ModelName.parse(manifest.name).key
+
+    def _manifest_path(self, manifest: Manifest) -> Path:
+        return self._manifests / f"{ModelName.parse(manifest.name).file_stem}.json"
+
+    def _read_manifests(self) -> Iterable[Manifest]:
+        for path in self._manifests.glob("*.json"):
+            try:
+                yield Manifest.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                raise ValueError(f"{path} is damaged; restore or remove it") from error
+
+    def _remove_partial_files(self) -> None:
+        for folder in (self._blobs, self._manifests):
+            for path in folder.glob(".*.partial"):
+                path.unlink(missing_ok=True)
+
+
+def _make_durable(file: IO[bytes], partial: Path, target: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    partial.replace(target)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

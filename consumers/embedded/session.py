@@ -1,0 +1,68 @@
+"""The embedded stack with a base model beside it: all that a program needs to run on it."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from consumers.embedded.bases import install_base
+from consumers.embedded.process import EmbeddedServerFailed
+from consumers.embedded.stack import EmbeddedStack, StackAddresses
+
+# The embedded broker makes its first assignment after half of the session's timeout.
+SESSION_TIMEOUT_MS = 6000
+_WATCH_S = 0.5
+
+
+class StackSession:
+    """Servers up, base model installed, settings to print; use as a context manager."""
+
+    def __init__(self, folder: Path, base: str, on_step: Callable[[str], None]) -> None:
+        self._folder = folder.resolve()
+        self._base = base
+        self._on_step = on_step
+        self._stack = EmbeddedStack(self._folder, on_step=on_step)
+        self._addresses: StackAddresses | None = None
+
+    def __enter__(self) -> Self:
+        self._on_step(f"Installing base model {self._base}")
+        install_base(self._base, model_dir())
+        self._addresses = self._stack.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(exc_type, exc, traceback)
+
+    def environment(self) -> dict[str, str]:
+        """All settings that `modelserver run` and a client need to use this stack."""
+        assert self._addresses is not None
+        return self._addresses.as_environment() | {
+            "MONGODB_DATABASE": "heirloom",
+            "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
+            "MODELSERVER_CURRENT_MODEL": self._base,
+            "MODELSERVER_MODEL_DIR": str(model_dir()),
+            "MODELSERVER_DATA_DIR": str(self._folder / "data"),
+        }
+
+    def poll(self) -> str | None:
+        """What is wrong if a server died, else None."""
+        return self._stack.poll()
+
+    def wait(self, stop: threading.Event) -> None:
+        """Stay until `stop` is set; a server that dies by itself ends it too, with its reason."""
+        while not stop.wait(_WATCH_S):
+            if death := self.poll():
+                raise EmbeddedServerFailed(death)
+
+
+def model_dir() -> Path:
+    """Where base models are kept between runs: the user's cache folder (XDG)."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "heirloom-modelserver" / "models"

@@ -1,0 +1,228 @@
+"""The poll loop: takes records in, hands them on, commits what is durably dealt with.
+
+All calls to the Kafka consumer are made in one thread. While too much is under way the
+partitions are paused and polling goes on, so that the group never takes this member for dead.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from confluent_kafka import (
+    TIMESTAMP_CREATE_TIME,
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from config.kafka import KafkaSettings
+from config.metrics import Metrics
+from consumers.lanes import Executor, Work
+from consumers.offsets import OffsetTracker, Partition, Ticket
+from schemas.record import Record, TimestampType
+
+_POLL_S = 0.1
+_COMMIT_INTERVAL_S = 0.5
+_LAG_INTERVAL_S = 5.0
+_TIMESTAMP_TYPES: dict[int, TimestampType] = {
+    TIMESTAMP_CREATE_TIME: "create",
+    TIMESTAMP_LOG_APPEND_TIME: "append",
+}
+
+log = structlog.get_logger(__name__)
+
+
+class ConsumerLoop:
+    """One role's consumer. `limit` is how many records may be under way."""
+
+    def __init__(
+        self,
+        role: str,
+        topics: list[str],
+        settings: KafkaSettings,
+        executor: Executor,
+        metrics: Metrics,
+        *,
+        limit: int,
+        grace_s: float = 20.0,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._role = role
+        self._topics = topics
+        self._consumer = Consumer(
+            settings.consumer(role) | {"error_cb": self._on_error, "on_commit": self._on_commit}
+        )
+        self._executor = executor
+        self._metrics = metrics
+        self._limit = limit
+        self._grace_s = grace_s
+        self._wall_clock = wall_clock
+        self._tracker = OffsetTracker()
+        self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._paused = False
+        self._next_commit = 0.0
+        self._next_lag = 0.0
+        self.last_poll = 0.0
+        self.assigned = False
+
+    def run(self, stop: threading.Event) -> None:
+        """Consume until `stop` is set; then finish what is under way, commit and leave."""
+        self._executor.start(self._finished.put)
+        self._consumer.subscribe(
+            self._topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
+        )
+        try:
+            while not stop.is_set():
+                self._step()
+        finally:
+            self._leave()
+
+    def _step(self) -> None:
+        self._touch()
+        for message in self._poll():
+            self._take(message)
+        self._settle()
+        now = time.monotonic()
+        if now >= self._next_commit:
+            self._commit(asynchronous=True)
+            self._next_commit = now + _COMMIT_INTERVAL_S
+        if now >= self._next_lag:
+            self._measure_lag()
+            self._next_lag = now + _LAG_INTERVAL_S
+
+    def _poll(self) -> list[Message]:
+        # poll() returns with the first record; consume() alone would wait for a full batch.
+        first = self._consumer.poll(_POLL_S)
+        if first is None:
+            return []
+        room = self._limit - self._tracker.in_flight - 1
+        return [first, *self._consumer.consume(room, 0)] if room > 0 else [first]
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            self._on_error(error)
+            return
+        record = to_record(message)
+        ticket = self._tracker.start(record.topic, record.partition, record.offset)
+        if ticket is not None:
+            self._executor.submit(Work(record=record, ticket=ticket))
+
+    def _settle(self) -> None:
+        """Close the tickets of what was finished, and pause or resume by what is left."""
+        while True:
+            try:
+                self._tracker.finish(self._finished.get_nowait())
+            except queue.Empty:
+                break
+        under_way = self._tracker.in_flight
+        self._metrics.in_flight.labels(self._role).set(under_way)
+        if under_way >= self._limit:
+            # Each time: partitions assigned meanwhile must be paused too.
+            self._consumer.pause(self._consumer.assignment())
+            self._set_paused(True)
+        elif self._paused and under_way <= self._limit // 2:
+            self._consumer.resume(self._consumer.assignment())
+            self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        if paused != self._paused:
+            log.info("consumer.paused" if paused else "consumer.resumed", role=self._role)
+        self._paused = paused
+        self._metrics.paused.labels(self._role).set(paused)
+
+    def _commit(self, *, asynchronous: bool, only: set[Partition] | None = None) -> None:
+        positions = {
+            partition: offset
+            for partition, offset in self._tracker.committable().items()
+            if only is None or partition in only
+        }
+        if not positions:
+            return
+        offsets = [TopicPartition(t, p, offset) for (t, p), offset in positions.items()]
+        try:
+            if asynchronous:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            # Not lost: the same position is committed again, or the records come once more.
+            log.warning("consumer.commit_failed", role=self._role, error=error.args[0].name())
+            return
+        self._tracker.mark_committed(positions)
+
+    def _leave(self) -> None:
+        finished = self._executor.stop(self._grace_s)
+        if not finished:
+            log.warning("consumer.left_work", role=self._role, under_way=self._tracker.in_flight)
+        self._settle()
+        self._commit(asynchronous=False)
+        self._consumer.close()
+        self.assigned = False
+
+    def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._tracker.assign([(p.topic, p.partition) for p in partitions])
+        self.assigned = True
+        self._metrics.rebalances.labels(self._role, "assigned").inc()
+        log.info("consumer.assigned", role=self._role, partitions=len(partitions))
+
+    def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._settle()
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._commit(asynchronous=False, only=gone)
+        self._tracker.revoke(list(gone))
+        self._metrics.rebalances.labels(self._role, "revoked").inc()
+        log.info("consumer.revoked", role=self._role, partitions=len(partitions))
+
+    def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Someone else has them already: nothing may be committed.
+        self._tracker.revoke([(p.topic, p.partition) for p in partitions])
+        self._metrics.rebalances.labels(self._role, "lost").inc()
+        log.warning("consumer.lost", role=self._role, partitions=len(partitions))
+
+    def _touch(self) -> None:
+        self.last_poll = self._wall_clock()
+        self._metrics.last_poll.labels(self._role).set(self.last_poll)
+
+    def _measure_lag(self) -> None:
+        for partition in self._consumer.position(self._consumer.assignment()):
+            try:
+                _, end = self._consumer.get_watermark_offsets(partition, cached=True)
+            except KafkaException:
+                continue
+            if partition.offset >= 0 and end >= 0:
+                labels = (partition.topic, str(partition.partition))
+                self._metrics.lag.labels(*labels).set(max(end - partition.offset, 0))
+
+    def _on_error(self, error: KafkaError) -> None:
+        log.warning("consumer.kafka_error", role=self._role, error=error.name())
+
+    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
+        if error is not None and error.code() != KafkaError._NO_OFFSET:
+            log.warning("consumer.commit_failed", role=self._role, error=error.name())
+
+
+def to_record(message: Message) -> Record:
+    """Read a client message; a tombstone's value is None."""
+    kind, milliseconds = message.timestamp()
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        key=_bytes(message.key()),
+        value=_bytes(message.value()),
+        headers=tuple((name, _bytes(value)) for name, value in message.headers() or ()),
+        timestamp_ms=max(milliseconds, 0),
+        timestamp_type=_TIMESTAMP_TYPES.get(kind, "none"),
+    )
+
+
+def _bytes(value: object) -> bytes | None:
+    if value is None or isinstance(value, bytes):
+        return value
+    return str(value).encode()

@@ -1,0 +1,250 @@
+"""The training worker: claims jobs from the ledger and runs them, one at a time.
+
+A thread renews the lease while the job runs. Whatever ends the work early (the lease is lost,
+the job is cancelled, the program stops) is raised in the job's own thread at its next step.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+
+from config.metrics import Metrics
+from config.settings import WorkerSettings
+from consumers.dispatch import backoff_s, describe_fault
+from pipeline.ledger import Ledger, Lease
+from pipeline.progress import ProgressState
+from pipeline.trainer import OllamaTrainer
+from schemas.errors import (
+    InternalError,
+    JobCancelled,
+    LeaseLost,
+    ModelServerError,
+    RejectError,
+    RetryError,
+    Stopped,
+    TrainingFailed,
+)
+from schemas.events import ErrorBody, ModelReady, Stage, Status
+
+log = structlog.get_logger(__name__)
+
+
+class JobWatch:
+    """Holds a lease while its job runs: renews it, and passes on what must stop the work."""
+
+    def __init__(
+        self, ledger: Ledger, lease: Lease, settings: WorkerSettings, stop: threading.Event
+    ) -> None:
+        self._ledger = ledger
+        self._lease = lease
+        self._settings = settings
+        self._stop = stop
+        self._ended = threading.Event()
+        self._verdict: ModelServerError | None = None
+        self._stage: Stage | None = None
+        self._next_report = 0.0
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "JobWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise what must stop the work: LeaseLost, JobCancelled or Stopped."""
+        if self._verdict is not None:
+            raise self._verdict
+        if self._stop.is_set():
+            raise Stopped
+
+    def report(self, state: ProgressState) -> None:
+        """Store progress: each new stage at once, the rest as often as is set."""
+        now = time.monotonic()
+        if state.stage == self._stage and now < self._next_report:
+            return
+        self._stage = state.stage
+        self._next_report = now + self._settings.progress_interval_s
+        self._ledger.report(self._lease, state)
+
+    def _beat(self) -> None:
+        renewed = time.monotonic()
+        while not self._ended.wait(self._settings.heartbeat_s):
+            try:
+                self._ledger.heartbeat(self._lease)
+                renewed = time.monotonic()
+            except RetryError as error:
+                # MongoDB may be gone for a moment. By our own clock the lease is over after
+                # `lease_s`: then another worker may have the job, and this one must stop.
+                if time.monotonic() - renewed > self._settings.lease_s:
+                    self._verdict = LeaseLost()
+                    return
+                log.warning("worker.heartbeat_waits", code=error.code)
+            except (LeaseLost, JobCancelled) as verdict:
+                self._verdict = verdict
+                return
+            except Exception as error:  # the thread's edge: unforeseen means not renewed
+                log.error("worker.heartbeat_failed", fault=describe_fault(error))
+                self._verdict = LeaseLost()
+                return
+
+
+class StageClock:
+    """Measures how long each stage takes."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._stage: Stage | None = None
+        self._begun = 0.0
+
+    def begin(self, stage: Stage) -> None:
+        """Note that a stage begins, and with it that the one before has ended."""
+        self.end()
+        self._stage, self._begun = stage, time.monotonic()
+
+    def end(self) -> None:
+        """Note that the last stage has ended."""
+        if self._stage is not None:
+            seconds = time.monotonic() - self._begun
+            self._metrics.stage_seconds.labels(self._stage).observe(seconds)
+            self._stage = None
+
+
+class TrainingWorker:
+    """Claims and runs jobs until it is told to stop."""
+
+    def __init__(
+        self,
+        owner: str,
+        ledger: Ledger,
+        trainer: OllamaTrainer,
+        stages: StageClock,
+        settings: WorkerSettings,
+        metrics: Metrics,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._owner = owner
+        self._ledger = ledger
+        self._trainer = trainer
+        self._stages = stages
+        self._settings = settings
+        self._metrics = metrics
+        self._wall_clock = wall_clock
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        """Look for work now rather than at the next round."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; a job under way is given back with its checkpoint."""
+        attempt = 0
+        while not stop.is_set():
+            try:
+                worked = self.run_once(stop)
+                attempt = 0
+            except RetryError as error:
+                attempt += 1
+                log.warning("worker.waits", code=error.code)
+                stop.wait(backoff_s(attempt))
+                continue
+            if not worked:
+                self._wake.wait(self._settings.poll_s)
+                self._wake.clear()
+
+    def run_once(self, stop: threading.Event) -> bool:
+        """Claim and run one job; False where there was none."""
+        self._metrics.jobs_queued.set(self._ledger.count("queued"))
+        lease = self._ledger.claim(self._owner)
+        if lease is None:
+            return False
+        with structlog.contextvars.bound_contextvars(
+            job_id=lease.job.id, attempt=lease.job.attempt, fence=lease.fence
+        ):
+            log.info("job.claimed", elder_id=lease.job.elder_id)
+            with self._metrics.jobs_in_progress.track_inprogress():
+                self._run(lease, stop)
+            self._stages.end()
+        return True
+
+    def _run(self, lease: Lease, stop: threading.Event) -> None:
+        if lease.job.attempt > self._settings.max_attempts:
+            self._fail(lease, TrainingFailed("given up after too many attempts; see the log"))
+            return
+        try:
+            with JobWatch(self._ledger, lease, self._settings, stop) as watch:
+                ready = self._trainer.run(lease.job, watch)
+                watch.check()
+                self._finish(lease, "succeeded", ready=ready)
+            self._metrics.last_success.set(self._wall_clock())
+        except LeaseLost:
+            self._metrics.lease_losses.inc()
+            log.warning("job.lease_lost")
+        except JobCancelled as error:
+            self._finish(lease, "cancelled", error=error)
+        except Stopped:
+            log.info("job.given_back")
+            self._release(lease, wait_s=0, count_attempt=False)
+        except RetryError as error:
+            # The work waits for what is down; that is no attempt of the job's.
+            log.warning("job.waits", code=error.code)
+            self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
+        except TrainingFailed as error:
+            self._retry_or_fail(lease, error)
+        except RejectError as error:
+            self._fail(lease, error)
+        except Exception as error:  # the worker's edge: a bug fails a job, never the worker
+            log.error("job.fault", fault=describe_fault(error))
+            self._retry_or_fail(lease, InternalError())
+
+    def _retry_or_fail(self, lease: Lease, error: RejectError) -> None:
+        if lease.job.attempt >= self._settings.max_attempts:
+            self._fail(lease, error)
+            return
+        wait_s = self._settings.retry_base_s * 2 ** (lease.job.attempt - 1)
+        log.warning("job.tried_again", code=error.code, reason=error.message, wait_s=wait_s)
+        self._release(lease, wait_s=wait_s, count_attempt=True)
+
+    def _fail(self, lease: Lease, error: ModelServerError) -> None:
+        self._finish(lease, "failed", error=error)
+
+    def _finish(
+        self,
+        lease: Lease,
+        status: Status,
+        *,
+        error: ModelServerError | None = None,
+        ready: ModelReady | None = None,
+    ) -> None:
+        body = ErrorBody(code=error.code, message=error.message) if error else None
+        try:
+            self._insist(lambda: self._ledger.finish(lease, status, error=body, ready=ready))
+        except LeaseLost:
+            self._metrics.lease_losses.inc()
+            log.warning("job.lease_lost")
+            return
+        self._metrics.jobs.labels(status).inc()
+        log.info("job.ended", status=status, code=error.code if error else None)
+
+    def _release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
+        try:
+            self._insist(
+                lambda: self._ledger.release(lease, wait_s=wait_s, count_attempt=count_attempt)
+            )
+        except LeaseLost:
+            log.warning("job.lease_lost")
+
+    def _insist(self, write: Callable[[], object]) -> None:
+        """Try a write a few times; after that the lease runs out and another worker goes on."""
+        for attempt in range(1, 5):
+            try:
+                write()
+                return
+            except RetryError:
+                time.sleep(backoff_s(attempt))
+        raise LeaseLost

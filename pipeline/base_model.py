@@ -1,0 +1,145 @@
+"""The base model in memory: loaded once, lent to one job at a time, given back unchanged."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
+
+from pipeline.chat_format import ChatFormat, chat_format
+from pipeline.files import disk_errors
+from pipeline.processor import choose_device, choose_dtype
+from pipeline.tokens import check_markers
+from schemas.errors import ConfigurationError
+from schemas.training import BaseModelSpec, LoraParameters
+
+transformers_logging.disable_progress_bar()
+
+
+class LoadedBase:
+    """A frozen base model with its tokenizer."""
+
+    def __init__(self, spec: BaseModelSpec, model: Any, tokenizer: Any) -> None:
+        self.spec = spec
+        self.model = model
+        self._tokenizer = tokenizer
+        self.form: ChatFormat = chat_format(spec.chat_format)
+        self.device: torch.device = model.device
+        check_markers(self.form, self.encode)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that begins a text."""
+        token: int | None = self._tokenizer.bos_token_id
+        return token
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize text that holds its markers; nothing is added."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    @contextmanager
+    def lend(self, lora: LoraParameters, seed: int) -> Iterator[PeftModel]:
+        """Lend the base with a fresh adapter on all linear layers; afterwards it has none."""
+        torch.manual_seed(seed)
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        adapted = get_peft_model(self.model, config)
+        try:
+            yield adapted
+        finally:
+            self.model = adapted.unload()
+            self.model.requires_grad_(False)
+
+
+class BaseModelCache:
+    """Keeps the last base model: loading one takes longer than training a small adapter."""
+
+    def __init__(self) -> None:
+        self._loaded: LoadedBase | None = None
+
+    def load(self, spec: BaseModelSpec) -> LoadedBase:
+        """Return the base model, loading it unless it is the one in memory.
+
+        Raises ConfigurationError where the weights are missing.
+        """
+        if self._loaded is None or self._loaded.spec != spec:
+            self._loaded = None  # Two bases at once may not fit.
+            self._loaded = load_base(spec)
+        return self._loaded
+
+
+def load_base(spec: BaseModelSpec) -> LoadedBase:
+    """Load a base model for training; converts its GGUF file the first time."""
+    if not (spec.hf_path / "config.json").is_file():
+        convert_gguf(spec.gguf_path, spec.hf_path)
+    device = choose_device()
+    model = AutoModelForCausalLM.from_pretrained(
+        spec.hf_path,
+        dtype=choose_dtype(device),
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    ).to(device)
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    tokenizer = AutoTokenizer.from_pretrained(
+        spec.hf_path, local_files_only=True, trust_remote_code=False
+    )
+    return LoadedBase(spec, model, tokenizer)
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Unpack a GGUF file into safetensors and a tokenizer, once; the weights stay equal.
+
+    What is trained on is then exactly what Ollama serves. Safe when several processes do it.
+    """
+    if not gguf.is_file():
+        raise ConfigurationError(
+            f"base model: found neither {folder} nor {gguf}; put the weights there or set "
+            "MODELSERVER_MODEL_DIR"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(), open(folder.parent / ".convert.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "config.json").is_file():
+            return  # Another process did it while this one waited.
+        partial = Path(mkdtemp(dir=folder.parent, prefix=".partial-"))
+        try:
+            _convert(gguf, partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    source = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        dtype=torch.float32,
+        # Without this the weights stay packed, and a training step takes minutes.
+        quantization_config=GgufConfig(dequantize=True),
+        **source,
+    )
+    # The weights are plain now; a loader must not take them for packed ones.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)

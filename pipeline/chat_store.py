@@ -1,0 +1,73 @@
+"""What the chat path asks of MongoDB, without blocking its event loop.
+
+The only module that uses motor, which is at its end of life: pymongo's own asynchronous client
+can take its place here without a change elsewhere.
+"""
+
+from datetime import datetime
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo.errors import DuplicateKeyError
+
+from config.settings import AnswerFields, MongoSettings
+from pipeline.store import CHAT_DEDUP, MODELS, Document, store_errors
+from schemas.documents import ElderModel
+from schemas.events import ChatReply
+
+
+class ChatStore:
+    """Models looked up, replies remembered. Every method raises StoreUnavailable."""
+
+    def __init__(self, settings: MongoSettings) -> None:
+        milliseconds = int(settings.timeout_s * 1000)
+        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+            settings.uri.get_secret_value(),
+            tz_aware=True,
+            retryWrites=False,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=milliseconds * 4,
+            appname="heirloom-modelserver-chat",
+        )
+        database = self._client[settings.database]
+        self._models = database[MODELS]
+        self._replies = database[CHAT_DEDUP]
+        self._answers = database[settings.answers_collection]
+        self._fields: AnswerFields = settings.fields
+
+    async def model(self, elder_id: str) -> ElderModel | None:
+        """Return an elder's model, or None."""
+        with store_errors():
+            document = await self._models.find_one({"_id": elder_id})
+        return None if document is None else ElderModel.model_validate(document)
+
+    async def is_known(self, elder_id: str) -> bool:
+        """Say whether upstream has stored any answer of this elder."""
+        names = [{name: elder_id} for name in self._fields.elder_id]
+        with store_errors():
+            return await self._answers.find_one({"$or": names}, {"_id": 1}) is not None
+
+    async def recall_reply(self, request: str) -> ChatReply | None:
+        """Return what was answered to this very request before, if it was."""
+        with store_errors():
+            document = await self._replies.find_one({"_id": request})
+        return None if document is None else ChatReply.model_validate_json(document["reply"])
+
+    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> None:
+        """Remember a reply for a while, so that a redelivered request gets the same one."""
+        try:
+            with store_errors():
+                await self._replies.insert_one(
+                    {"_id": request, "reply": reply.model_dump_json(), "at": at}
+                )
+        except DuplicateKeyError:
+            return  # Answered twice at the same moment; the first stands.
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the store answers."""
+        with store_errors():
+            await self._client.admin.command("ping")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()

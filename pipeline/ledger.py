@@ -1,0 +1,361 @@
+"""The job ledger: what was accepted is done, once, by whoever holds the job's fence.
+
+A job is one document. A claim is `find_one` of a candidate and then one conditional
+`update_one`, whose filter holds the fence it saw: of two workers one matches. The lease is kept
+on MongoDB's clock. A partial unique index lets at most one job of an elder run. The terminal
+state and the events that tell of it are one update, so neither stands without the other.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from pipeline.outbox import Announcer
+from pipeline.progress import ProgressState
+from pipeline.store import JOBS, Document, Store, store_errors
+from schemas.base import Frozen
+from schemas.documents import Job
+from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable, UnknownJob
+from schemas.events import ErrorBody, ModelReady, Status
+from schemas.identifiers import job_id_for
+
+_DUPLICATE_KEY = 11000
+# SecantusDB never finds a date smaller than $$NOW; as numbers both stores compare alike.
+_LEASE_EXPIRED = {"$lt": [{"$toLong": "$lease_until"}, {"$toLong": "$$NOW"}]}
+_NOT_YET = {"$gt": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}
+
+
+class NewJob(Frozen):
+    """An accepted `train-requested`, ready for the ledger."""
+
+    request_source: str
+    request_id: str
+    requested_at: datetime
+    elder_id: str
+    elder_name: str
+    force_retrain: bool
+    job_id: str | None
+    base_model: str | None
+    overrides: dict[str, Any]
+    traceparent: str | None
+    queue_order: int
+    """The record's offset: it orders the jobs of one elder, who has one partition."""
+
+
+class Lease(Frozen):
+    """A claimed job; every write of its holder names the fence."""
+
+    job: Job
+    fence: int
+    owner: str
+
+    @property
+    def key(self) -> Document:
+        """The filter that matches only while this lease is held."""
+        return {"_id": self.job.id, "fence": self.fence, "status": "running"}
+
+
+class Ledger:
+    """The `jobs` collection. Every method raises StoreUnavailable when MongoDB is down."""
+
+    def __init__(self, store: Store, announcer: Announcer, *, lease_s: float) -> None:
+        self._jobs = store[JOBS]
+        self._store = store
+        self._announcer = announcer
+        self._lease_ms = int(lease_s * 1000)
+
+    # Accepting ------------------------------------------------------------------------------
+
+    def accept(self, requests: Iterable[NewJob]) -> int:
+        """Insert requests, durably, and return how many were new.
+
+        A request that is in the ledger already is left alone: redelivery changes nothing.
+        """
+        new = list(requests)
+        with store_errors():
+            now = self._server_time()
+            accepted, clashes = self._insert_many([self._document(r, 1, now) for r in new])
+            for index in clashes:
+                accepted += self._insert_renamed(new[index], now)
+        return accepted
+
+    def _insert_many(self, documents: list[Document]) -> tuple[int, list[int]]:
+        if not documents:
+            return 0, []
+        try:
+            self._jobs.insert_many(documents, ordered=False)
+        except BulkWriteError as error:
+            details = error.details
+            if details.get("writeConcernErrors"):
+                raise StoreUnavailable from error
+            failures = details["writeErrors"]
+            if any(f["code"] != _DUPLICATE_KEY for f in failures):
+                raise
+            return len(documents) - len(failures), [f["index"] for f in failures]
+        return len(documents), []
+
+    def _insert_renamed(self, request: NewJob, now: datetime) -> int:
+        """Insert under the next free name, unless the request itself is known."""
+        key = {"request_source": request.request_source, "request_id": request.request_id}
+        attempt = 2
+        while self._jobs.find_one(key, {"_id": 1}) is None:
+            try:
+                self._jobs.insert_one(self._document(request, attempt, now))
+                return 1
+            except DuplicateKeyError:
+                attempt += 1
+        return 0
+
+    def _document(self, request: NewJob, attempt: int, now: datetime) -> Document:
+        seconds = int(request.requested_at.timestamp())
+        suffix = "" if attempt == 1 else f"_{attempt}"
+        job_id = (
+            request.job_id + suffix
+            if request.job_id
+            else job_id_for(request.elder_id, seconds, attempt)
+        )
+        job = Job(
+            id=job_id,
+            request_source=request.request_source,
+            request_id=request.request_id,
+            elder_id=request.elder_id,
+            elder_name=request.elder_name,
+            force_retrain=request.force_retrain,
+            base_model=request.base_model,
+            overrides=request.overrides,
+            traceparent=request.traceparent,
+            status="queued",
+            sequence=1,
+            attempt=0,
+            fence=0,
+            queued_at=now,
+        )
+        document = job.model_dump(by_alias=True, exclude={"outbox", "latest"})
+        queued = self._announcer.progress(job, sequence=1)
+        return document | {
+            "queue_order": request.queue_order,
+            "outbox": [queued.model_dump()],
+            "has_pending": True,
+            "pending_since": now,
+        }
+
+    def _server_time(self) -> datetime:
+        hello: Document = self._store.command("hello")
+        now: datetime = hello["localTime"]
+        return now
+
+    # Claiming -------------------------------------------------------------------------------
+
+    def claim(self, owner: str) -> Lease | None:
+        """Claim the oldest job that may run now, or one whose worker was lost."""
+        with store_errors():
+            return self._claim_lost(owner) or self._claim_queued(owner)
+
+    def _claim_lost(self, owner: str) -> Lease | None:
+        lost = self._jobs.find_one({"status": "running", "$expr": _LEASE_EXPIRED})
+        return None if lost is None else self._take(lost, owner)
+
+    def _claim_queued(self, owner: str) -> Lease | None:
+        # An elder with a running job waits, and so does one whose next job is backing off:
+        # the jobs of one elder keep their order.
+        busy = self._jobs.distinct("elder_id", {"status": "running"})
+        backing_off = {"status": "queued", "not_before": {"$type": "date"}, "$expr": _NOT_YET}
+        waiting = self._jobs.distinct("elder_id", backing_off)
+        candidate = self._jobs.find_one(
+            {"status": "queued", "elder_id": {"$nin": [*busy, *waiting]}},
+            sort=[("queued_at", ASCENDING), ("queue_order", ASCENDING)],
+        )
+        return None if candidate is None else self._take(candidate, owner)
+
+    def _take(self, seen: Document, owner: str) -> Lease | None:
+        fence = seen["fence"] + 1
+        condition: Document = {"_id": seen["_id"], "fence": seen["fence"], "status": seen["status"]}
+        if seen["status"] == "running":
+            condition["$expr"] = _LEASE_EXPIRED
+        fields: Document = {
+            "status": "running",
+            "fence": fence,
+            "attempt": seen["attempt"] + 1,
+            "owner": {"$literal": owner},
+            "lease_until": self._lease_end(),
+            "stage": "preparing",
+            "progress": 0,
+            "not_before": None,
+            "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
+        }
+        try:
+            result = self._jobs.update_one(condition, [{"$set": fields}])
+        except DuplicateKeyError:
+            return None  # Another job of this elder was claimed in between.
+        if result.matched_count == 0:
+            return None
+        return Lease(job=self.get(seen["_id"]), fence=fence, owner=owner)
+
+    def _lease_end(self) -> Document:
+        return {"$add": ["$$NOW", self._lease_ms]}
+
+    # Working --------------------------------------------------------------------------------
+
+    def heartbeat(self, lease: Lease) -> None:
+        """Renew the lease; raises LeaseLost, or JobCancelled when that was asked for."""
+        self._write(lease, [{"$set": {"lease_until": self._lease_end()}}])
+        with store_errors():
+            seen = self._jobs.find_one({"_id": lease.job.id}, {"cancel_requested": 1})
+        if seen is not None and seen.get("cancel_requested"):
+            raise JobCancelled
+
+    def report(self, lease: Lease, state: ProgressState) -> None:
+        """Store progress and announce it; only the newest unpublished progress is kept."""
+        job = self._held(lease)
+        sequence = job.sequence + 1
+        current = job.model_copy(update=state.model_dump() | {"sequence": sequence})
+        event = self._announcer.progress(current, sequence=sequence)
+        fields = state.model_dump() | {
+            "sequence": sequence,
+            "latest": event.model_dump(),
+            "has_pending": True,
+            "pending_since": job_pending_since(job, event.time),
+        }
+        self._write(lease, {"$set": fields})
+
+    def finish(
+        self,
+        lease: Lease,
+        status: Status,
+        *,
+        error: ErrorBody | None = None,
+        ready: ModelReady | None = None,
+    ) -> Job:
+        """End the job and queue the events that tell of it, in one update."""
+        job = self._held(lease)
+        return self._end(lease.key, job, status, error=error, ready=ready)
+
+    def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
+        """Give the job back to the queue, at its old place, not before `wait_s` from now."""
+        fields: Document = {
+            "status": "queued",
+            "owner": None,
+            "lease_until": None,
+            "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
+            "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
+        }
+        self._write(lease, [{"$set": fields}])
+
+    def _held(self, lease: Lease) -> Job:
+        with store_errors():
+            document = self._jobs.find_one(lease.key)
+        if document is None:
+            raise LeaseLost
+        return Job.model_validate(document)
+
+    def _write(self, lease: Lease, update: Any) -> None:
+        with store_errors():
+            if self._jobs.update_one(lease.key, update).matched_count == 0:
+                raise LeaseLost
+
+    def _end(
+        self,
+        key: Document,
+        job: Job,
+        status: Status,
+        *,
+        error: ErrorBody | None = None,
+        ready: ModelReady | None = None,
+    ) -> Job:
+        sequence = job.sequence + 1
+        ended = job.model_copy(
+            update={
+                "status": status,
+                "stage": None,
+                "sequence": sequence,
+                "progress": 100 if status == "succeeded" else job.progress,
+                "eta_seconds": None,
+                "error": error,
+                "version": ready.version if ready else None,
+            }
+        )
+        events = [self._announcer.progress(ended, sequence=sequence)]
+        if ready is not None:
+            events.append(self._announcer.model_ready(ready, sequence=sequence + 1))
+        fields = {
+            "status": status,
+            "stage": None,
+            "sequence": events[-1].sequence,
+            "progress": ended.progress,
+            "eta_seconds": None,
+            "error": error.model_dump() if error else None,
+            "version": ended.version,
+            "owner": None,
+            "lease_until": None,
+            "not_before": None,
+            "latest": None,
+            "has_pending": True,
+            "pending_since": job_pending_since(job, events[0].time),
+            "finished_at": events[0].time,
+        }
+        # `sequence` in the filter: a progress report in between must not be overtaken.
+        update = {"$set": fields, "$push": {"outbox": {"$each": [e.model_dump() for e in events]}}}
+        with store_errors():
+            result = self._jobs.update_one(key | {"sequence": job.sequence}, update)
+        if result.matched_count == 0:
+            raise LeaseLost
+        return ended
+
+    # Asking ---------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        """Return a job; raises UnknownJob."""
+        with store_errors():
+            document = self._jobs.find_one({"_id": job_id})
+        if document is None:
+            raise UnknownJob
+        return Job.model_validate(document)
+
+    def jobs(
+        self, *, elder_id: str | None = None, status: Status | None = None, limit: int = 100
+    ) -> list[Job]:
+        """Return the newest jobs first."""
+        condition = {"elder_id": elder_id, "status": status}
+        with store_errors():
+            cursor = self._jobs.find({k: v for k, v in condition.items() if v is not None})
+            newest = cursor.sort([("queued_at", DESCENDING), ("queue_order", DESCENDING)])
+            return [Job.model_validate(d) for d in newest.limit(limit)]
+
+    def count(self, status: Status) -> int:
+        """Count the jobs in a state."""
+        with store_errors():
+            return self._jobs.count_documents({"status": status})
+
+    def cancel(self, job_id: str) -> Job:
+        """Cancel a job: a queued one at once, a running one at its worker's next heartbeat.
+
+        Raises UnknownJob, or JobAlreadyEnded.
+        """
+        while True:
+            job = self.get(job_id)
+            if job.status == "queued":
+                key = {"_id": job_id, "status": "queued", "fence": job.fence}
+                try:
+                    return self._end(key, job, "cancelled", error=_cancelled())
+                except LeaseLost:
+                    continue  # A worker claimed it meanwhile.
+            if job.status != "running":
+                raise JobAlreadyEnded
+            with store_errors():
+                result = self._jobs.update_one(
+                    {"_id": job_id, "status": "running"}, {"$set": {"cancel_requested": True}}
+                )
+            if result.matched_count:
+                return self.get(job_id)
+
+
+def job_pending_since(job: Job, now: datetime) -> datetime:
+    """Since when a job has had something to publish: its oldest waiting event, or now."""
+    return job.outbox[0].time if job.outbox else now
+
+
+def _cancelled() -> ErrorBody:
+    return ErrorBody(code=JobCancelled.code, message=JobCancelled().message)

@@ -1,0 +1,151 @@
+"""The port to whatever serves the models, and Ollama behind it.
+
+A base is registered once from its GGUF file; an elder's version is that base with an adapter and
+a system prompt. Files travel as content-addressed blobs, so each is sent once.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import ollama
+
+from config.settings import OllamaSettings
+from schemas.base import Frozen
+from schemas.errors import ModelNotReady, OllamaRefused, OllamaUnavailable
+
+Message = Mapping[str, str]
+Options = Mapping[str, float | int | list[str]]
+
+
+class Completion(Frozen):
+    """What a model said, and the tokens it read and wrote."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class ModelRecipe(Frozen):
+    """What a served model is made of; `adapter` is a GGUF LoRA file."""
+
+    base: str
+    adapter: Path | None
+    system: str
+    template: str
+    stop: tuple[str, ...]
+
+
+class ModelHost(Protocol):
+    """Serves models by tag. Every method raises OllamaUnavailable when the host is down."""
+
+    def ensure_base(self, name: str, gguf: Path) -> None:
+        """Register a base model under `name` unless it is there."""
+
+    def create(self, tag: str, recipe: ModelRecipe) -> None:
+        """Create or replace a model; raises ModelNotReady for an unknown base."""
+
+    def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
+        """Ask a model; raises ModelNotReady for an unknown tag."""
+
+    def copy(self, source: str, target: str) -> None:
+        """Give a model a second name, replacing what had it; raises ModelNotReady."""
+
+    def delete(self, tag: str) -> bool:
+        """Remove a model and say whether it was there."""
+
+    def tags(self) -> list[str]:
+        """List the names of all models."""
+
+
+class OllamaHost:
+    """Ollama, real or embedded."""
+
+    def __init__(self, settings: OllamaSettings) -> None:
+        self._client = ollama.Client(host=settings.host, timeout=settings.timeout_s)
+        self._keep_alive = settings.keep_alive
+
+    def ensure_base(self, name: str, gguf: Path) -> None:
+        """Register a base model under `name` unless it is there; sends the file at most once."""
+        with ollama_errors():
+            if full_tag(name) in self.tags():
+                return
+            digest = self._client.create_blob(gguf)
+            self._client.create(model=name, files={gguf.name: digest}, stream=False)
+
+    def create(self, tag: str, recipe: ModelRecipe) -> None:
+        """Create or replace a model from its base, adapter, system prompt and template."""
+        adapters: dict[str, str] | None = None
+        with ollama_errors():
+            if recipe.adapter is not None:
+                digest = self._client.create_blob(recipe.adapter)
+                adapters = {recipe.adapter.name: digest}
+            self._client.create(
+                model=tag,
+                from_=recipe.base,
+                adapters=adapters,
+                system=recipe.system,
+                template=recipe.template,
+                parameters={"stop": list(recipe.stop), "temperature": 0},
+                stream=False,
+            )
+
+    def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
+        """Ask a model and wait for the whole answer."""
+        with ollama_errors():
+            response = self._client.chat(
+                model=tag, messages=messages, options=options, keep_alive=self._keep_alive
+            )
+        return to_completion(response)
+
+    def copy(self, source: str, target: str) -> None:
+        """Give a model a second name."""
+        with ollama_errors():
+            self._client.copy(source, target)
+
+    def delete(self, tag: str) -> bool:
+        """Remove a model."""
+        try:
+            with ollama_errors():
+                self._client.delete(tag)
+        except ModelNotReady:
+            return False
+        return True
+
+    def tags(self) -> list[str]:
+        """List all models."""
+        with ollama_errors():
+            return [model.model for model in self._client.list().models if model.model]
+
+
+@contextmanager
+def ollama_errors() -> Iterator[None]:
+    """Turn the client's errors into ours: unknown model, refused, or not available."""
+    try:
+        yield
+    except ollama.ResponseError as error:
+        if error.status_code == 404:
+            raise ModelNotReady("Ollama has no such model; train it first") from error
+        if error.status_code < 500:
+            raise OllamaRefused(f"Ollama refused the call ({error.status_code})") from error
+        raise OllamaUnavailable(f"Ollama answered with status {error.status_code}") from error
+    except (httpx.HTTPError, ConnectionError) as error:
+        raise OllamaUnavailable(
+            f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST"
+        ) from error
+
+
+def to_completion(response: ollama.ChatResponse) -> Completion:
+    """Read a chat response."""
+    return Completion(
+        text=response.message.content or "",
+        prompt_tokens=response.prompt_eval_count or 0,
+        completion_tokens=response.eval_count or 0,
+    )
+
+
+def full_tag(name: str) -> str:
+    """Write a model's name with its tag, as Ollama lists it."""
+    return name if ":" in name else f"{name}:latest"

@@ -1,0 +1,39 @@
+"""What this machine computes with: the device, and the floating type it is fast in."""
+
+import os
+from pathlib import Path
+
+import torch
+
+_CPUINFO = Path("/proc/cpuinfo")
+# PyTorch's own variable: with "avx2" or "default" its kernels use no AVX-512.
+_CAPABILITY = "ATEN_CPU_CAPABILITY"
+
+
+def choose_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(device: torch.device, flags: frozenset[str] | None = None) -> torch.dtype:
+    """Pick bf16 where the processor multiplies in it, else fp32.
+
+    On a processor without AVX512-BF16 or AMX, bf16 is over fifty times slower than fp32. `flags`
+    are the processor's, read from /proc/cpuinfo unless given.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if os.environ.get(_CAPABILITY, "").lower() in ("avx2", "default"):
+        return torch.float32
+    known = cpu_flags() if flags is None else flags
+    return torch.bfloat16 if known & {"avx512_bf16", "amx_bf16"} else torch.float32
+
+
+def cpu_flags() -> frozenset[str]:
+    """The processor's features, as Linux lists them; none where that is not known."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())

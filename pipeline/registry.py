@@ -1,0 +1,139 @@
+"""The versions of each elder's model: what they were made of, and which one answers.
+
+One document an elder, so that the current version changes in one write. A version belongs to the
+fence that made it; a worker with an older fence can no longer release it.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING
+from pymongo.errors import DuplicateKeyError
+
+from pipeline.store import DATASETS, MODELS, Document, Store, store_errors
+from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.errors import LeaseLost, ModelNotReady, UnknownVersion
+from schemas.identifiers import model_tag
+
+
+class ModelRegistry:
+    """The `models` collection. Every method raises StoreUnavailable when MongoDB is down."""
+
+    def __init__(self, store: Store) -> None:
+        self._models = store[MODELS]
+
+    def get(self, elder_id: str) -> ElderModel:
+        """Return an elder's model; raises ModelNotReady where there is none."""
+        found = self.find(elder_id)
+        if found is None:
+            raise ModelNotReady
+        return found
+
+    def find(self, elder_id: str) -> ElderModel | None:
+        """Return an elder's model, or None."""
+        with store_errors():
+            document = self._models.find_one({"_id": elder_id})
+        return None if document is None else ElderModel.model_validate(document)
+
+    def models(self) -> list[ElderModel]:
+        """Return all models that have a current version."""
+        with store_errors():
+            cursor = self._models.find({"current": {"$type": "number"}}).sort("_id", ASCENDING)
+            return [ElderModel.model_validate(d) for d in cursor]
+
+    def open_version(self, job: Job, made_of: dict[str, Any], now: datetime) -> ModelVersion:
+        """Give a job its version, or the one it has already, under its present fence.
+
+        `made_of` are the fields of ModelVersion that say what it is made of. Raises LeaseLost
+        when a newer fence has it.
+        """
+        with store_errors():
+            self._ensure(job)
+            model = self.get(job.elder_id)
+            known = next((v for v in model.versions if v.job_id == job.id), None)
+            number = known.version if known else model.next_version
+            version = ModelVersion(
+                version=number,
+                job_id=job.id,
+                fence=job.fence,
+                tag=model_tag(job.elder_id, number),
+                created_at=now,
+                **made_of,
+            )
+            matched = self._replace(job, version) if known else self._append(job, version)
+        if not matched:
+            raise LeaseLost
+        return version
+
+    def _ensure(self, job: Job) -> None:
+        try:
+            self._models.update_one(
+                {"_id": job.elder_id},
+                {
+                    "$set": {"elder_name": job.elder_name},
+                    "$setOnInsert": {"current": None, "next_version": 1, "versions": []},
+                },
+                upsert=True,
+            )
+        except DuplicateKeyError:
+            return  # Somebody else made it in the same moment.
+
+    def _append(self, job: Job, version: ModelVersion) -> bool:
+        condition = {
+            "_id": job.elder_id,
+            "next_version": version.version,
+            "versions.job_id": {"$ne": job.id},
+        }
+        update = {
+            "$push": {"versions": version.model_dump()},
+            "$set": {"next_version": version.version + 1},
+        }
+        return self._models.update_one(condition, update).matched_count == 1
+
+    def _replace(self, job: Job, version: ModelVersion) -> bool:
+        mine = {"job_id": job.id, "fence": {"$lte": job.fence}, "ready": False}
+        condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
+        update = {"$set": {"versions.$": version.model_dump()}}
+        return self._models.update_one(condition, update).matched_count == 1
+
+    def release(self, elder_id: str, version: ModelVersion) -> None:
+        """Let a version answer from now on; raises LeaseLost when a newer fence took it over."""
+        mine = {"version": version.version, "job_id": version.job_id, "fence": version.fence}
+        condition = {"_id": elder_id, "versions": {"$elemMatch": mine}}
+        ready = version.model_copy(update={"ready": True})
+        update = {"$set": {"versions.$": ready.model_dump(), "current": version.version}}
+        with store_errors():
+            if self._models.update_one(condition, update).matched_count == 0:
+                raise LeaseLost
+
+    def select(self, elder_id: str, number: int) -> None:
+        """Make a released version the current one; raises UnknownVersion."""
+        ready = {"version": number, "ready": True}
+        condition = {"_id": elder_id, "versions": {"$elemMatch": ready}}
+        with store_errors():
+            result = self._models.update_one(condition, {"$set": {"current": number}})
+        if result.matched_count == 0:
+            raise UnknownVersion
+
+    def retire(self, elder_id: str) -> None:
+        """Take all versions out of service; their numbers are never given again."""
+        update: Document = {"$set": {"current": None, "versions": []}}
+        with store_errors():
+            self._models.update_one({"_id": elder_id}, update)
+
+
+class DatasetRegistry:
+    """The `datasets` collection: the newest data set of each elder."""
+
+    def __init__(self, store: Store) -> None:
+        self._datasets = store[DATASETS]
+
+    def record(self, elder_id: str, fields: Document) -> None:
+        """Remember an elder's newest data set."""
+        with store_errors():
+            self._datasets.update_one({"_id": elder_id}, {"$set": fields}, upsert=True)
+
+    def find(self, elder_id: str) -> Document | None:
+        """Return what is remembered of an elder's data set."""
+        with store_errors():
+            return self._datasets.find_one({"_id": elder_id})

@@ -1,0 +1,113 @@
+"""MongoDB: the connection, the collections' indexes, and which errors mean "wait for it"."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
+from pymongo.database import Database
+from pymongo.errors import (
+    AutoReconnect,
+    ExecutionTimeout,
+    NetworkTimeout,
+    OperationFailure,
+    ServerSelectionTimeoutError,
+    WriteConcernError,
+)
+
+from config.settings import MongoSettings
+from schemas.errors import StoreUnavailable
+
+Document = dict[str, Any]
+Store = Database[Document]
+
+JOBS = "jobs"
+DATASETS = "datasets"
+MODELS = "models"
+CHAT_DEDUP = "chat_dedup"
+
+# The server steps down, shuts down or starts up; the driver calls these operation failures.
+_PASSING_CODES = frozenset({91, 189, 11600, 11602, 13435, 13436, 10107, 133, 262})
+_PASSING = (
+    AutoReconnect,
+    NetworkTimeout,
+    ServerSelectionTimeoutError,
+    ExecutionTimeout,
+    WriteConcernError,
+)
+
+
+def open_client(settings: MongoSettings) -> MongoClient[Document]:
+    """Open a client whose writes count only once a majority has them on disk."""
+    milliseconds = int(settings.timeout_s * 1000)
+    return MongoClient(
+        settings.uri.get_secret_value(),
+        tz_aware=True,
+        w="majority",
+        journal=True,
+        retryWrites=False,
+        serverSelectionTimeoutMS=milliseconds,
+        connectTimeoutMS=milliseconds,
+        socketTimeoutMS=milliseconds * 4,
+        appname="heirloom-modelserver",
+    )
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Turn the driver's "cannot reach it now" into StoreUnavailable; let the rest through."""
+    try:
+        yield
+    except _PASSING as error:
+        raise StoreUnavailable(_reason(error)) from error
+    except OperationFailure as error:
+        if error.code in _PASSING_CODES:
+            raise StoreUnavailable(_reason(error)) from error
+        raise
+
+
+def ensure_indexes(store: Store, dedup_hours: int) -> None:
+    """Create the indexes of the collections that ModelServer owns; safe to repeat."""
+    with store_errors():
+        store[JOBS].create_indexes(
+            [
+                IndexModel(
+                    [("request_source", ASCENDING), ("request_id", ASCENDING)],
+                    name="one_job_a_request",
+                    unique=True,
+                ),
+                # The database itself keeps two workers from one elder.
+                IndexModel(
+                    [("elder_id", ASCENDING)],
+                    name="one_running_job_an_elder",
+                    unique=True,
+                    partialFilterExpression={"status": "running"},
+                ),
+                IndexModel(
+                    [("status", ASCENDING), ("queued_at", ASCENDING), ("queue_order", ASCENDING)],
+                    name="queue",
+                ),
+                IndexModel(
+                    [("elder_id", ASCENDING), ("queued_at", DESCENDING)], name="jobs_of_an_elder"
+                ),
+                IndexModel(
+                    [("pending_since", ASCENDING)],
+                    name="outbox",
+                    partialFilterExpression={"has_pending": True},
+                ),
+            ]
+        )
+        store[CHAT_DEDUP].create_indexes(
+            [
+                IndexModel(
+                    [("at", ASCENDING)],
+                    name="forget_after_a_while",
+                    expireAfterSeconds=dedup_hours * 3600,
+                )
+            ]
+        )
+
+
+def _reason(error: Exception) -> str:
+    # The driver's own text can hold a whole topology; its type says enough.
+    return f"MongoDB is not available ({type(error).__name__}); check MONGODB_URI and the server"

@@ -1,0 +1,295 @@
+"""One job from answers to a version that answers: prepare, train, convert, evaluate, publish.
+
+Each step may be repeated: a job taken over by another worker goes on from what stands on the
+disk and in the registry. What only the holder of the job may do asks `Watch.check` first.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from config.settings import EvaluationSettings
+from config.training import TrainingConfig
+from pipeline.answers import AnswerSource
+from pipeline.chat_format import chat_format
+from pipeline.dataset import Dataset, JSONLBuilder
+from pipeline.evaluation import evaluate, sample_examples
+from pipeline.files import check_file, disk_errors
+from pipeline.model_host import ModelHost, ModelRecipe
+from pipeline.progress import ProgressState, ProgressTracker
+from pipeline.registry import ModelRegistry
+from pipeline.system_prompt import SystemPromptGenerator
+from pipeline.training_process import TrainingRunner
+from schemas.base import Frozen
+from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.events import ModelReady, Stage, apply_overrides
+from schemas.identifiers import candidate_tag, current_tag, job_id_for, model_name
+from schemas.training import (
+    BaseModelSpec,
+    TrainingOutcome,
+    TrainingParameters,
+    TrainingProgress,
+    TrainingSpec,
+)
+
+# Part of the recipe's identity: raise it when the same parameters give another adapter.
+RECIPE_REVISION = 1
+
+
+class Watch(Protocol):
+    """The job's holder, as the steps see it."""
+
+    def check(self) -> None:
+        """Raise LeaseLost, JobCancelled or Interrupted when the work must stop."""
+
+    def report(self, state: ProgressState) -> None:
+        """Take note of progress."""
+
+
+class Unwatched:
+    """A watch for work without a ledger: nothing stops it, nothing is noted."""
+
+    def check(self) -> None:
+        """Never stop."""
+
+    def report(self, state: ProgressState) -> None:
+        """Note nothing."""
+
+
+class Plan(Frozen):
+    """What a job comes down to: this base, these parameters, this data set."""
+
+    base: BaseModelSpec
+    parameters: TrainingParameters
+    dataset: Dataset
+    recipe_sha256: str
+
+
+class DatasetRoom:
+    """Builds an elder's data set for a base model, below one folder."""
+
+    def __init__(self, source: AnswerSource, config: TrainingConfig, folder: Path) -> None:
+        self._source = source
+        self._config = config
+        self._folder = folder
+
+    def build(
+        self, elder_id: str, elder_name: str, base: str, max_seq_length: int | None = None
+    ) -> Dataset:
+        """Build the data set as it is taught to this base model."""
+        length = max_seq_length or self._config.parameters(base).max_seq_length
+        builder = JSONLBuilder(
+            self._source,
+            self._folder,
+            SystemPromptGenerator(self._config.prompt_template),
+            memories=self._config.memories_of(base),
+            max_seq_length=length,
+        )
+        with builder:
+            return builder.build_jsonl(elder_id, elder_name)
+
+
+class OllamaTrainer:
+    """Runs a job's steps (the original API's name)."""
+
+    def __init__(
+        self,
+        datasets: DatasetRoom,
+        registry: ModelRegistry,
+        host: ModelHost,
+        runner: TrainingRunner,
+        config: TrainingConfig,
+        find_base: Callable[[str], BaseModelSpec],
+        evaluation: EvaluationSettings,
+        adapters: Path,
+        clock: Callable[[], datetime],
+        on_stage: Callable[[Stage], None] = lambda stage: None,
+    ) -> None:
+        """`adapters` is the folder of all work; `on_stage` is told each stage as it begins."""
+        self._datasets = datasets
+        self._registry = registry
+        self._host = host
+        self._runner = runner
+        self._config = config
+        self._find_base = find_base
+        self._evaluation = evaluation
+        self._adapters = adapters
+        self._clock = clock
+        self._on_stage = on_stage
+
+    def train(self, elder_id: str, elder_name: str, *, force_retrain: bool = False) -> ModelReady:
+        """Train a model here and now, without a ledger; for notebooks and scripts."""
+        now = self._clock()
+        job_id = job_id_for(elder_id, int(now.timestamp()))
+        job = Job(
+            id=job_id,
+            request_source="local",
+            request_id=job_id,
+            elder_id=elder_id,
+            elder_name=elder_name,
+            force_retrain=force_retrain,
+            base_model=None,
+            overrides={},
+            status="running",
+            sequence=1,
+            attempt=1,
+            fence=1,
+            queued_at=now,
+        )
+        return self.run(job, Unwatched())
+
+    def run(self, job: Job, watch: Watch) -> ModelReady:
+        """Run a job to its `model-ready`; each error of the tree goes through."""
+        tracker = ProgressTracker()
+        with disk_errors():
+            self._begin("preparing", tracker, watch)
+            plan = self._plan(job)
+            model = self._registry.find(job.elder_id)
+            if not job.force_retrain and (reused := self._reusable(plan, model)):
+                return self._ready(job, reused, model, reused=True)
+            version = self._registry.open_version(job, _made_of(plan), self._clock())
+            if not version.ready:
+                version = self._make(job, plan, version, tracker, watch)
+            watch.check()
+            self._host.copy(version.tag, current_tag(job.elder_id))
+            return self._ready(job, version, self._registry.get(job.elder_id), reused=False)
+
+    def _plan(self, job: Job) -> Plan:
+        key = job.base_model or self._config.current_model
+        base = self._find_base(key)
+        parameters = apply_overrides(self._config.parameters(key), job.overrides)
+        dataset = self._datasets.build(
+            job.elder_id, job.elder_name, key, parameters.max_seq_length
+        )
+        made_by = f"{RECIPE_REVISION}\0{key}\0{parameters.model_dump_json()}"
+        recipe_sha256 = hashlib.sha256(made_by.encode()).hexdigest()
+        return Plan(
+            base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256
+        )
+
+    def _reusable(self, plan: Plan, model: ElderModel | None) -> ModelVersion | None:
+        """Return the current version if it was made of the very same things and still stands."""
+        current = model.serving if model else None
+        if current is None or not current.ready:
+            return None
+        same = (current.dataset_sha256, current.base_model, current.recipe_sha256) == (
+            plan.dataset.sha256,
+            plan.base.key,
+            plan.recipe_sha256,
+        )
+        return current if same and current.tag in self._host.tags() else None
+
+    def _make(
+        self, job: Job, plan: Plan, version: ModelVersion, tracker: ProgressTracker, watch: Watch
+    ) -> ModelVersion:
+        outcome = self._train(job, plan, tracker, watch)
+        self._begin("evaluating", tracker, watch)
+        candidate = candidate_tag(job.elder_id, version.version, job.fence)
+        try:
+            self._register(candidate, plan, outcome)
+            evaluation = evaluate(
+                self._host,
+                candidate,
+                sample_examples(
+                    plan.dataset.path, plan.dataset.examples, self._evaluation.questions
+                ),
+                self._evaluation.threshold,
+                lambda fraction: _note(watch, tracker.update_progress(fraction)),
+            )
+            self._begin("publishing", tracker, watch)
+            self._host.copy(candidate, version.tag)
+            proven = version.model_copy(
+                update={
+                    "adapter_sha256": outcome.adapter_sha256,
+                    "gguf_sha256": outcome.gguf_sha256,
+                    "evaluation": evaluation,
+                    "ready": True,
+                }
+            )
+            self._registry.release(job.elder_id, proven)
+            return proven
+        finally:
+            self._host.delete(candidate)
+
+    def _train(
+        self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
+    ) -> TrainingOutcome:
+        plan.dataset.check()
+        folder = self._adapters / job.elder_id / job.id
+        spec = TrainingSpec(
+            job_id=job.id,
+            elder_id=job.elder_id,
+            fence=job.fence,
+            base=plan.base,
+            parameters=plan.parameters,
+            dataset_path=plan.dataset.path,
+            dataset_sha256=plan.dataset.sha256,
+            work_dir=folder / str(job.fence),
+            resume_from=tuple(folder / str(fence) for fence in range(job.fence - 1, 0, -1)),
+        )
+
+        def note(progress: TrainingProgress) -> None:
+            if progress.stage != tracker.state.stage:
+                self._on_stage(progress.stage)
+            watch.report(tracker.update_training(progress))
+
+        outcome = self._runner.run(spec, note, watch.check)
+        check_file(outcome.gguf_path, outcome.gguf_sha256)
+        return outcome
+
+    def _register(self, tag: str, plan: Plan, outcome: TrainingOutcome) -> None:
+        form = chat_format(plan.base.chat_format)
+        base = f"heirloom-base-{plan.base.key}"
+        self._host.ensure_base(base, plan.base.gguf_path)
+        self._host.create(
+            tag,
+            ModelRecipe(
+                base=base,
+                adapter=outcome.gguf_path,
+                system=plan.dataset.system_prompt,
+                template=form.ollama_template,
+                stop=form.stop,
+            ),
+        )
+
+    def _begin(self, stage: Stage, tracker: ProgressTracker, watch: Watch) -> None:
+        self._on_stage(stage)
+        _note(watch, tracker.start_tracking(stage))
+
+    def _ready(
+        self, job: Job, version: ModelVersion, model: ElderModel | None, *, reused: bool
+    ) -> ModelReady:
+        earlier = [
+            v.version for v in (model.versions if model else ()) if v.ready
+            and v.version < version.version
+        ]
+        return ModelReady(
+            job_id=job.id,
+            elder_id=job.elder_id,
+            model=model_name(job.elder_id),
+            version=version.version,
+            tag=version.tag,
+            base_model=version.base_model,
+            method=version.method,
+            dataset_sha256=version.dataset_sha256,
+            adapter_sha256=version.adapter_sha256,
+            evaluation=version.evaluation,
+            reused=reused,
+            previous_version=max(earlier, default=None),
+        )
+
+
+def _made_of(plan: Plan) -> dict[str, str]:
+    return {
+        "base_model": plan.base.key,
+        "method": "lora",
+        "recipe_sha256": plan.recipe_sha256,
+        "dataset_sha256": plan.dataset.sha256,
+    }
+
+
+def _note(watch: Watch, state: ProgressState) -> None:
+    watch.check()
+    watch.report(state)

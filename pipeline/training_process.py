@@ -1,0 +1,204 @@
+"""The warm child process in which training runs.
+
+The base model stays in the child's memory between jobs. A crash or an out-of-memory kill there
+fails that attempt and nothing else: the next run starts a new child. The child ends with its
+parent, even when that is killed.
+"""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from schemas.errors import JobCancelled, ModelServerError, TrainingFailed, error_of
+from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
+
+_POLL_S = 0.2
+_STOP_LIMIT_S = 30.0
+_PR_SET_PDEATHSIG = 1
+
+OnProgress = Callable[[TrainingProgress], None]
+
+
+class TrainingRunner(Protocol):
+    """Runs one attempt at a job's training."""
+
+    def run(
+        self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> TrainingOutcome:
+        """Train and return what came of it.
+
+        `check` is called several times a second and may raise: training then stops at its next
+        step and the exception goes on. Raises TrainingFailed and the errors of the recipe.
+        """
+
+
+class TrainingProcess:
+    """Trains in a child process that is kept from job to job."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._child: Any = None
+        self._pipe: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while there is one."""
+        return self._child.pid if self._child is not None and self._child.is_alive() else None
+
+    def run(
+        self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> TrainingOutcome:
+        """Train in the child; starts one if there is none."""
+        pipe = self._ensure_child()
+        try:
+            pipe.send_bytes(spec.model_dump_json().encode())
+            while True:
+                self._check(check)
+                if not pipe.poll(_POLL_S):
+                    continue
+                message = json.loads(pipe.recv_bytes())
+                if "progress" in message:
+                    on_progress(TrainingProgress.model_validate_json(json.dumps(message["progress"])))
+                elif "outcome" in message:
+                    return TrainingOutcome.model_validate_json(json.dumps(message["outcome"]))
+                else:
+                    raise error_of(message["code"], message["message"])
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            code = self._reap()
+            raise TrainingFailed(
+                f"the training process ended with exit code {code}; the next attempt resumes "
+                "from the last checkpoint"
+            ) from error
+
+    def _check(self, check: Callable[[], None]) -> None:
+        try:
+            check()
+        except BaseException:
+            self._stop_training()
+            raise
+
+    def _stop_training(self) -> None:
+        """Ask the child to stop at its next step; end it if it does not."""
+        pipe = self._pipe
+        if pipe is None:
+            return
+        try:
+            pipe.send_bytes(b"stop")
+            while pipe.poll(_STOP_LIMIT_S):
+                message = json.loads(pipe.recv_bytes())
+                if "progress" not in message:
+                    return
+        except (EOFError, OSError):
+            pass  # The child is gone, which is what was wanted.
+        self.close()
+
+    def _ensure_child(self) -> Connection:
+        if self._pipe is not None and self._child.is_alive():
+            return self._pipe
+        self.close()
+        self._pipe, theirs = self._context.Pipe()
+        # spawn: a forked child would share the parent's threads, sockets and locks.
+        self._child = self._context.Process(
+            target=serve, args=(theirs, os.getpid()), name="modelserver-training", daemon=True
+        )
+        self._child.start()
+        theirs.close()
+        return self._pipe
+
+    def _reap(self) -> int | None:
+        self._child.join(_STOP_LIMIT_S)
+        code: int | None = self._child.exitcode
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """End the child."""
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+        if self._child is not None:
+            self._child.terminate()
+            self._child.join(_STOP_LIMIT_S)
+            if self._child.is_alive():
+                self._child.kill()
+                self._child.join()
+            self._child.close()
+            self._child = None
+
+
+def serve(pipe: Connection, parent: int) -> None:
+    """Be the child: train what comes through the pipe until it is closed."""
+    _end_with(parent)
+    # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from pipeline.base_model import BaseModelCache
+
+    cache = BaseModelCache()
+    while True:
+        try:
+            request = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        if request != b"stop":
+            _send(pipe, _train(cache, TrainingSpec.model_validate_json(request), pipe))
+
+
+def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
+    from pipeline.recipe import train
+
+    def tell(progress: TrainingProgress) -> None:
+        _send(pipe, {"progress": progress.model_dump(mode="json")})
+
+    try:
+        outcome = train(
+            spec, cache, on_progress=tell, should_stop=lambda: _stop_requested(pipe)
+        )
+        return {"outcome": outcome.model_dump(mode="json")}
+    except ModelServerError as error:
+        return {"code": error.code, "message": error.message}
+    except Exception as error:  # the edge of the child: the worker decides what to do
+        # Its text may hold what it was trained on; type and place say enough.
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
+        message = f"{type(error).__name__} at {where}"
+        return {"code": TrainingFailed.code, "message": message}
+
+
+def _stop_requested(pipe: Connection) -> bool:
+    try:
+        return pipe.poll(0) and pipe.recv_bytes() == b"stop"
+    except (EOFError, OSError):
+        return True
+
+
+def _send(pipe: Connection, message: dict[str, Any]) -> None:
+    try:
+        pipe.send_bytes(json.dumps(message).encode())
+    except OSError as error:
+        raise JobCancelled("the worker is gone") from error
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its parent dies (Linux: prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It died before the call above.
+        os._exit(1)

@@ -1,0 +1,1 @@
+"""Everything that is published: confirmed delivery, typed events, the relay, dead letters."""

@@ -1,0 +1,128 @@
+"""Confirmed delivery: a publication is done when the broker says so, and not before."""
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from config.kafka import KafkaSettings
+from config.metrics import Metrics
+from schemas.base import Frozen
+from schemas.envelope import OutboundEvent
+from schemas.errors import KafkaUnavailable, MessageTooLarge
+from schemas.record import Header
+
+_POLL_S = 0.1
+_CONFIRM_MARGIN_S = 5.0
+
+
+class Publication(Frozen):
+    """One record to publish, by the broker's topic name."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    partition: int | None = None
+
+
+class Publisher(Protocol):
+    """Publishes records and says of each when it is safe."""
+
+    def publish(self, publication: Publication) -> "Future[None]":
+        """Hand a record over; the future fails with KafkaUnavailable or MessageTooLarge."""
+
+
+class KafkaPublisher:
+    """An idempotent producer with a thread of its own that serves the confirmations."""
+
+    def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
+        self._producer = Producer(settings.producer())
+        self._metrics = metrics
+        self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._producer.flush(_CONFIRM_MARGIN_S)
+        self._stopped.set()
+        self._thread.join()
+
+    def publish(self, publication: Publication) -> "Future[None]":
+        """Hand a record to the producer; waits while its queue is full."""
+        confirmed: Future[None] = Future()
+        extra: dict[str, Any] = {}
+        if publication.partition is not None:
+            extra["partition"] = publication.partition
+        while True:
+            try:
+                self._producer.produce(
+                    publication.topic,
+                    key=publication.key,
+                    value=publication.value,
+                    headers=list(publication.headers),
+                    on_delivery=self._confirmation(publication.topic, confirmed),
+                    **extra,
+                )
+                return confirmed
+            except BufferError:
+                # The thread serves confirmations, which is what makes room.
+                self._producer.poll(_POLL_S)
+            except KafkaException as error:
+                self._metrics.delivery_failures.labels(publication.topic).inc()
+                confirmed.set_exception(_failure(error.args[0]))
+                return confirmed
+
+    def confirm(self, publications: Iterable[Publication]) -> None:
+        """Publish and wait for all; raises the first failure."""
+        futures = [self.publish(p) for p in publications]
+        done, missing = wait(futures, timeout=self._limit_s)
+        if missing:
+            raise KafkaUnavailable
+        for future in futures:
+            future.result()
+
+    def _confirmation(
+        self, topic: str, confirmed: "Future[None]"
+    ) -> Callable[[KafkaError | None, Message], None]:
+        def on_delivery(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                self._metrics.delivered.labels(topic).inc()
+                confirmed.set_result(None)
+            else:
+                self._metrics.delivery_failures.labels(topic).inc()
+                confirmed.set_exception(_failure(error))
+
+        return on_delivery
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            self._producer.poll(_POLL_S)
+
+
+def to_publication(event: OutboundEvent, topic: str) -> Publication:
+    """Encode an event for the broker's topic of that name."""
+    return Publication(
+        topic=topic,
+        key=event.key.encode(),
+        value=event.value(),
+        headers=tuple(event.headers()),
+    )
+
+
+def _failure(error: KafkaError) -> Exception:
+    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        return MessageTooLarge("the event is larger than the broker accepts")
+    return KafkaUnavailable(f"Kafka did not take the event ({error.name()})")

@@ -1,0 +1,82 @@
+"""Replies of the request/reply topics, to wherever the request asks and the allow-list lets."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+from producers.publisher import Publication
+from schemas.base import Frozen
+from schemas.envelope import OutboundEvent
+from schemas.errors import ReplyTopicRefused
+from schemas.record import Record
+from schemas.rpc import ReplyTarget, read_target
+
+
+class Reply(Frozen):
+    """One reply. `sequence` is given for the parts of a stream alone."""
+
+    topic: str
+    event_id: str
+    data: dict[str, Any]
+    error: str | None = None
+    final: bool = True
+    sequence: int | None = None
+    traceparent: str | None = None
+
+
+class Replies:
+    """Builds replies and guards where they go."""
+
+    def __init__(
+        self,
+        source: str,
+        topic_name: Callable[[str], str],
+        allowed: Sequence[str],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._source = source
+        self._topic_name = topic_name
+        self._allowed = [re.compile(pattern) for pattern in allowed]
+        self._clock = clock
+
+    def target(self, record: Record, default: str) -> ReplyTarget:
+        """Read where a request wants its reply; `default` is the catalogue's reply topic.
+
+        Raises ReplyTopicRefused for a topic that is not on the allow-list.
+        """
+        target = read_target(record)
+        ours = self._topic_name(default)
+        if target.topic is None:
+            return target.model_copy(update={"topic": ours, "partition": None})
+        if target.topic != ours and not any(p.fullmatch(target.topic) for p in self._allowed):
+            raise ReplyTopicRefused
+        return target
+
+    def publication(self, target: ReplyTarget, reply: Reply) -> Publication:
+        """Encode a reply, with the request's key and correlation id untouched."""
+        event = OutboundEvent(
+            topic=reply.topic,
+            key="",
+            id=reply.event_id,
+            source=self._source,
+            time=self._clock(),
+            data=reply.data,
+            traceparent=reply.traceparent,
+        )
+        headers = event.headers() + target.headers(
+            final=reply.final, error=reply.error, sequence=reply.sequence
+        )
+        return Publication(
+            topic=target.topic or self._topic_name(reply.topic),
+            key=target.key,
+            value=event.value(),
+            headers=tuple(headers),
+            partition=target.partition,
+        )
+
+
+def error_header(code: str, message: str) -> str:
+    """Write an error as NestJS's `kafka_nest-err` carries it: JSON of what is thrown."""
+    return json.dumps({"code": code, "message": message}, ensure_ascii=False)

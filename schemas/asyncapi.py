@@ -1,0 +1,77 @@
+"""The AsyncAPI 3.0 description of the topics, made from the very models that check them."""
+
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from schemas.commands import COMMANDS, ModelReply
+from schemas.envelope import event_type
+from schemas.events import (
+    AnswersUpdated,
+    ChatReply,
+    ChatRequest,
+    DatasetReady,
+    ModelReady,
+    TrainProgress,
+    TrainRequested,
+)
+from schemas.topics import CATALOGUE, Topic
+
+_REPLIES = {"chat-requests": "chat-replies", "model-commands": "model-replies"}
+_SHAPES: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
+    "answers-updated": AnswersUpdated,
+    "train-requested": TrainRequested,
+    "dataset-ready": DatasetReady,
+    "train-progress": TrainProgress,
+    "model-ready": ModelReady,
+    "chat-requests": ChatRequest,
+    "chat-replies": ChatReply,
+    "model-commands": COMMANDS,
+    "model-replies": ModelReply,
+}
+
+
+def describe_topics() -> dict[str, Any]:
+    """Describe every topic of the catalogue, its message, and who answers where."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {"title": "传家之宝 ModelServer", "version": "1"},
+        "defaultContentType": "application/json",
+        "channels": {topic.name: _channel(topic) for topic in CATALOGUE},
+        "operations": {_operation_name(topic): _operation(topic) for topic in CATALOGUE},
+    }
+
+
+def _channel(topic: Topic) -> dict[str, Any]:
+    shape = _SHAPES[topic.name]
+    is_adapter = isinstance(shape, TypeAdapter)
+    payload = shape.json_schema() if is_adapter else shape.model_json_schema()  # type: ignore[union-attr]
+    return {
+        "address": topic.name,
+        "description": topic.description,
+        "messages": {
+            "event": {
+                "name": event_type(topic.name),
+                "contentType": "application/json",
+                "payload": {
+                    "schemaFormat": "application/schema+json;version=draft-2020-12",
+                    "schema": payload,
+                },
+            }
+        },
+        "bindings": {"kafka": {"partitions": topic.partitions, "topicConfiguration": {}}},
+    }
+
+
+def _operation_name(topic: Topic) -> str:
+    return f"{'receive' if topic.direction == 'in' else 'send'}-{topic.name}"
+
+
+def _operation(topic: Topic) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "action": "receive" if topic.direction == "in" else "send",
+        "channel": {"$ref": f"#/channels/{topic.name}"},
+    }
+    if topic.name in _REPLIES:
+        operation["reply"] = {"channel": {"$ref": f"#/channels/{_REPLIES[topic.name]}"}}
+    return operation

@@ -1,0 +1,115 @@
+"""The MongoDB documents that ModelServer owns: `jobs`, `datasets`, `models`, `chat_dedup`.
+
+Field names are the stored names; `_id` is what each collection is looked up by.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, ConfigDict, Field
+
+from schemas.base import Inbound
+from schemas.events import ErrorBody, Evaluation, Method, Stage, Status
+from schemas.identifiers import ElderId, JobId, Sha256, Version
+
+# Store documents are read leniently as to unknown fields: a newer release may have added some.
+
+
+class Stored(Inbound):
+    """A document as read from MongoDB, whose `_id` is called `id` here."""
+
+    # BSON knows lists, not tuples, so types are converted here as far as nothing is lost.
+    model_config = ConfigDict(populate_by_name=True, strict=False)
+
+
+class PendingEvent(Stored):
+    """An event in a job's outbox, waiting for the relay."""
+
+    sequence: int
+    topic: str
+    event_id: str
+    time: datetime
+    data: dict[str, Any]
+
+
+class Job(Stored):
+    """One accepted `train-requested`, from queue to terminal state.
+
+    `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
+    on MongoDB's clock. `outbox` holds events still to be published, `latest` the newest
+    progress, of which only the last matters.
+    """
+
+    id: JobId = Field(alias="_id")
+    request_source: str
+    request_id: str
+    elder_id: ElderId
+    elder_name: str
+    force_retrain: bool
+    base_model: str | None
+    overrides: dict[str, Any]
+    traceparent: str | None = None
+    status: Status
+    stage: Stage | None = None
+    progress: int = 0
+    step: int = 0
+    total_steps: int = 0
+    current_epoch: int = 0
+    total_epochs: int = 0
+    loss: float | None = None
+    eta_seconds: int | None = None
+    sequence: int
+    attempt: int
+    fence: int
+    owner: str | None = None
+    lease_until: datetime | None = None
+    not_before: datetime | None = None
+    cancel_requested: bool = False
+    error: ErrorBody | None = None
+    version: Version | None = None
+    queued_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    outbox: tuple[PendingEvent, ...] = ()
+    latest: PendingEvent | None = None
+
+
+def _in_order(versions: "tuple[ModelVersion, ...]") -> "tuple[ModelVersion, ...]":
+    return tuple(sorted(versions, key=lambda v: v.version))
+
+
+class ModelVersion(Stored):
+    """One trained version of an elder's model and all that it takes to build it again."""
+
+    version: Version
+    job_id: JobId
+    fence: int
+    ready: bool = False
+    tag: str
+    base_model: str
+    method: Method
+    recipe_sha256: Sha256
+    dataset_sha256: Sha256
+    adapter_sha256: Sha256 | None = None
+    gguf_sha256: Sha256 | None = None
+    evaluation: Evaluation | None = None
+    created_at: datetime
+
+
+class ElderModel(Stored):
+    """An elder's versions in one document, so that the current one changes in one write."""
+
+    id: ElderId = Field(alias="_id")
+    elder_name: str
+    current: Version | None = None
+    next_version: Version = 1
+    versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
+
+    def version(self, number: int) -> ModelVersion | None:
+        """Find a version by its number."""
+        return next((v for v in self.versions if v.version == number), None)
+
+    @property
+    def serving(self) -> ModelVersion | None:
+        """The version that answers now."""
+        return None if self.current is None else self.version(self.current)

@@ -1,0 +1,207 @@
+"""CloudEvents 1.0 over Kafka: binary mode out; binary, structured and bare JSON in.
+
+Source: the CloudEvents Kafka protocol binding, 1.0. Binary mode puts the attributes in `ce_*`
+headers and the data in the value; structured mode puts both in the value as one JSON object
+with content type `application/cloudevents+json`.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+
+from schemas.base import Frozen, Inbound
+from schemas.errors import InvalidEvent, MalformedRecord, MessageTooLarge, RejectError
+from schemas.record import Header, Record
+
+SPEC_VERSION = "1.0"
+STRUCTURED_CONTENT_TYPE = "application/cloudevents"
+JSON_CONTENT_TYPE = b"application/json"
+BARE_SOURCE = "kafka"
+
+EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+# W3C Trace Context, level 1: version-traceid-parentid-flags.
+TraceParent = Annotated[
+    str, StringConstraints(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+]
+
+
+class Envelope(Frozen):
+    """The attributes of one received event; `data` is its JSON in UTF-8."""
+
+    id: EventId
+    source: EventSource
+    type: str
+    time: datetime
+    traceparent: str | None = None
+    data: bytes
+
+
+class _Structured(Inbound):
+    specversion: str
+    id: EventId
+    source: EventSource
+    type: str
+    time: datetime | None = None
+    traceparent: str | None = None
+    data: dict[str, Any]
+
+
+class OutboundEvent(Frozen):
+    """One event to publish. `topic` is the catalogue's name; settings may rename it."""
+
+    topic: str
+    key: str
+    id: EventId
+    source: EventSource
+    time: datetime
+    data: dict[str, Any]
+    traceparent: str | None = None
+    sequence: int = 0
+
+    def value(self) -> bytes:
+        """Encode the data as JSON in UTF-8."""
+        return json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def headers(self) -> list[Header]:
+        """Encode the attributes as binary-mode headers."""
+        headers: list[Header] = [
+            ("ce_specversion", SPEC_VERSION.encode()),
+            ("ce_id", self.id.encode()),
+            ("ce_source", self.source.encode()),
+            ("ce_type", event_type(self.topic).encode()),
+            ("ce_time", format_time(self.time).encode()),
+            ("content-type", JSON_CONTENT_TYPE),
+        ]
+        if self.traceparent:
+            headers.append(("traceparent", self.traceparent.encode()))
+        return headers
+
+
+def event_type(topic: str) -> str:
+    """Name the CloudEvents type of a topic's events: `heirloom.<topic>.v1`."""
+    return f"heirloom.{topic}.v1"
+
+
+def format_time(time: datetime) -> str:
+    """Write a time as RFC 3339 in UTC, to the millisecond."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def describe(error: ValidationError) -> str:
+    """Say what is wrong and where, without the value: it may be an elder's words."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc'])) or 'the event'}: {e['msg']}"
+        for e in error.errors(include_input=False, include_url=False, include_context=False)
+    )
+
+
+def refusal(error: ValidationError) -> RejectError:
+    """Turn a validation error into MalformedRecord (no JSON) or InvalidEvent (wrong fields)."""
+    if any(e["type"] == "json_invalid" for e in error.errors(include_input=False)):
+        return MalformedRecord()
+    return InvalidEvent(describe(error))
+
+
+def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
+    """Read a record's envelope in whichever mode it was sent.
+
+    `topic` is the catalogue's name of the record's topic, `max_bytes` what a value may have.
+    Raises MalformedRecord (no JSON object in UTF-8), MessageTooLarge, or InvalidEvent
+    (attributes missing or wrong, another type or version).
+    """
+    if not record.value:
+        raise MalformedRecord("the record has no value; send a JSON object")
+    if len(record.value) > max_bytes:
+        raise MessageTooLarge(f"the record has {len(record.value)} bytes; at most {max_bytes}")
+    try:
+        envelope = _read(record, topic)
+    except ValidationError as error:
+        raise refusal(error) from error
+    if envelope.type != event_type(topic):
+        raise InvalidEvent(f"ce_type: expected {event_type(topic)}")
+    return envelope
+
+
+def _read(record: Record, topic: str) -> Envelope:
+    assert record.value is not None
+    content_type = _text(record, "content-type") or ""
+    if content_type.startswith(STRUCTURED_CONTENT_TYPE):
+        return _read_structured(record)
+    if record.header("ce_id") is None:
+        return Envelope(
+            id=record.position,
+            source=BARE_SOURCE,
+            type=event_type(topic),
+            time=_record_time(record),
+            traceparent=_trace(_text(record, "traceparent")),
+            data=record.value,
+        )
+    _require_version(_text(record, "ce_specversion"))
+    return Envelope(
+        id=_text(record, "ce_id") or "",
+        source=_text(record, "ce_source") or "",
+        type=_text(record, "ce_type") or "",
+        time=_parse_time(_text(record, "ce_time")) or _record_time(record),
+        traceparent=_trace(_text(record, "traceparent") or _text(record, "ce_traceparent")),
+        data=record.value,
+    )
+
+
+def _read_structured(record: Record) -> Envelope:
+    event = _Structured.model_validate_json(record.value or b"")
+    _require_version(event.specversion)
+    return Envelope(
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        time=_aware(event.time) if event.time else _record_time(record),
+        traceparent=_trace(_text(record, "traceparent") or event.traceparent),
+        data=json.dumps(event.data).encode(),
+    )
+
+
+def _text(record: Record, name: str) -> str | None:
+    raw = record.header(name)
+    if raw is None:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedRecord(f"header {name}: not UTF-8; correct the producer") from error
+
+
+def _require_version(version: str | None) -> None:
+    if version != SPEC_VERSION:
+        raise InvalidEvent(f"ce_specversion: expected {SPEC_VERSION}")
+
+
+_TIME = TypeAdapter(Annotated[datetime, Field(strict=False)])
+_TRACE = TypeAdapter(TraceParent)
+
+
+def _parse_time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return _aware(_TIME.validate_python(text))
+    except ValidationError as error:
+        raise InvalidEvent("ce_time: expected a time as in RFC 3339") from error
+
+
+def _trace(text: str | None) -> str | None:
+    # A broken trace header loses a trace, never an event.
+    try:
+        return _TRACE.validate_python(text) if text else None
+    except ValidationError:
+        return None
+
+
+def _aware(time: datetime) -> datetime:
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _record_time(record: Record) -> datetime:
+    return datetime.fromtimestamp(max(record.timestamp_ms, 0) / 1000, UTC)

@@ -1,0 +1,57 @@
+"""Names that reach a path, a query or a model name, and the patterns that guard them."""
+
+import re
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+ELDER_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+# An elder's id, a unix time and at most a short suffix; the same alphabet, so it is safe in a path.
+JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+# What a sender may choose: shorter, so that a suffix still fits.
+REQUESTED_JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+MODEL_PREFIX = "afs_elder_"
+
+ElderId = Annotated[str, StringConstraints(pattern=ELDER_ID_PATTERN)]
+JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
+RequestedJobId = Annotated[str, StringConstraints(pattern=REQUESTED_JOB_ID_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=SHA256_PATTERN)]
+# Elder names are shown to a model and to people, never used as an identifier.
+ElderName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Fence = Annotated[int, Field(ge=1)]
+Version = Annotated[int, Field(ge=1)]
+
+_ELDER_ID = re.compile(ELDER_ID_PATTERN)
+
+
+def is_elder_id(text: str) -> bool:
+    """Say whether `text` may be used as an elder's id."""
+    # `$` also matches before a trailing newline, so the whole string is matched.
+    return _ELDER_ID.fullmatch(text) is not None
+
+
+def model_name(elder_id: str) -> str:
+    """Name the Ollama model of an elder, without a tag: `afs_elder_X`."""
+    return f"{MODEL_PREFIX}{elder_id}"
+
+
+def model_tag(elder_id: str, version: int) -> str:
+    """Name one version of an elder's model: `afs_elder_X:v3`."""
+    return f"{model_name(elder_id)}:v{version}"
+
+
+def current_tag(elder_id: str) -> str:
+    """Name the version that answers the family: `afs_elder_X:latest`."""
+    return f"{model_name(elder_id)}:latest"
+
+
+def candidate_tag(elder_id: str, version: int, fence: int) -> str:
+    """Name a version under evaluation. The fence keeps a zombie worker's candidate apart."""
+    return f"{model_name(elder_id)}:v{version}-candidate{fence}"
+
+
+def job_id_for(elder_id: str, unix_seconds: int, attempt: int = 1) -> str:
+    """Build `<elder_id>_<unix seconds>`, with `_2`, `_3` … when the name is taken."""
+    suffix = "" if attempt == 1 else f"_{attempt}"
+    return f"{elder_id}_{unix_seconds}{suffix}"

@@ -1,0 +1,34 @@
+"""A Kafka record as the rest of the program sees it, free of any client library."""
+
+from typing import Literal
+
+from schemas.base import Frozen
+
+Header = tuple[str, bytes | None]
+TimestampType = Literal["none", "create", "append"]
+
+
+class Record(Frozen):
+    """One consumed record. `timestamp_ms` is unix milliseconds, 0 where there is none.
+
+    `timestamp_type` is `append` where the broker's clock wrote it and `create` where the
+    producer's did; only the former can be trusted for a deadline.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...] = ()
+    timestamp_ms: int = 0
+    timestamp_type: TimestampType = "none"
+
+    def header(self, name: str) -> bytes | None:
+        """Return the last header of that name, as Kafka's own `lastHeader` does."""
+        return next((v for k, v in reversed(self.headers) if k == name), None)
+
+    @property
+    def position(self) -> str:
+        """`topic/partition/offset`, which is unique for ever."""
+        return f"{self.topic}/{self.partition}/{self.offset}"

@@ -1,0 +1,68 @@
+"""Request/reply over Kafka, as Spring's ReplyingKafkaTemplate and NestJS's ClientKafka speak it.
+
+Source: `KafkaHeaders` of Spring for Apache Kafka and `KafkaHeaders` of @nestjs/microservices.
+"""
+
+from schemas.base import Frozen
+from schemas.record import Header, Record
+
+CORRELATION_ID = "kafka_correlationId"
+REPLY_TOPIC = "kafka_replyTopic"
+REPLY_PARTITION = "kafka_replyPartition"
+NEST_IS_DISPOSED = "kafka_nest-is-disposed"
+NEST_ERROR = "kafka_nest-err"
+STREAM_SEQUENCE = "seq"
+STREAM_FINAL = "final"
+
+
+class ReplyTarget(Frozen):
+    """Where a reply goes and what it carries back untouched.
+
+    `topic` is None where the request named none: the default reply topic serves.
+    `correlation_id` is opaque bytes (Spring sends a raw UUID) and is never decoded.
+    """
+
+    topic: str | None
+    partition: int | None
+    correlation_id: bytes | None
+    key: bytes | None
+
+    def headers(self, *, final: bool, error: str | None, sequence: int | None) -> list[Header]:
+        """Build the protocol headers of one reply; `sequence` only for streams."""
+        headers: list[Header] = []
+        if self.correlation_id is not None:
+            headers.append((CORRELATION_ID, self.correlation_id))
+        if error is not None:
+            headers.append((NEST_ERROR, error.encode()))
+        if final:
+            headers.append((NEST_IS_DISPOSED, b"\x00"))
+        if sequence is not None:
+            headers += [
+                (STREAM_SEQUENCE, str(sequence).encode()),
+                (STREAM_FINAL, b"true" if final else b"false"),
+            ]
+        return headers
+
+
+def read_target(record: Record) -> ReplyTarget:
+    """Read where a record wants its reply; what cannot be read counts as not given."""
+    raw = record.header(REPLY_TOPIC)
+    return ReplyTarget(
+        topic=raw.decode(errors="replace") if raw else None,
+        partition=decode_partition(record.header(REPLY_PARTITION)),
+        correlation_id=record.header(CORRELATION_ID),
+        key=record.key,
+    )
+
+
+def decode_partition(raw: bytes | None) -> int | None:
+    """Decode a partition: 4 bytes big-endian (Spring) or ASCII digits (NestJS), else None.
+
+    A four-digit ASCII partition is told apart by its first byte: 0x30 and above would be
+    a partition beyond 800 million.
+    """
+    if not raw:
+        return None
+    if len(raw) == 4 and raw[0] < 0x30:
+        return int.from_bytes(raw, "big")
+    return int(raw) if raw.isdigit() and len(raw) <= 9 else None

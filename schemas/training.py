@@ -1,0 +1,102 @@
+"""What crosses the border between the training worker and its child process."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.identifiers import ElderId, Fence, JobId, Sha256
+
+ChatFormatName = Literal["chatml", "gemma", "llama3"]
+Quantization = Literal["q4_k_m", "q8_0"]
+
+
+class LoraParameters(Frozen):
+    """The adapter's shape. Effective scale is `alpha / rank` (Hu et al. 2021)."""
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 16
+    alpha: Annotated[int, Field(ge=1, le=512)] = 32
+    dropout: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+
+
+class TrainingParameters(Frozen):
+    """The bounded knobs of one training run; the bounds are those of the `overrides` too."""
+
+    epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
+    max_seq_length: Annotated[int, Field(ge=64, le=32768)] = 512
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 20260101
+    lora: LoraParameters = LoraParameters()
+
+    def overlaid(self, over: Mapping[str, Any]) -> "TrainingParameters":
+        """Lay other values over these; raises pydantic's ValidationError when out of bounds."""
+        merged = self.model_dump() | dict(over)
+        lora = over.get("lora", {})
+        merged["lora"] = self.lora.model_dump() | lora if isinstance(lora, dict) else lora
+        return TrainingParameters.model_validate(merged)
+
+
+class BaseModelSpec(Frozen):
+    """A base model as configured: weights to train on, weights to serve, and its chat format."""
+
+    key: str
+    name: str
+    hf_path: Path
+    gguf_path: Path
+    description: str = ""
+    chat_format: ChatFormatName
+    terms: str | None = None
+    terms_url: str | None = None
+
+
+class TrainingSpec(Frozen):
+    """One attempt at one job, as the worker hands it to the child process.
+
+    `work_dir` belongs to this fence alone; checkpoints of earlier attempts are read from
+    `resume_from`, newest first, and never written.
+    """
+
+    job_id: JobId
+    elder_id: ElderId
+    fence: Fence
+    base: BaseModelSpec
+    parameters: TrainingParameters
+    dataset_path: Path
+    dataset_sha256: Sha256
+    work_dir: Path
+    resume_from: tuple[Path, ...] = ()
+
+
+class TrainingProgress(Frozen):
+    """One measured moment of a run."""
+
+    stage: Literal["preparing", "training", "converting"]
+    step: int
+    total_steps: int
+    epoch: int
+    total_epochs: int
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+class TrainingOutcome(Frozen):
+    """What a finished run leaves on the disk, with the hashes to check it by."""
+
+    adapter_path: Path
+    """The peft folder: `adapter_model.safetensors` and `adapter_config.json`."""
+    adapter_sha256: Sha256
+    """Of `adapter_model.safetensors`."""
+    gguf_path: Path
+    gguf_sha256: Sha256
+    total_steps: int
+    resumed_from_step: int
+    final_loss: float
+    train_seconds: float
+    trained_tokens: int
+    tokens_per_second: float
+    gpu_peak_bytes: int = 0

@@ -1,0 +1,167 @@
+"""What the Ollama contract is tried on: the embedded server, and a real Ollama if one is named.
+
+Set OLLAMA_HOST to run the suite on a real Ollama as well. Models get names of this run only and
+are removed at the end, so a server in use is left as it was.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+import gguf
+import numpy as np
+import ollama
+import pytest
+from numpy.typing import NDArray
+
+from consumers.embedded.bases import install_base
+from consumers.embedded.stack import OllamaServer
+
+CHATML = (
+    "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
+    "{{ if .Prompt }}<|im_start|>user\n{{ .Prompt }}<|im_end|>\n{{ end }}"
+    "<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
+)
+# Short, repeatable answers: the suite is about the protocol, not about the model's wit.
+PARAMETERS = {
+    "temperature": 0.0,
+    "seed": 1,
+    "num_predict": 12,
+    "num_ctx": 512,
+    "stop": ["<|im_end|>"],
+}
+# A real Ollama brings its runner up anew for each persona, on a busy machine.
+CALL_LIMIT_S = 120
+
+
+@dataclass
+class OllamaUnderTest:
+    """A server, and the names of what this run makes on it."""
+
+    host: str
+    is_embedded: bool
+    template: str = CHATML
+    run: str = field(default_factory=lambda: f"contract-{uuid4().hex[:8]}")
+
+    def __post_init__(self) -> None:
+        self.client = ollama.Client(self.host, timeout=CALL_LIMIT_S)
+
+    def name(self, suffix: str) -> str:
+        """Return a model name of this run; the model is removed at the end."""
+        return f"{self.run}-{suffix}"
+
+    def close(self) -> None:
+        """Remove what this run made, and hang up."""
+        for model in self.client.list().models:
+            if model.model is not None and model.model.startswith(self.run):
+                self.client.delete(model.model)
+        # The client has no py.typed; ours is strict.
+        self.client.close()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="session", params=["embedded", "real"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OllamaUnderTest]:
+    """The embedded server, started here; then the real Ollama of OLLAMA_HOST."""
+    if request.param == "embedded":
+        embedded = OllamaServer(tmp_path_factory.mktemp("embedded"))
+        with embedded.process:
+            yield from _opened(OllamaUnderTest(embedded.host, is_embedded=True))
+        return
+    host = os.environ.get("OLLAMA_HOST")
+    if not host:
+        pytest.skip("OLLAMA_HOST names no real Ollama to run the contract on")
+    yield from _opened(OllamaUnderTest(_with_scheme(host), is_embedded=False))
+
+
+def _opened(under_test: OllamaUnderTest) -> Iterator[OllamaUnderTest]:
+    try:
+        yield under_test
+    finally:
+        under_test.close()
+
+
+def _with_scheme(host: str) -> str:
+    return host if "://" in host else f"http://{host}"
+
+
+@pytest.fixture(scope="session")
+def base_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2: the smallest base, under Apache-2.0."""
+    return install_base("smollm2-135m-instruct", tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture(scope="session")
+def base(server: OllamaUnderTest, base_gguf: Path) -> str:
+    """A model without adapter, made from the GGUF file."""
+    name = server.name("base")
+    digest = server.client.create_blob(base_gguf)
+    server.client.create(
+        name,
+        files={"base.gguf": digest},
+        template=CHATML,
+        parameters=PARAMETERS,
+        stream=False,
+    )
+    return name
+
+
+MakePersona = Callable[[str, int], str]
+
+
+@pytest.fixture(scope="session")
+def make_persona(
+    server: OllamaUnderTest, base: str, tmp_path_factory: pytest.TempPathFactory
+) -> MakePersona:
+    """Makes a persona: the base with a random adapter, the same for the same seed."""
+    folder = tmp_path_factory.mktemp("adapters")
+
+    def make(suffix: str, seed: int) -> str:
+        path = folder / f"{seed}.gguf"
+        write_random_adapter(path, seed)
+        digest = server.client.create_blob(path)
+        name = server.name(suffix)
+        server.client.create(name, from_=base, adapters={"adapter.gguf": digest}, stream=False)
+        return name
+
+    return make
+
+
+class WriteAdapter(Protocol):
+    """Writes an adapter to a path, the same for the same seed."""
+
+    def __call__(
+        self, path: Path, seed: int, *, dtype: type[np.floating] = ..., width: int = ...
+    ) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def write_adapter() -> WriteAdapter:
+    """For tests that want an adapter of their own."""
+    return write_random_adapter
+
+
+def write_random_adapter(
+    path: Path, seed: int, *, dtype: type[np.floating] = np.float32, width: int = 576
+) -> None:
+    """Write a LoRA for SmolLM2-135M that changes what it says, at random but repeatably."""
+    random = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    rank = 4
+    for layer in range(30):
+        target = f"blk.{layer}.attn_output.weight"
+        a: NDArray[np.floating] = random.normal(0, 0.5, (rank, width)).astype(dtype)
+        b: NDArray[np.floating] = random.normal(0, 0.02, (width, rank)).astype(dtype)
+        writer.add_tensor(f"{target}.lora_a", a)
+        writer.add_tensor(f"{target}.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,272 @@
+"""Blobs and manifests: whole or absent, checked, and never outside their folder."""
+
+import hashlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consumers.embedded.ollama.creation import copy_model, create_model
+from consumers.embedded.ollama.failures import Refusal
+from consumers.embedded.ollama.names import ModelName
+from consumers.embedded.ollama.shapes import CreateRequest
+from consumers.embedded.ollama.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store."""
+    opened = Store(tmp_path)
+    yield opened
+    opened.close()
+
+
+def gguf_bytes(kind: str = "model", tensors: tuple[tuple[str, tuple[int, int]], ...] = ()) -> bytes:
+    """Return a GGUF header, which is all that `create` reads."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    pairs = [("general.architecture", "llama"), ("general.type", kind)]
+    out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
+    out += b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in pairs)
+    for name, shape in tensors:
+        out += text(name) + struct.pack("<IQQIQ", 2, *shape, 0, 0)
+    return out
+
+
+BASE = gguf_bytes(tensors=(("blk.0.attn_q.weight", (8, 6)),))
+ADAPTER = gguf_bytes(
+    "adapter",
+    (("blk.0.attn_q.weight.lora_a", (8, 2)), ("blk.0.attn_q.weight.lora_b", (2, 6))),
+)
+
+
+def put(store: Store, content: bytes) -> str:
+    """Upload a blob and return its digest."""
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with store.upload(digest) as upload:
+        upload.write(content[:5])
+        upload.write(content[5:])
+        upload.finish()
+    return digest
+
+
+def create(store: Store, model: str, **fields: object) -> None:
+    """Create a model from the fields of a request."""
+    create_model(store, CreateRequest.model_validate({"model": model, **fields}))
+
+
+def create_base(store: Store, model: str = "base") -> str:
+    """Create a model without adapter and return its blob's digest."""
+    digest = put(store, BASE)
+    create(store, model, files={"base.gguf": digest})
+    return digest
+
+
+def status_of(error: pytest.ExceptionInfo[Refusal]) -> int:
+    """Return the status code of a refusal."""
+    return error.value.status
+
+
+def test_blob_lies_under_its_digest(store: Store, tmp_path: Path) -> None:
+    """Content-addressed, with the name Ollama gives it."""
+    digest = put(store, BASE)
+    path = tmp_path / "blobs" / digest.replace(":", "-")
+    assert path.read_bytes() == BASE and store.has_blob(digest)
+
+
+def test_blob_with_wrong_hash_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    """Not under the promised name, and no partial file either."""
+    with pytest.raises(Refusal) as error, store.upload("sha256:" + "0" * 64) as upload:
+        upload.write(b"other")
+        upload.finish()
+    assert status_of(error) == 400
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_upload_that_breaks_off_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    """A client that leaves halfway."""
+    with pytest.raises(ConnectionError), store.upload("sha256:" + "0" * 64) as upload:
+        upload.write(b"half")
+        raise ConnectionError
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "digest", ["", "sha256:", "sha256:xyz", "../../etc/passwd", "sha256:" + "A" * 64, "md5:" + "0"]
+)
+def test_wrong_digest_is_refused(store: Store, digest: str) -> None:
+    """No digest can name a path."""
+    with pytest.raises(Refusal) as error:
+        store.has_blob(digest)
+    assert status_of(error) == 400
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("afs_elder_X", "afs_elder_X:latest"),
+        ("afs_elder_X:v3", "afs_elder_X:v3"),
+        ("family/li.1:v1.0", "family/li.1:v1.0"),
+    ],
+)
+def test_names(text: str, name: str) -> None:
+    """`latest` unless a tag is given."""
+    assert str(ModelName.parse(text)) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":v1",
+        "a:",
+        "a:b:c",
+        "../a",
+        "a/../b",
+        "/a",
+        "a/",
+        "a//b",
+        ".",
+        "..",
+        "a/.",
+        "a b",
+        "a%2f",
+        "a\0",
+        "a\n",
+        "爷爷",
+        "a" * 300,
+        "a:../b",
+        "a:-b",
+    ],
+)
+def test_wrong_names_are_refused(text: str) -> None:
+    """No name can leave the folder, or be two things."""
+    with pytest.raises(Refusal) as error:
+        ModelName.parse(text)
+    assert status_of(error) == 400
+
+
+def test_models_outlive_a_restart(store: Store, tmp_path: Path) -> None:
+    """All that `create` was told is on disk."""
+    create_base(store)
+    create(store, "anna", **{"from": "base"}, system="S", parameters={"stop": ["x"]})
+    store.close()
+    again = Store(tmp_path)
+    anna = again.find("anna")
+    assert (anna.system, anna.parameters, anna.parent) == ("S", {"stop": ["x"]}, "base:latest")
+    again.close()
+
+
+def test_second_server_on_one_folder_is_refused(store: Store, tmp_path: Path) -> None:
+    """Two owners would delete each other's blobs."""
+    with pytest.raises(BlockingIOError):
+        Store(tmp_path)
+
+
+def test_partial_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    """They were never promised to anybody."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / ".sha256-0.1.partial").write_bytes(b"half")
+    Store(tmp_path).close()
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+def test_damaged_manifest_is_named(store: Store, tmp_path: Path) -> None:
+    """Not skipped: a person's model would silently be gone."""
+    create_base(store)
+    store.close()
+    (tmp_path / "manifests" / "base@latest.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged; restore"):
+        Store(tmp_path)
+
+
+def test_unknown_model_is_404(store: Store) -> None:
+    """For reading and for deleting."""
+    for call in (store.find, store.delete):
+        with pytest.raises(Refusal, match="model 'nobody' not found") as error:
+            call("nobody")
+        assert status_of(error) == 404
+
+
+def test_blobs_go_with_the_last_model_that_needs_them(store: Store) -> None:
+    """Not before, and not later."""
+    base = create_base(store)
+    adapter = put(store, ADAPTER)
+    for name in ("anna", "bert"):
+        create(store, name, **{"from": "base"}, adapters={"a.gguf": adapter})
+    assert store.delete("anna") == frozenset()
+    assert store.has_blob(adapter)
+    assert store.delete("bert") == {adapter}
+    assert not store.has_blob(adapter) and store.has_blob(base)
+
+
+def test_copy_has_the_digest_of_the_original(store: Store) -> None:
+    """Name and time are not what a model is; its system prompt is."""
+    create_base(store)
+    copy_model(store, "base", "base:v1")
+    create(store, "other", **{"from": "base"}, system="S")
+    digests = {model.name: model.digest for model in store.models()}
+    assert digests["base:latest"] == digests["base:v1"] != digests["other:latest"]
+
+
+def test_names_that_differ_in_case_are_one_model(store: Store) -> None:
+    """As in Ollama; whoever makes names from ids has to know."""
+    create_base(store, "Li")
+    assert store.find("li").name == "Li:latest"
+
+
+def test_adapter_that_does_not_fit_is_refused(store: Store) -> None:
+    """Before llama.cpp sees it: a wrong one would crash the runner or be ignored."""
+    create_base(store)
+    wrong = {
+        "no partner": (("blk.0.attn_q.weight.lora_a", (8, 2)),),
+        "other width": (
+            ("blk.0.attn_q.weight.lora_a", (7, 2)),
+            ("blk.0.attn_q.weight.lora_b", (2, 6)),
+        ),
+        "unknown tensor": (("x.lora_a", (8, 2)), ("x.lora_b", (2, 6))),
+        "no LoRA": (("blk.0.attn_q.weight", (8, 6)),),
+    }
+    for what, tensors in wrong.items():
+        digest = put(store, gguf_bytes("adapter", tensors))
+        with pytest.raises(Refusal) as error:
+            create(store, "anna", **{"from": "base"}, adapters={"a.gguf": digest})
+        assert status_of(error) == 400, what
+    with pytest.raises(Refusal):
+        store.find("anna")
+
+
+def test_file_that_is_no_gguf_is_refused(store: Store) -> None:
+    """Also one that only begins like one."""
+    for content in (b"not a model", BASE[:30], b"GGUF" + bytes(40)):
+        digest = put(store, content)
+        with pytest.raises(Refusal) as error:
+            create(store, "x", files={"x.gguf": digest})
+        assert status_of(error) == 400
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"files": {}},
+        {"files": {"/etc/passwd": "sha256:" + "0" * 64}},
+        {"files": {"../x": "sha256:" + "0" * 64}},
+        {"files": {"x.gguf": "not a digest"}},
+        {"files": {"x.gguf": "sha256:" + "0" * 64}},
+        {"from": "base", "template": "{{ nonsense }}"},
+        {"from": "base", "parameters": {"temperature": "hot"}},
+        {"from": "base", "quantize": "q4_K_M"},
+    ],
+)
+def test_wrong_create_requests_are_400(store: Store, fields: dict[str, object]) -> None:
+    """And they leave no model."""
+    create_base(store)
+    with pytest.raises(Refusal) as error:
+        create(store, "new", **fields)
+    assert status_of(error) == 400
+    with pytest.raises(Refusal):
+        store.find("new")
