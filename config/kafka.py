@@ -91,7 +91,14 @@ class KafkaSettings(_Case):
 
     def client(self) -> ClientConfig:
         """What every client has in common."""
-        return {"bootstrap.servers": self.bootstrap_servers, **self.security.render()}
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            # librdkafka writes a line to standard error at each failed connection, twenty a
+            # second while a broker is down; our own callbacks say it once, as a log event.
+            "log_level": 2,
+            "reconnect.backoff.max.ms": 2000,
+            **self.security.render(),
+        }
 
     def consumer(self, role: str) -> ClientConfig:
         """A consumer that commits by hand, and only what is dealt with."""

@@ -6,6 +6,7 @@ from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from config.kafka import KafkaSettings
@@ -17,6 +18,8 @@ from schemas.record import Header
 
 _POLL_S = 0.1
 _CONFIRM_MARGIN_S = 5.0
+
+log = structlog.get_logger(__name__)
 
 
 class Publication(Frozen):
@@ -40,7 +43,7 @@ class KafkaPublisher:
     """An idempotent producer with a thread of its own that serves the confirmations."""
 
     def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
-        self._producer = Producer(settings.producer())
+        self._producer = Producer(settings.producer() | {"error_cb": self._on_error})
         self._metrics = metrics
         self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
         self._stopped = threading.Event()
@@ -106,6 +109,9 @@ class KafkaPublisher:
                 confirmed.set_exception(_failure(error))
 
         return on_delivery
+
+    def _on_error(self, error: KafkaError) -> None:
+        log.warning("publisher.kafka_error", error=error.name())
 
     def _serve(self) -> None:
         while not self._stopped.is_set():

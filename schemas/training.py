@@ -30,6 +30,8 @@ class TrainingParameters(Frozen):
     max_seq_length: Annotated[int, Field(ge=64, le=32768)] = 512
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 20260101
+    rewordings: bool = True
+    """Show each question in other wordings too, made from itself; answers are never touched."""
     lora: LoraParameters = LoraParameters()
 
     def overlaid(self, over: Mapping[str, Any]) -> "TrainingParameters":

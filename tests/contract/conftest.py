@@ -33,6 +33,7 @@ PARAMETERS = {
     "num_ctx": 512,
     "stop": ["<|im_end|>"],
 }
+QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
 # A real Ollama brings its runner up anew for each persona, on a busy machine.
 CALL_LIMIT_S = 120
 
@@ -44,6 +45,7 @@ class OllamaUnderTest:
     host: str
     is_embedded: bool
     template: str = CHATML
+    question: tuple[dict[str, str], ...] = tuple(QUESTION)
     run: str = field(default_factory=lambda: f"contract-{uuid4().hex[:8]}")
 
     def __post_init__(self) -> None:
@@ -52,6 +54,11 @@ class OllamaUnderTest:
     def name(self, suffix: str) -> str:
         """Return a model name of this run; the model is removed at the end."""
         return f"{self.run}-{suffix}"
+
+    def ask(self, model: str, **options: object) -> str:
+        """Return the whole answer to the one question, drawn greedily."""
+        answer = self.client.chat(model, QUESTION, options=options or None)
+        return answer.message.content or ""
 
     def close(self) -> None:
         """Remove what this run made, and hang up."""
@@ -129,6 +136,21 @@ def make_persona(
         return name
 
     return make
+
+
+RefusalOf = Callable[[Callable[[], object]], ollama.ResponseError]
+
+
+@pytest.fixture(scope="session")
+def refusal_of() -> RefusalOf:
+    """Calls, and returns the error with which the server refuses."""
+
+    def call_and_catch(call: Callable[[], object]) -> ollama.ResponseError:
+        with pytest.raises(ollama.ResponseError) as caught:
+            call()
+        return caught.value
+
+    return call_and_catch
 
 
 class WriteAdapter(Protocol):

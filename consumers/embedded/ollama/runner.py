@@ -8,7 +8,7 @@ answer a request without adapter with another person's text.
 import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -58,27 +58,14 @@ class LlamaRunner:
         self.adapters = tuple(adapters)
         # llama.cpp listens on a port of its own choice; the key makes it ours alone.
         self._api_key = secrets.token_hex(16)
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = str(base)
-        parameters.lora_adapters = [
-            xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters.values()
-        ]
-        parameters.lora_init_without_apply = True
+        parameters = _parameters(base, adapters.values(), threads)
         parameters.n_ctx = context * slots
         parameters.n_parallel = slots
-        parameters.kv_unified = False
-        parameters.cpuparams.n_threads = threads
-        parameters.cpuparams_batch.n_threads = threads
-        parameters.n_threads_http = 1
         parameters.api_keys = [self._api_key]
-        parameters.ui = False
-        parameters.verbosity = _QUIET
-        parameters.fit_params = False
-        _forbid_caches(parameters)
         if embeds:
             parameters.embedding = True
-            if pools_last_token:
-                parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_TOKEN_POOLING)
+        if pools_last_token:
+            parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_TOKEN_POOLING)
         try:
             self._server = xllamacpp.Server(parameters)
         except RuntimeError as error:
@@ -234,13 +221,28 @@ def _normalise(vector: list[float]) -> list[float]:
     return [number / length for number in vector]
 
 
-def _forbid_caches(parameters: Any) -> None:
-    """Let nothing of one request be found by another (shown by tests/contract)."""
+def _parameters(base: Path, adapters: Iterable[Path], threads: int) -> Any:
+    """Return what llama.cpp is told whatever it is for."""
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(base)
+    parameters.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(str(path), 1.0) for path in adapters
+    ]
+    parameters.lora_init_without_apply = True
+    parameters.kv_unified = False
+    parameters.cpuparams.n_threads = threads
+    parameters.cpuparams_batch.n_threads = threads
+    parameters.n_threads_http = 1
+    parameters.ui = False
+    parameters.verbosity = _QUIET
+    parameters.fit_params = False
+    # Let nothing of one request be found by another (shown by tests/contract).
     parameters.cache_ram_mib = 0
     parameters.cache_prompt = False
     parameters.cache_idle_slots = False
     parameters.n_cache_reuse = 0
     parameters.n_ctx_checkpoints = 0
+    return parameters
 
 
 def _refusal(error: dict[str, Any]) -> Refusal:

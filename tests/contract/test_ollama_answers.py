@@ -1,0 +1,235 @@
+"""What ModelServer relies on in Ollama: answers, and that no persona meets another.
+
+Tried through the `ollama` client on each server.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import MakePersona, OllamaUnderTest, RefusalOf, WriteAdapter
+
+STOP_LIMIT_S = 20
+# More than a server has slots, and each unlike the others: so a slot's state must give way.
+FILLERS = [f"{word} " * 60 for word in ("fox", "night", "hill", "north", "moon", "forest")]
+LONG_TEXT = "and then we walked along the river " * 200
+
+
+# -- answers ----------------------------------------------------------------------------------
+
+
+def test_chat_counts_tokens_and_time(server: OllamaUnderTest, base: str) -> None:
+    """The last line says how much was read and written, and how long it took, in ns."""
+    answer = server.client.chat(base, server.question, options={"num_predict": 5})
+    assert answer.message.role == "assistant" and answer.message.content
+    assert (answer.done, answer.done_reason, answer.eval_count) == (True, "length", 5)
+    assert answer.prompt_eval_count and answer.prompt_eval_count > 5
+    assert answer.total_duration and answer.eval_duration and answer.prompt_eval_duration
+    assert answer.total_duration >= answer.eval_duration
+
+
+def test_stop_sequence_ends_the_answer(server: OllamaUnderTest, base: str) -> None:
+    """The stop sequence itself is not part of the answer."""
+    whole = server.ask(base)
+    word = whole.split()[1]
+    answer = server.client.chat(base, server.question, options={"stop": [word]})
+    assert answer.done_reason == "stop"
+    assert answer.message.content is not None and word not in answer.message.content
+    assert whole.startswith(answer.message.content)
+
+
+def test_same_seed_gives_the_same_text(server: OllamaUnderTest, base: str) -> None:
+    """A seeded answer can be had again, and another seed gives another."""
+    hot = {"temperature": 1.5, "num_predict": 12}
+    first, again, other = (server.ask(base, seed=seed, **hot) for seed in (7, 7, 8))
+    assert first == again != other
+
+
+def test_streamed_pieces_make_the_same_text(server: OllamaUnderTest, base: str) -> None:
+    """Streaming changes how the text comes, not what it says."""
+    pieces = list(server.client.chat(base, server.question, stream=True))
+    assert "".join(piece.message.content or "" for piece in pieces) == server.ask(base)
+    assert len(pieces) > 5
+    assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert pieces[-1].eval_count
+
+
+def test_system_prompt_of_the_model_is_used_and_can_be_replaced(
+    server: OllamaUnderTest, base: str
+) -> None:
+    """A system message of the request goes in the place of the model's own."""
+    name = server.name("system")
+    server.client.create(name, from_=base, system="You are a swimmer from Oslo.", stream=False)
+    own = server.client.chat(name, server.question)
+    replaced = server.client.chat(name, [{"role": "system", "content": "Hi."}, *server.question])
+    plain = server.client.chat(base, server.question)
+    counts = [answer.prompt_eval_count or 0 for answer in (own, replaced, plain)]
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_generate_renders_the_template_unless_raw(server: OllamaUnderTest, base: str) -> None:
+    """Raw is the prompt as it stands; else it is a user's turn."""
+    rendered = server.client.generate(base, "Who taught you to swim?")
+    raw = server.client.generate(base, "Who taught you to swim?", raw=True)
+    prompt = server.template.partition("{{ if .Prompt }}")[2].partition("{{ end }}")[0]
+    by_hand = server.client.generate(
+        base,
+        prompt.replace("{{ .Prompt }}", "Who taught you to swim?") + "<|im_start|>assistant\n",
+        raw=True,
+    )
+    assert rendered.response == by_hand.response == server.ask(base)
+    assert (raw.prompt_eval_count or 0) < (rendered.prompt_eval_count or 0)
+
+
+def test_empty_prompt_loads_the_model(server: OllamaUnderTest, base: str) -> None:
+    """How a model is warmed up; it, or another one of the same blobs, is then listed as loaded."""
+    answer = server.client.generate(base, "")
+    assert (answer.done, answer.done_reason) == (True, "load")
+    assert any((m.model or "").startswith(server.run) for m in server.client.ps().models)
+
+
+def test_too_long_prompt_is_cut_silently(server: OllamaUnderTest, base: str) -> None:
+    """The answer comes all the same; nobody is told (so callers must count for themselves)."""
+    options = {"num_ctx": 128, "num_predict": 4}
+    answer = server.client.chat(base, [{"role": "user", "content": LONG_TEXT}], options=options)
+    assert answer.done and (answer.prompt_eval_count or 0) <= 128
+
+
+def test_too_long_prompt_is_400_when_it_may_not_be_cut(server: OllamaUnderTest, base: str) -> None:
+    """With `truncate: false` a caller is told."""
+    body = {
+        "model": base,
+        "messages": [{"role": "user", "content": LONG_TEXT}],
+        "options": {"num_ctx": 128},
+        "truncate": False,
+        "stream": False,
+    }
+    answer = httpx.post(f"{server.host}/api/chat", json=body, timeout=60)
+    assert answer.status_code == 400 and "context" in answer.json()["error"]
+
+
+def test_client_that_leaves_does_not_hold_up_the_next(server: OllamaUnderTest, base: str) -> None:
+    """Long answers that nobody reads any more are stopped: finished, they would take minutes."""
+    count = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
+    endless = {"num_predict": 100_000, "num_ctx": 4096, "stop": []}
+    for _ in range(6):
+        stream = server.client.generate(base, count, raw=True, stream=True, options=endless)
+        assert isinstance(stream, Generator)
+        next(stream)
+        stream.close()
+    began = time.monotonic()
+    assert server.ask(base, num_predict=2)
+    assert time.monotonic() - began < STOP_LIMIT_S
+
+
+def test_embed_gives_one_vector_a_text(server: OllamaUnderTest, base: str) -> None:
+    """Vectors of length 1, the same for the same text."""
+    answer = server.client.embed(base, ["a boat", "a boat", "the tax office"])
+    boat, again, office = (np.array(vector) for vector in answer.embeddings)
+    assert np.allclose(boat, again, atol=1e-3) and not np.allclose(boat, office, atol=1e-2)
+    assert abs(float(np.linalg.norm(boat)) - 1) < 1e-3
+
+
+# -- personas ---------------------------------------------------------------------------------
+
+
+def test_adapter_changes_the_answer_and_only_its_own(
+    server: OllamaUnderTest, base: str, make_persona: MakePersona
+) -> None:
+    """Base, Anna, Bert, in any order: each says what it says alone, never another's words."""
+    anna, bert = make_persona("anna", 1), make_persona("bert", 2)
+    alone = {model: server.ask(model) for model in (base, anna, bert)}
+    assert len(set(alone.values())) == 3
+    for model in (anna, base, bert, base, anna, bert):
+        assert server.ask(model) == alone[model]
+
+
+def test_base_after_persona_says_what_it_says_when_clean(
+    server: OllamaUnderTest, base: str, make_persona: MakePersona
+) -> None:
+    """The leak of llama.cpp's prompt cache: a persona's state, put aside, found by the base."""
+    anna = make_persona("anna", 1)
+    clean = server.ask(base)
+    for _ in range(2):
+        assert server.ask(anna) != clean
+        for filler in FILLERS:
+            server.client.generate(base, filler, raw=True, options={"num_predict": 1})
+        assert server.ask(base) == clean
+
+
+def test_personas_asked_at_once_do_not_mix(
+    server: OllamaUnderTest, base: str, make_persona: MakePersona
+) -> None:
+    """Requests under way together do not touch each other.
+
+    Openings are compared: llama.cpp adds up in another order when it works on several requests at
+    once, so that further on one of two equally likely words may win that did not win before.
+    """
+    models = [base, make_persona("anna", 1), make_persona("bert", 2)]
+    alone = {model: server.ask(model, num_predict=3) for model in models}
+    assert len(set(alone.values())) == 3
+    asked = models * 4
+    with ThreadPoolExecutor(len(asked)) as askers:
+        answers = list(askers.map(lambda model: server.ask(model, num_predict=3), asked))
+    assert answers == [alone[model] for model in asked]
+
+
+def test_new_persona_answers_while_another_is_talking(
+    server: OllamaUnderTest, base: str, make_persona: MakePersona
+) -> None:
+    """A version that was just trained does not cut off a conversation."""
+    anna = make_persona("anna", 1)
+    opening = server.ask(anna, num_predict=3)
+    talking = server.client.chat(
+        anna, server.question, stream=True, options={"num_predict": 60, "stop": []}
+    )
+    pieces = [next(iter(talking))]
+    with ThreadPoolExecutor(1) as other:
+        newcomer = other.submit(lambda: server.ask(make_persona("newcomer", 3), num_predict=3))
+        pieces += talking
+        assert newcomer.result()
+    assert "".join(piece.message.content or "" for piece in pieces).startswith(opening)
+    assert pieces[-1].done and (pieces[-1].eval_count or 0) > 3
+
+
+def test_deleted_persona_is_gone_and_the_others_stay(
+    server: OllamaUnderTest, refusal_of: RefusalOf, base: str, make_persona: MakePersona
+) -> None:
+    """Forgetting one person touches nobody else."""
+    anna, gone = make_persona("anna", 1), make_persona("gone", 4)
+    before = server.ask(anna)
+    assert server.ask(gone) != before
+    server.client.delete(gone)
+    assert refusal_of(lambda: server.ask(gone)).status_code == 404
+    assert server.ask(anna) == before
+
+
+def test_adapter_that_would_crash_the_runner_is_refused(
+    server: OllamaUnderTest,
+    refusal_of: RefusalOf,
+    base: str,
+    write_adapter: WriteAdapter,
+    tmp_path: Path,
+) -> None:
+    """F64 tensors (easily made with NumPy) and wrong widths never reach llama.cpp."""
+    if not server.is_embedded:
+        pytest.skip("a real Ollama accepts these and crashes its runner at the first chat")
+    name = server.name("crash")
+    double, narrow = tmp_path / "double", tmp_path / "narrow"
+    write_adapter(double, 5, dtype=np.float64)
+    write_adapter(narrow, 5, width=64)
+    for path in (double, narrow):
+        adapters = {"adapter.gguf": server.client.create_blob(path)}
+        create = partial(server.client.create, name, from_=base, adapters=adapters)
+        assert refusal_of(create).status_code == 400
+    assert server.ask(base, num_predict=2)
