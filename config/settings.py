@@ -119,7 +119,11 @@ class ChatSettings(Section):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     num_ctx: Annotated[int, Field(ge=256, le=131072)] = 2048
     stream_interval_s: Seconds = 0.15
-    reply_topics: tuple[str, ...] = (r"chat-replies", r"model-replies", r"[A-Za-z0-9._-]+[.-]repl(y|ies)")
+    reply_topics: tuple[str, ...] = (
+        r"chat-replies",
+        r"model-replies",
+        r"[A-Za-z0-9._-]+[.-]repl(y|ies)",
+    )
     dedup_hours: Count = 24
 
     @field_validator("reply_topics")

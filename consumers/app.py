@@ -105,7 +105,7 @@ class App:
                 "models": self._start_models,
             }
             self.health.require("mongodb", self._ping_store)
-            self.health.require("ollama", lambda: bool(self.host.tags()) and None)
+            self.health.require("ollama", self._ping_host)
             ops = stack.enter_context(OpsServer(self.settings.ops, self.metrics, self.health))
             for role in roles:
                 starters[role](stop, stack)
@@ -260,14 +260,21 @@ class App:
         thread.start()
         self._threads.append(thread)
 
+    def _ping_host(self) -> None:
+        self.host.tags()
+
     def _ping_store(self) -> None:
         with store_errors():
             self._client.admin.command("ping")
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Give an event that SIGTERM and SIGINT set; the handlers before come back at the end."""
+def stop_on_signals(*, raise_interrupt: bool = False) -> Iterator[threading.Event]:
+    """Give an event that SIGTERM and SIGINT set; the handlers before come back at the end.
+
+    With `raise_interrupt` the main thread also gets KeyboardInterrupt, for work that waits in
+    many places and has nothing to finish.
+    """
     stop = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -275,6 +282,8 @@ def stop_on_signals() -> Iterator[threading.Event]:
             # Asked twice: whoever asks does not want to wait. Leases and offsets stay safe.
             os._exit(128 + number)
         stop.set()
+        if raise_interrupt:
+            raise KeyboardInterrupt
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -282,5 +291,3 @@ def stop_on_signals() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -161,4 +161,3 @@ def describe_fault(error: BaseException) -> str:
         place = place.tb_next
     where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
     return f"{type(error).__name__} at {where}"
-

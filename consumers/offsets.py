@@ -53,9 +53,7 @@ class OffsetTracker:
             return None
         held.open[offset] = False
         held.next_offset = offset + 1
-        return Ticket(
-            topic=topic, partition=partition, offset=offset, assignment=held.assignment
-        )
+        return Ticket(topic=topic, partition=partition, offset=offset, assignment=held.assignment)
 
     def finish(self, ticket: Ticket) -> bool:
         """Close a ticket; False where it is void."""
@@ -63,7 +61,7 @@ class OffsetTracker:
         if held is None or held.assignment != ticket.assignment or ticket.offset not in held.open:
             return False
         held.open[ticket.offset] = True
-        while held.open and next(iter(held.open.values())):
+        while held.open and held.open[next(iter(held.open))]:
             held.open.popitem(last=False)
         return True
 

@@ -55,7 +55,9 @@ class Health:
 
     def faults_of_readiness(self) -> dict[str, str]:
         """Return what is not ready; dependencies are asked at most every two seconds."""
-        faults = {role: "not assigned" for role, assigned in self._assigned.items() if not assigned()}
+        faults = {
+            role: "not assigned" for role, assigned in self._assigned.items() if not assigned()
+        }
         with self._lock:
             asked_at, known = self._cached
             if time.monotonic() - asked_at > _CACHE_S:

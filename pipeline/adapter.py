@@ -129,4 +129,6 @@ def _permute(name: str, rows: Array, base: Any) -> Array:
     }.get(name.split(".")[-2])
     if heads is None:
         return rows
-    return rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+    return (
+        rows.reshape(heads, 2, rows.shape[0] // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+    )

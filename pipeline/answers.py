@@ -54,7 +54,7 @@ class MongoAnswers:
 
     def elder_name(self, elder_id: str) -> str | None:
         """Return the name that the elder's first answer carries, if any."""
-        projection = {name: 1 for name in self._fields.elder_name}
+        projection = dict.fromkeys(self._fields.elder_name, 1)
         with store_errors():
             document = self._collection.find_one(self._filter(elder_id), projection)
         return first_text(document or {}, self._fields.elder_name).strip() or None

@@ -1,7 +1,6 @@
 """The base model in memory: loaded once, lent to one job at a time, given back unchanged."""
 
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +113,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             "MODELSERVER_MODEL_DIR"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(), open(folder.parent / ".convert.lock", "w") as lock:
+    with disk_errors(), (folder.parent / ".convert.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "config.json").is_file():
             return  # Another process did it while this one waited.
@@ -122,7 +121,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         try:
             _convert(gguf, partial)
             shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
+            partial.replace(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -70,9 +70,7 @@ class ChatService:
                     yield part.message.content
                 if part.done:
                     usage = (part.prompt_eval_count or 0, part.eval_count or 0)
-        whole = Completion(
-            text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1]
-        )
+        whole = Completion(text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1])
         yield self._reply(request, tag, whole, begun)
 
     def refusal(self, elder_id: str, error: ModelServerError, begun: float) -> ChatReply:

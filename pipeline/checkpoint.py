@@ -48,7 +48,7 @@ def save(folder: Path, position: Position, tensors: dict[str, Tensor]) -> Path:
                 _sync(file)
             if target.exists():
                 shutil.rmtree(target)
-            os.replace(partial, target)
+            partial.replace(target)
             _sync(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from pipeline.answers import Answer, AnswerSource
-from pipeline.cleaning import Cleaner, CleanAnswer, estimate_tokens, language_of
+from pipeline.cleaning import CleanAnswer, Cleaner, estimate_tokens, language_of
 from pipeline.files import check_file, publish_file, temporary_beside
 from pipeline.system_prompt import SystemPromptGenerator
 from schemas.base import Frozen

@@ -40,7 +40,7 @@ def publish_file(file: IO[bytes], path: Path) -> None:
     with disk_errors():
         file.flush()
         os.fsync(file.fileno())
-        os.replace(file.name, path)
+        Path(file.name).replace(path)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -88,7 +88,8 @@ class OllamaHost:
                 adapters=adapters,
                 system=recipe.system,
                 template=recipe.template,
-                parameters={"stop": list(recipe.stop), "temperature": 0},
+                # 1.1 in some versions of Ollama: it would punish an elder's own repetitions.
+                parameters={"stop": list(recipe.stop), "temperature": 0, "repeat_penalty": 1.0},
                 stream=False,
             )
 

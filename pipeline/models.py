@@ -50,7 +50,9 @@ class ModelManager:
         Raises ModelNotReady, or UnknownVersion where there is no such version.
         """
         model = self.get_model(elder_id)
-        earlier = [v.version for v in model.versions if v.ready and v.version < (model.current or 0)]
+        earlier = [
+            v.version for v in model.versions if v.ready and v.version < (model.current or 0)
+        ]
         number = version if version is not None else max(earlier, default=None)
         target = model.version(number) if number is not None else None
         if target is None or not target.ready:

@@ -19,9 +19,19 @@ from schemas.topics import MODEL_READY, TRAIN_PROGRESS
 
 # Fields of a job that its progress events repeat as they are.
 _SHARED = (
-    "elder_id status stage progress current_epoch total_epochs step total_steps loss eta_seconds "
-    "attempt error"
-).split()
+    "elder_id",
+    "status",
+    "stage",
+    "progress",
+    "current_epoch",
+    "total_epochs",
+    "step",
+    "total_steps",
+    "loss",
+    "eta_seconds",
+    "attempt",
+    "error",
+)
 
 
 class Announcer:

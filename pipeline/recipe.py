@@ -26,6 +26,7 @@ from pipeline import checkpoint
 from pipeline.adapter import export_gguf, save_peft
 from pipeline.base_model import BaseModelCache, LoadedBase
 from pipeline.files import check_file, hash_file
+from pipeline.rewording import reword
 from pipeline.tokens import Example, Row, group_rows, pack, read_examples
 from schemas.errors import JobCancelled, TrainingOutOfMemory
 from schemas.training import TrainingOutcome, TrainingParameters, TrainingProgress, TrainingSpec
@@ -57,8 +58,15 @@ def train(
     on_progress(_progress("preparing", 0, 0, 0, spec.parameters))
     check_file(spec.dataset_path, spec.dataset_sha256)
     base = cache.load(spec.base)
+    parameters = spec.parameters
+    other = parameters.epochs if parameters.rewordings else 0
     examples = read_examples(
-        spec.dataset_path, base.form, base.encode, base.bos, spec.parameters.max_seq_length
+        spec.dataset_path,
+        base.form,
+        base.encode,
+        base.bos,
+        parameters.max_seq_length,
+        lambda question, answer: reword(question, answer, other, parameters.seed),
     )
     with base.lend(spec.parameters.lora, spec.parameters.seed) as model:
         run = Run(spec, base, model, examples, clock)
@@ -76,7 +84,7 @@ class Run:
         spec: TrainingSpec,
         base: LoadedBase,
         model: PeftModel,
-        examples: Sequence[Example],
+        examples: Sequence[Sequence[Example]],
         clock: Callable[[], float],
     ) -> None:
         self._spec = spec
@@ -87,9 +95,7 @@ class Run:
         self._clock = clock
         self._weights = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(self._weights, lr=0.0, weight_decay=0.0)
-        self._batch_size = (
-            spec.parameters.batch_size * spec.parameters.gradient_accumulation_steps
-        )
+        self._batch_size = spec.parameters.batch_size * spec.parameters.gradient_accumulation_steps
         self._steps_an_epoch = math.ceil(len(examples) / self._batch_size)
         self.total_steps = self._steps_an_epoch * spec.parameters.epochs
         self._micro_batch = spec.parameters.batch_size
@@ -166,7 +172,9 @@ class Run:
             try:
                 self.loss = self._accumulate(batch)
                 break
-            except (torch.OutOfMemoryError, MemoryError) as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._optimizer.zero_grad(set_to_none=True)
                 if self._micro_batch == 1:
                     raise TrainingOutOfMemory from error
@@ -201,7 +209,13 @@ class Run:
         order = list(range(len(self._examples)))
         random.Random(f"{self._parameters.seed}/{epoch}").shuffle(order)
         chosen = order[place * self._batch_size : (place + 1) * self._batch_size]
-        return [self._examples[i] for i in chosen]
+        return [self._wording(self._examples[i], epoch) for i in chosen]
+
+    def _wording(self, forms: Sequence[Example], epoch: int) -> Example:
+        """As taught in the first and the last epoch and in each third; else another wording."""
+        if epoch % 3 == 0 or epoch == self._parameters.epochs - 1 or len(forms) == 1:
+            return forms[0]
+        return forms[1 + epoch % (len(forms) - 1)]
 
     # Progress and checkpoints -------------------------------------------------------------------
 
@@ -244,10 +258,10 @@ def row_loss(model: Any, row: Row) -> Tensor:
     The head is applied to the positions that predict an answer token and to no others:
     with a vocabulary of 262,144 it is most of a small model's work.
     """
-    mask = row.allowed
+    mask: Tensor | dict[str, Tensor] = row.allowed
     if hasattr(model.config, "layer_types"):
         # Gemma 3: its sliding window (512) is longer than any example's own span.
-        mask = {kind: row.allowed for kind in set(model.config.layer_types)}
+        mask = dict.fromkeys(set(model.config.layer_types), row.allowed)
     logits = model(
         input_ids=row.ids,
         position_ids=row.positions,
@@ -256,6 +270,14 @@ def row_loss(model: Any, row: Row) -> Tensor:
         logits_to_keep=row.predictors,
     ).logits[0]
     return F.cross_entropy(logits.float(), row.targets, reduction="sum")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether memory ran out; the processor's allocator has no error type of its own."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text
 
 
 def rate(step: int, total_steps: int) -> float:

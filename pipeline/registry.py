@@ -12,7 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from pipeline.store import DATASETS, MODELS, Document, Store, store_errors
 from schemas.documents import ElderModel, Job, ModelVersion
-from schemas.errors import LeaseLost, ModelNotReady, UnknownVersion
+from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import model_tag
 
 
@@ -45,7 +45,8 @@ class ModelRegistry:
         """Give a job its version, or the one it has already, under its present fence.
 
         `made_of` are the fields of ModelVersion that say what it is made of. Raises LeaseLost
-        when a newer fence has it.
+        when a newer fence has it, and ElderIdClash where the id differs from another elder's
+        in case alone.
         """
         with store_errors():
             self._ensure(job)
@@ -71,12 +72,19 @@ class ModelRegistry:
                 {"_id": job.elder_id},
                 {
                     "$set": {"elder_name": job.elder_name},
-                    "$setOnInsert": {"current": None, "next_version": 1, "versions": []},
+                    "$setOnInsert": {
+                        "folded_id": job.elder_id.lower(),
+                        "current": None,
+                        "next_version": 1,
+                        "versions": [],
+                    },
                 },
                 upsert=True,
             )
-        except DuplicateKeyError:
-            return  # Somebody else made it in the same moment.
+        except DuplicateKeyError as error:
+            if self.find(job.elder_id) is None:
+                raise ElderIdClash from error
+            # Else somebody made it in the same moment.
 
     def _append(self, job: Job, version: ModelVersion) -> bool:
         condition = {

@@ -97,6 +97,10 @@ def ensure_indexes(store: Store, dedup_hours: int) -> None:
                 ),
             ]
         )
+        # Ollama folds the case of model names: LI01 and li01 would share one model.
+        store[MODELS].create_indexes(
+            [IndexModel([("folded_id", ASCENDING)], name="one_elder_a_name", unique=True)]
+        )
         store[CHAT_DEDUP].create_indexes(
             [
                 IndexModel(

@@ -15,9 +15,7 @@ class SystemPromptGenerator:
     def __init__(self, templates: PromptTemplates) -> None:
         self._templates = templates
 
-    def generate(
-        self, name: str, memories: Sequence[str], language: Language | None = None
-    ) -> str:
+    def generate(self, name: str, memories: Sequence[str], language: Language | None = None) -> str:
         """Return the system prompt for `name` with these memories, one a line.
 
         Without `language` the memories' own decides, and Chinese where there are none.

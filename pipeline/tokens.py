@@ -19,6 +19,7 @@ from pipeline.chat_format import ChatFormat
 from schemas.errors import RejectError
 
 Encode = Callable[[str], list[int]]
+Reword = Callable[[str, str], list[str]]
 
 
 class ExampleTooLong(RejectError):
@@ -62,28 +63,41 @@ class Row(NamedTuple):
 
 
 def read_examples(
-    dataset: Path, form: ChatFormat, encode: Encode, bos: int | None, max_length: int
-) -> list[Example]:
-    """Tokenize a data set; raises ExampleTooLong. `encode` adds no special token by itself."""
+    dataset: Path,
+    form: ChatFormat,
+    encode: Encode,
+    bos: int | None,
+    max_length: int,
+    reword: Reword = lambda question, answer: [],
+) -> list[list[Example]]:
+    """Tokenize a data set: each example as taught, then with its question in other wordings.
+
+    `encode` adds no special token by itself. Raises ExampleTooLong; another wording that would be
+    too long is left out.
+    """
     begin = [bos] if form.bos and bos is not None else []
-    cache: dict[str, tuple[int, ...]] = {}
+    prefixes: dict[str, tuple[int, ...]] = {}
     examples = []
-    for messages in _messages(dataset):
-        system, user, assistant = messages
+    for system, user, assistant in _messages(dataset):
         opening = form.render([system], add_generation_prompt=False)
-        if opening not in cache:
-            cache[opening] = (*begin, *encode(opening))
-        example = Example(
-            prefix=cache[opening],
-            question=tuple(encode(form.render([user], add_generation_prompt=True))),
-            answer=tuple(encode(assistant["content"] + form.end_of_turn)),
-        )
-        if example.length > max_length:
+        if opening not in prefixes:
+            prefixes[opening] = (*begin, *encode(opening))
+        answer = tuple(encode(assistant["content"] + form.end_of_turn))
+        questions = [user["content"], *reword(user["content"], assistant["content"])]
+        forms = [
+            Example(prefixes[opening], tuple(encode(_asked(form, question))), answer)
+            for question in questions
+        ]
+        if forms[0].length > max_length:
             raise ExampleTooLong(
-                f"an example has {example.length} tokens, max_seq_length is {max_length}"
+                f"an example has {forms[0].length} tokens, max_seq_length is {max_length}"
             )
-        examples.append(example)
+        examples.append([f for f in forms if f.length <= max_length])
     return examples
+
+
+def _asked(form: ChatFormat, question: str) -> str:
+    return form.render([{"role": "user", "content": question}], add_generation_prompt=True)
 
 
 def check_markers(form: ChatFormat, encode: Encode) -> None:

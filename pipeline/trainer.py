@@ -160,14 +160,10 @@ class OllamaTrainer:
         key = job.base_model or self._config.current_model
         base = self._find_base(key)
         parameters = apply_overrides(self._config.parameters(key), job.overrides)
-        dataset = self._datasets.build(
-            job.elder_id, job.elder_name, key, parameters.max_seq_length
-        )
+        dataset = self._datasets.build(job.elder_id, job.elder_name, key, parameters.max_seq_length)
         made_by = f"{RECIPE_REVISION}\0{key}\0{parameters.model_dump_json()}"
         recipe_sha256 = hashlib.sha256(made_by.encode()).hexdigest()
-        return Plan(
-            base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256
-        )
+        return Plan(base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256)
 
     def _reusable(self, plan: Plan, model: ElderModel | None) -> ModelVersion | None:
         """Return the current version if it was made of the very same things and still stands."""
@@ -262,8 +258,9 @@ class OllamaTrainer:
         self, job: Job, version: ModelVersion, model: ElderModel | None, *, reused: bool
     ) -> ModelReady:
         earlier = [
-            v.version for v in (model.versions if model else ()) if v.ready
-            and v.version < version.version
+            v.version
+            for v in (model.versions if model else ())
+            if v.ready and v.version < version.version
         ]
         return ModelReady(
             job_id=job.id,

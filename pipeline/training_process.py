@@ -75,7 +75,9 @@ class TrainingProcess:
                     continue
                 message = json.loads(pipe.recv_bytes())
                 if "progress" in message:
-                    on_progress(TrainingProgress.model_validate_json(json.dumps(message["progress"])))
+                    on_progress(
+                        TrainingProgress.model_validate_json(json.dumps(message["progress"]))
+                    )
                 elif "outcome" in message:
                     return TrainingOutcome.model_validate_json(json.dumps(message["outcome"]))
                 else:
@@ -167,9 +169,7 @@ def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
         _send(pipe, {"progress": progress.model_dump(mode="json")})
 
     try:
-        outcome = train(
-            spec, cache, on_progress=tell, should_stop=lambda: _stop_requested(pipe)
-        )
+        outcome = train(spec, cache, on_progress=tell, should_stop=lambda: _stop_requested(pipe))
         return {"outcome": outcome.model_dump(mode="json")}
     except ModelServerError as error:
         return {"code": error.code, "message": error.message}

@@ -91,7 +91,7 @@ class KafkaPublisher:
     def confirm(self, publications: Iterable[Publication]) -> None:
         """Publish and wait for all; raises the first failure."""
         futures = [self.publish(p) for p in publications]
-        done, missing = wait(futures, timeout=self._limit_s)
+        _, missing = wait(futures, timeout=self._limit_s)
         if missing:
             raise KafkaUnavailable
         for future in futures:

@@ -8,7 +8,8 @@
     │   └── DiskFull
     ├── RejectError     the record or the work is at fault: dead letter or error reply, then go on
     │   ├── MalformedRecord, InvalidEvent, MessageTooLarge
-    │   ├── UnknownElder, NoAnswers, UnknownBaseModel, OverridesOutOfBounds
+    │   ├── UnknownElder, ElderIdClash, NoAnswers, UnknownBaseModel
+    │   ├── OverridesOutOfBounds
     │   ├── UnknownCommand, UnknownJob, UnknownVersion, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
@@ -101,6 +102,12 @@ class NoAnswers(RejectError):
     """The elder has no usable answers yet; collect some and ask again."""
 
     code = "no_answers"
+
+
+class ElderIdClash(RejectError):
+    """Another elder's id differs in case alone, and Ollama takes both for one; change one."""
+
+    code = "elder_id_clash"
 
 
 class UnknownBaseModel(RejectError):

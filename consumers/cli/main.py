@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="modelserver",
-    help="传家之宝 ModelServer: from an elder's interview answers to a model that speaks as she did.",
+    help="传家之宝 ModelServer: from an elder's answers to a model that speaks as she did.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -93,7 +93,9 @@ def export(
 def checked(elder_id: str) -> str:
     """Return a valid elder id; raises InvalidEvent."""
     if not is_elder_id(elder_id):
-        raise InvalidEvent("ELDER_ID: letters, digits, - and _, at most 64, a letter or digit first")
+        raise InvalidEvent(
+            "ELDER_ID: letters, digits, - and _, at most 64, a letter or digit first"
+        )
     return elder_id
 
 

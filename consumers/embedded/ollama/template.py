@@ -193,7 +193,7 @@ class _Parser:
 
     def _operand(self, tokens: list[str]) -> Expression:
         token = tokens.pop(0) if tokens else ""
-        if token == "(":
+        if token == "(":  # noqa: S105 - a bracket of the template language, no secret
             inner = self._operand_or_call(tokens)
             if not tokens or tokens.pop(0) != ")":
                 raise TemplateError("unclosed parenthesis")

@@ -1,0 +1,62 @@
+# Everything sets itself up: `make demo` and `make test` need Python 3.11, make and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+STAMP := $(VENV)/.set-up
+LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
+
+.PHONY: help setup demo test unit contract integration e2e check format bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## Build .venv with the locked dependencies and modelserver in it
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/bootstrap.txt
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements/lock.txt
+	$(UV) pip install -q --python $(BIN)/python --require-hashes --no-deps -r requirements/bases.txt
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+demo: setup ## From two elders' answers to a chat, on real parts
+	$(BIN)/modelserver demo $(ARGS)
+
+test: check unit contract integration e2e ## All checks and all tests
+
+check: setup ## Lint, format, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+unit: setup ## Seconds, no network
+	$(BIN)/pytest tests/unit
+
+contract: setup ## Each port's suite, on the fake and on the real one
+	$(BIN)/pytest tests/contract
+
+integration: setup ## Real broker, store and Ollama
+	$(BIN)/pytest tests/integration
+
+e2e: setup ## The whole story, as a user would try it
+	$(BIN)/pytest tests/e2e --timeout 1500
+
+format: setup ## Format and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## Paired benchmarks (minutes)
+	$(BIN)/python -m bench.ingest
+	$(BIN)/python -m bench.chat
+	$(BIN)/python -m bench.training
+
+lock: setup ## Make the locks anew from pyproject.toml and requirements/*.in
+	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --prerelease if-necessary-or-explicit --all-extras --custom-compile-command "make lock" -o requirements/lock.txt pyproject.toml
+	for name in bases bootstrap; do $(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-deps --custom-compile-command "make lock" -o requirements/$$name.txt requirements/$$name.in; done
+
+clean: ## Remove what was built here; the model cache stays
+	rm -rf $(VENV) .stack .mypy_cache .ruff_cache .pytest_cache .hypothesis

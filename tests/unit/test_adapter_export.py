@@ -1,0 +1,151 @@
+"""An adapter on the disk: what peft and llama.cpp read back is what was trained."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.numpy import load_file
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from pipeline.adapter import CONFIG, WEIGHTS, AdapterUnsupported, export_gguf, save_peft
+from pipeline.files import hash_file
+
+# peft asks transformers for a name that transformers is giving up.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+}
+CONFIGS: dict[str, type[PretrainedConfig]] = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "gemma3": Gemma3TextConfig,
+}
+
+
+def adapted(config: PretrainedConfig, **lora: Any) -> PeftModel:
+    """Return a tiny random model with a LoRA whose B is not zero."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config)
+    shape = {"r": 2, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    peft = get_peft_model(model, LoraConfig(**(shape | lora)))
+    with torch.no_grad():
+        for name, weight in peft.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    return peft
+
+
+def exported(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], gguf.GGUFReader]:
+    """Export a tiny adapter; return peft's tensors and a reader of the GGUF."""
+    save_peft(adapted(config), folder)
+    return load_file(folder / WEIGHTS), gguf.GGUFReader(export_gguf(folder, config))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_matrix_arrives_in_f16_under_llama_cpps_name(tmp_path: Path, family: str) -> None:
+    """Seven adapted layers a block, A and B each, with peft's shapes and llama.cpp's metadata."""
+    tensors, reader = exported(tmp_path, CONFIGS[family](**SIZES))
+    assert reader.fields["general.architecture"].contents() == family
+    assert reader.fields["general.type"].contents() == "adapter"
+    assert reader.fields["adapter.type"].contents() == "lora"
+    assert reader.fields["adapter.lora.alpha"].contents() == 6.0
+    assert len(reader.tensors) == len(tensors) == 2 * 7 * 2
+    assert {t.tensor_type for t in reader.tensors} == {gguf.GGMLQuantizationType.F16}
+    found = {t.name: t.data for t in reader.tensors}
+    key = "base_model.model.model.layers.1.mlp.down_proj.lora_{}.weight"
+    for side in "AB":
+        expected = tensors[key.format(side)].astype(np.float16)
+        np.testing.assert_array_equal(found[f"blk.1.ffn_down.weight.lora_{side.lower()}"], expected)
+
+
+@pytest.mark.parametrize(
+    ("family", "moved"), [("llama", True), ("qwen2", False), ("gemma3", False)]
+)
+def test_only_llamas_q_and_k_rows_change_places(tmp_path: Path, family: str, moved: bool) -> None:
+    """Rows go from (half, place) to (place, half) within a head, as in llama.cpp's converter."""
+    tensors, reader = exported(tmp_path, CONFIGS[family](**SIZES))
+    found = {t.name: np.asarray(t.data) for t in reader.tensors}
+    for layer, name, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
+        key = f"base_model.model.model.layers.0.self_attn.{layer}.lora_B.weight"
+        rows = tensors[key].astype(np.float16)
+        if moved:
+            # Written out by hand for heads of 4 rows: 0 1 | 2 3 becomes 0 2 1 3.
+            order = [4 * head + place for head in range(heads) for place in (0, 2, 1, 3)]
+            rows = rows[order]
+        np.testing.assert_array_equal(found[f"blk.0.{name}.weight.lora_b"], rows)
+    value = "base_model.model.model.layers.0.self_attn.v_proj.lora_B.weight"
+    np.testing.assert_array_equal(
+        found["blk.0.attn_v.weight.lora_b"], tensors[value].astype(np.float16)
+    )
+
+
+def test_peft_reads_its_folder_back(tmp_path: Path) -> None:
+    """A model with the saved adapter answers as the one that was saved."""
+    config = LlamaConfig(**SIZES)
+    model = adapted(config).eval()
+    save_peft(model, tmp_path)
+    torch.manual_seed(1)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_config(config), tmp_path).eval()
+    ids = torch.arange(8)[None]
+    assert torch.equal(model(input_ids=ids).logits, again(input_ids=ids).logits)
+
+
+def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Both files and the GGUF; a hash is what a version is known by."""
+    hashes = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        save_peft(adapted(Qwen2Config(**SIZES)), folder)
+        export_gguf(folder, Qwen2Config(**SIZES))
+        hashes.append({path.name: hash_file(path) for path in folder.iterdir()})
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"modules_to_save": ["lm_head"]},
+        {"alpha_pattern": {"q_proj": 8}},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """An adapter that would load and speak otherwise is never written."""
+    config = LlamaConfig(**SIZES)
+    save_peft(adapted(config), tmp_path)
+    path = tmp_path / CONFIG
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(AdapterUnsupported):
+        export_gguf(tmp_path, config)
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    """The allow-list: a guess about the order of rows would not be noticed."""
+    config = LlamaConfig(**SIZES)
+    save_peft(adapted(config), tmp_path)
+    config.model_type = "newcomer"
+    with pytest.raises(AdapterUnsupported, match="newcomer"):
+        export_gguf(tmp_path, config)
