@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from config.training import load_training_config
 from pipeline.base_model import LoadedBase, load_base
@@ -103,13 +103,16 @@ def time_trainer(
             remove_unused_columns=False,
         )
         data: Any = [example for batch in batches for example in batch]
-        Trainer(
+        trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=data,
             data_collator=_pad,
             callbacks=[watch],
-        ).train()
+        )
+        # It would print among the figures, and break --json.
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return _real_tokens(batches[1:]) / (watch.ended - watch.started)
 
 

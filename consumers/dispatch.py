@@ -103,6 +103,9 @@ class Dispatcher:
                 opened.append(Received(record=record, envelope=envelope))
             except RejectError as error:
                 refused.append((record, error))
+            except Exception as error:  # the handlers' edge: no record may end a lane
+                log.error("record.failed", topic=self._topic, fault=describe_fault(error))
+                refused.append((record, InternalError()))
         return opened, refused
 
     def _handle(self, opened: list[Received]) -> list[Rejection]:

@@ -7,12 +7,21 @@ import ollama
 
 from config.settings import ChatSettings, OllamaSettings
 from pipeline.chat_store import ChatStore
+from pipeline.cleaning import Cleaner
+from pipeline.memories import Memories, Memory
 from pipeline.model_host import Completion, Message, ollama_errors, to_completion
+from pipeline.rewording import with_hint
+from schemas.documents import ModelVersion
 from schemas.errors import ModelNotReady, ModelServerError, UnknownElder
-from schemas.events import ChatReply, ChatRequest, ChatTurn, ErrorBody, Usage
+from schemas.events import ChatReply, ChatRequest, ChatTurn, ErrorBody, Source, Usage
 
 # A token has at least two characters on average in every language served here.
 _CHARACTERS_A_TOKEN = 2
+# An elder's answers are indexed when she is first asked; the oldest index makes room.
+_ELDERS_REMEMBERED = 256
+_MOST_MEMORIES = 5000
+# How far the best answer must be ahead of the next to count as what the question is about.
+_STANDS_OUT = 0.1
 
 
 class ChatService:
@@ -33,6 +42,7 @@ class ChatService:
             host=ollama_settings.host, timeout=ollama_settings.timeout_s
         )
         self._monotonic = monotonic
+        self._memories: dict[tuple[str, str], Memories] = {}
 
     async def answer(self, request: ChatRequest) -> ChatReply:
         """Answer a request as a whole.
@@ -40,26 +50,28 @@ class ChatService:
         Raises UnknownElder, ModelNotReady, OllamaUnavailable or StoreUnavailable.
         """
         begun = self._monotonic()
-        tag = await self._tag(request.elder_id)
+        version = await self._serving(request.elder_id)
+        memory = await self._remember(request, version)
         with ollama_errors():
             response = await self._client.chat(
-                model=tag,
-                messages=self._messages(request),
+                model=version.tag,
+                messages=self._messages(request, memory),
                 options=self._options(request),
                 keep_alive=self._keep_alive,
             )
-        return self._reply(request, tag, to_completion(response), begun)
+        return self._reply(request, version, memory, to_completion(response), begun)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatReply]:
         """Yield pieces of text as they come, and last the whole reply."""
         begun = self._monotonic()
-        tag = await self._tag(request.elder_id)
+        version = await self._serving(request.elder_id)
+        memory = await self._remember(request, version)
         pieces: list[str] = []
         usage = (0, 0)
         with ollama_errors():
             stream = await self._client.chat(
-                model=tag,
-                messages=self._messages(request),
+                model=version.tag,
+                messages=self._messages(request, memory),
                 options=self._options(request),
                 keep_alive=self._keep_alive,
                 stream=True,
@@ -71,7 +83,7 @@ class ChatService:
                 if part.done:
                     usage = (part.prompt_eval_count or 0, part.eval_count or 0)
         whole = Completion(text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1])
-        yield self._reply(request, tag, whole, begun)
+        yield self._reply(request, version, memory, whole, begun)
 
     def refusal(self, elder_id: str, error: ModelServerError, begun: float) -> ChatReply:
         """Build the reply that tells of an error; `begun` on this service's clock."""
@@ -83,20 +95,34 @@ class ChatService:
             error=ErrorBody(code=error.code, message=error.message),
         )
 
-    async def _tag(self, elder_id: str) -> str:
+    async def _serving(self, elder_id: str) -> ModelVersion:
         model = await self._store.model(elder_id)
         if model is not None and model.serving is not None:
-            return model.serving.tag
+            return model.serving
         if model is None and not await self._store.is_known(elder_id):
             raise UnknownElder
         raise ModelNotReady
 
-    def _messages(self, request: ChatRequest) -> list[Message]:
+    async def _remember(self, request: ChatRequest, version: ModelVersion) -> Memory | None:
+        """Find the answer a question is about, where one stands out."""
+        key = (request.elder_id, version.dataset_sha256)
+        memories = self._memories.get(key)
+        if memories is None:
+            answers = await self._store.answers(request.elder_id, _MOST_MEMORIES)
+            memories = Memories(Cleaner(self._settings.num_ctx).clean(answers))
+            self._memories[key] = memories
+            if len(self._memories) > _ELDERS_REMEMBERED:
+                self._memories.pop(next(iter(self._memories)))
+        found = memories.find(request.message)
+        return found if found is not None and found.margin >= _STANDS_OUT else None
+
+    def _messages(self, request: ChatRequest, memory: Memory | None) -> list[Message]:
         """The newest turns that fit the window, then the question; Ollama adds the prompt."""
-        room = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(request.message)
+        question = with_hint(request.message, memory.question) if memory else request.message
+        room = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(question)
         kept = newest_turns(request.conversation_history, room)
         turns: list[Message] = [{"role": t.role, "content": t.content} for t in kept]
-        return [*turns, {"role": "user", "content": request.message}]
+        return [*turns, {"role": "user", "content": question}]
 
     def _options(self, request: ChatRequest) -> dict[str, float | int]:
         asked = request.options
@@ -112,12 +138,23 @@ class ChatService:
         return {name: value for name, value in options.items() if value is not None}
 
     def _reply(
-        self, request: ChatRequest, tag: str, completion: Completion, begun: float
+        self,
+        request: ChatRequest,
+        version: ModelVersion,
+        memory: Memory | None,
+        completion: Completion,
+        begun: float,
     ) -> ChatReply:
+        sources = (
+            Source(answer_id=m.answer_id, question=m.question, score=m.score)
+            for m in (memory,)
+            if m is not None
+        )
         return ChatReply(
             elder_id=request.elder_id,
             reply=completion.text.strip(),
-            model=tag,
+            model=version.tag,
+            sources=tuple(sources),
             usage=Usage(
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,

@@ -10,6 +10,7 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo.errors import DuplicateKeyError
 
 from config.settings import AnswerFields, MongoSettings
+from pipeline.answers import Answer, to_answer
 from pipeline.store import CHAT_DEDUP, MODELS, Document, store_errors
 from schemas.documents import ElderModel
 from schemas.events import ChatReply
@@ -46,6 +47,15 @@ class ChatStore:
         names = [{name: elder_id} for name in self._fields.elder_id]
         with store_errors():
             return await self._answers.find_one({"$or": names}, {"_id": 1}) is not None
+
+    async def answers(self, elder_id: str, limit: int) -> list[Answer]:
+        """Return an elder's first answers, as upstream stored them."""
+        names = (*self._fields.question, *self._fields.answer)
+        condition = {"$or": [{name: elder_id} for name in self._fields.elder_id]}
+        with store_errors():
+            cursor = self._answers.find(condition, dict.fromkeys(names, 1))
+            documents = await cursor.sort("_id", 1).limit(limit).to_list(limit)
+        return [to_answer(document, self._fields) for document in documents]
 
     async def recall_reply(self, request: str) -> ChatReply | None:
         """Return what was answered to this very request before, if it was."""

@@ -24,7 +24,7 @@ had what when where who whom whose which why how your you yours my me i we us ou
 his her their it its this that these those there any ever so very most first once about into up out
 if tell can could would will
 """
-_EN_FUNCTION = frozenset(_EN_GRAMMAR.split())
+GRAMMAR_WORDS = frozenset(_EN_GRAMMAR.split())
 _EN_WORD = re.compile(r"[A-Za-z0-9']+")
 _ZH_OPENERS = ("奶奶，", "爷爷，", "跟我讲讲", "给我说说", "想听听", "还记得", "您说说", "")
 _EN_OPENERS = (
@@ -125,14 +125,25 @@ _ZH_KNOWN = re.compile("|".join(w for g in _ZH_SAME for w in g.split() if len(w)
 
 
 def reword(question: str, answer: str, count: int, seed: int) -> list[str]:
-    """Make `count` other wordings of a question; the same seed gives the same ones."""
+    """Make `count` other wordings of a question; the same seed gives the same ones.
+
+    Every second one has the taught wording beside it.
+    """
     chance = random.Random(f"{seed}/{question}")
     make = _reword_zh if language_of(question) == "zh" else _reword_en
-    return [make(question, answer, chance, number) for number in range(count)]
+    worded = [make(question, answer, chance, number) for number in range(count)]
+    return [with_hint(w, question) if n % 2 else w for n, w in enumerate(worded)]
+
+
+def with_hint(question: str, taught: str) -> str:
+    """Put the interviewer's wording beside a question, as the chat does when it knows it."""
+    if question.strip() == taught:
+        return taught
+    return f"{question}（{taught}）" if language_of(taught) == "zh" else f"{question} ({taught})"
 
 
 def _reword_zh(question: str, answer: str, chance: random.Random, number: int) -> str:
-    if number % 4 == 3 and (piece := _piece(_ZH_SPLIT.split(answer), chance)):
+    if number % 5 == 2 and (piece := _piece(_ZH_SPLIT.split(answer), chance)):
         topic = piece
     else:
         asked = _ZH_KNOWN.sub(lambda match: _other_word(match[0], chance), question)
@@ -141,10 +152,10 @@ def _reword_zh(question: str, answer: str, chance: random.Random, number: int) -
 
 
 def _reword_en(question: str, answer: str, chance: random.Random, number: int) -> str:
-    if number % 4 == 3 and (piece := _piece(re.split(r"[,.;!?]", answer), chance)):
+    if number % 5 == 2 and (piece := _piece(re.split(r"[,.;!?]", answer), chance)):
         topic = piece
     else:
-        content = [w for w in _EN_WORD.findall(question) if w.lower() not in _EN_FUNCTION]
+        content = [w for w in _EN_WORD.findall(question) if w.lower() not in GRAMMAR_WORDS]
         words = [_other_word(word, chance) for word in content]
         topic = " ".join(_keep(words, chance)) or question
     return chance.choice(_EN_OPENERS) + topic + chance.choice(_EN_CLOSERS)

@@ -19,6 +19,8 @@ SPEC_VERSION = "1.0"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents"
 JSON_CONTENT_TYPE = b"application/json"
 BARE_SOURCE = "kafka"
+# The last second of the year 9999, in unix milliseconds.
+_LAST_MS = 253_402_300_799_000
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -200,8 +202,13 @@ def _trace(text: str | None) -> str | None:
 
 
 def _aware(time: datetime) -> datetime:
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    try:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except OverflowError as error:  # The first or last hours that a datetime can hold.
+        raise InvalidEvent("time: out of range") from error
 
 
 def _record_time(record: Record) -> datetime:
-    return datetime.fromtimestamp(max(record.timestamp_ms, 0) / 1000, UTC)
+    # A producer may write any number there; it is no reason to lose the event.
+    milliseconds = min(max(record.timestamp_ms, 0), _LAST_MS)
+    return datetime.fromtimestamp(milliseconds // 1000, UTC)

@@ -1,7 +1,6 @@
 """What the demo shows: terms, live bars, a table, and one JSON object for machines."""
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,8 +20,7 @@ from consumers.cli.requests import detail_of
 from consumers.cli.wiring import open_sender
 from consumers.demo.elders import Elder, load_elders
 from consumers.demo.story import Asked, ask_all, store_answers, train_all
-from consumers.embedded.process import ServerProcess, free_port
-from consumers.embedded.session import StackSession, model_dir
+from consumers.embedded.session import StackSession, model_dir, running_service
 from schemas.topics import DATASET_READY, MODEL_READY
 
 RECALL_WANTED = 0.95
@@ -67,7 +64,10 @@ def run_demo(*, base: str, json: bool, keep: bool) -> int:
             _show_terms(base)
             session = stack.enter_context(StackSession(folder, base, _say))
             settings = _prepare(session, base)
-            service = stack.enter_context(_service(session, folder))
+            _say("Starting ModelServer")
+            log_path = folder / "logs" / "modelserver.log"
+            stack.enter_context(running_service(session.environment(), log_path))
+            _say("ModelServer is ready")
         app = App(settings)
         stack.callback(app.close)
         sender = stack.enter_context(open_sender(app))
@@ -82,7 +82,7 @@ def run_demo(*, base: str, json: bool, keep: bool) -> int:
         }
         _show(report, asked, json)
         if keep:
-            _keep(session, service, json)
+            _keep(session, json)
             stop.wait()
     return 0 if all(_passed(elder) for elder in report["elders"]) else 1
 
@@ -110,32 +110,6 @@ def _prepare(session: StackSession, base: str) -> Settings:
 
         convert_gguf(spec.gguf_path, spec.hf_path)
     return settings
-
-
-@contextmanager
-def _service(session: StackSession, folder: Path) -> Iterator[ServerProcess]:
-    """Run `modelserver run` as a process of its own, as anybody would."""
-    port = free_port()
-    environment = os.environ | {"MODELSERVER_OPS__PORT": str(port)}
-    service = ServerProcess(
-        "ModelServer",
-        (sys.executable, "-m", "consumers.cli.main", "run"),
-        log_path=folder / "logs" / "modelserver.log",
-        is_ready=lambda pid: _is_ready(port),
-        environment=dict(environment),
-    )
-    _say("Starting ModelServer")
-    with service:
-        _say("ModelServer is ready")
-        yield service
-
-
-def _is_ready(port: int) -> bool:
-    try:
-        url = f"http://127.0.0.1:{port}/readyz"
-        return httpx.get(url, timeout=2, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _train(
@@ -246,7 +220,7 @@ def _show(report: dict[str, Any], asked: Sequence[Asked], json: bool) -> None:
     results.print(f"Seconds: {report['seconds']}")
 
 
-def _keep(session: StackSession, service: ServerProcess, json: bool) -> None:
+def _keep(session: StackSession, json: bool) -> None:
     notes.print("Everything stays up. In another terminal, to use it:")
     lines = [f"export {name}={value}" for name, value in session.environment().items()]
     # With --json standard output ends with the report.

@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 
 import psutil
 
-from schemas.errors import FatalError
+from schemas.errors import RetryError
 
 READY_CHECK_INTERVAL_S = 0.02
 LOG_LINES_SHOWN = 15
@@ -39,7 +39,7 @@ except OSError as error:
 """
 
 
-class EmbeddedServerFailed(FatalError):
+class EmbeddedServerFailed(RetryError):
     """An embedded server did not start or ended by itself; see its log file."""
 
     code: ClassVar[str] = "embedded_server_failed"

@@ -1,14 +1,18 @@
 """The embedded stack with a base model beside it: all that a program needs to run on it."""
 
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import httpx
+
 from consumers.embedded.bases import install_base
-from consumers.embedded.process import EmbeddedServerFailed
+from consumers.embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 
 # The embedded broker makes its first assignment after half of the session's timeout.
@@ -60,6 +64,30 @@ class StackSession:
         while not stop.wait(_WATCH_S):
             if death := self.poll():
                 raise EmbeddedServerFailed(death)
+
+
+@contextmanager
+def running_service(settings: Mapping[str, str], log_path: Path) -> Iterator[ServerProcess]:
+    """Run `modelserver run` with these settings as a process of its own, as anybody would."""
+    port = free_port()
+    service = ServerProcess(
+        "ModelServer",
+        (sys.executable, "-m", "consumers.cli.main", "run"),
+        log_path=log_path,
+        is_ready=lambda pid: _is_ready(port),
+        environment=dict(os.environ) | dict(settings) | {"MODELSERVER_OPS__PORT": str(port)},
+        stop_limit_s=30.0,
+    )
+    with service:
+        yield service
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        url = f"http://127.0.0.1:{port}/readyz"
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def model_dir() -> Path:

@@ -1,0 +1,68 @@
+# syntax=docker/dockerfile:1
+# Two images: `--target chat` (roles chat and models, no torch) and `--target train` (all roles).
+# Locked dependencies first, then the program: a change of code does not install them again.
+
+FROM python:3.11.14-slim-bookworm AS python
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+
+FROM python AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    UV_LINK_MODE=copy \
+    UV_NO_CACHE=1 \
+    UV_PYTHON=/opt/venv/bin/python
+WORKDIR /src
+COPY requirements/bootstrap.txt requirements/
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip install --require-hashes -r requirements/bootstrap.txt
+
+FROM build AS wheel
+COPY requirements/lock.txt requirements/
+COPY pyproject.toml README.md LICENSE ./
+COPY schemas schemas
+COPY config config
+COPY pipeline pipeline
+COPY producers producers
+COPY consumers consumers
+# What builds the wheel is locked too.
+RUN uv build --wheel --out-dir /wheels --build-constraints requirements/lock.txt --require-hashes
+
+FROM build AS chat-venv
+COPY requirements/chat.txt requirements/
+RUN uv pip install --require-hashes -r requirements/chat.txt
+COPY --from=wheel /wheels /wheels
+RUN uv pip install --no-deps /wheels/*.whl
+
+FROM build AS train-venv
+COPY requirements/lock.txt requirements/
+RUN uv pip install --require-hashes -r requirements/lock.txt
+COPY --from=wheel /wheels /wheels
+RUN uv pip install --no-deps /wheels/*.whl
+
+FROM python AS runtime
+# The data folder is /app. Named volumes take over the owner of what they cover.
+RUN groupadd --system --gid 999 modelserver \
+    && useradd --system --uid 999 --gid 999 --home-dir /app --no-create-home modelserver \
+    && mkdir -p /app/data/jsonl /app/models/adapters /app/models/base /app/logs \
+    && chown -R modelserver:modelserver /app
+ENV PATH=/opt/venv/bin:$PATH \
+    HF_HUB_OFFLINE=1 \
+    MODELSERVER_DATA_DIR=/app
+WORKDIR /app
+EXPOSE 9108
+STOPSIGNAL SIGTERM
+# The image has no curl. A fault in a dependency is a 503, which urlopen raises.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=4 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9108/readyz', timeout=4)"]
+ENTRYPOINT ["modelserver"]
+
+FROM runtime AS chat
+COPY --from=chat-venv /opt/venv /opt/venv
+USER 999:999
+CMD ["run", "chat", "models"]
+
+FROM runtime AS train
+COPY --from=train-venv /opt/venv /opt/venv
+USER 999:999
+CMD ["run", "answers", "training"]

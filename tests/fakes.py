@@ -1,0 +1,308 @@
+"""Stand-ins for the ports, handed in by tests; each keeps what it was told."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.answers import Answer
+from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
+from pipeline.training_process import OnProgress
+from producers.publisher import Publication
+from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.errors import LeaseLost, ModelNotReady, OllamaUnavailable, UnknownVersion
+from schemas.identifiers import model_tag
+from schemas.record import Header, Record
+from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+def fixed_clock() -> datetime:
+    """It is always the same moment."""
+    return NOW
+
+
+def record(
+    value: bytes | None,
+    *headers: Header,
+    topic: str = "train-requested",
+    partition: int = 3,
+    offset: int = 17,
+    key: bytes | None = b"LXM",
+    timestamp_ms: int = 1_734_512_345_678,
+) -> Record:
+    """Build a consumed record."""
+    return Record(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        key=key,
+        value=value,
+        headers=headers,
+        timestamp_ms=timestamp_ms,
+        timestamp_type="create",
+    )
+
+
+def make_job(**fields: object) -> Job:
+    """Build a running job."""
+    defaults: dict[str, object] = {
+        "id": "LXM_1734512345",
+        "request_source": "test",
+        "request_id": "r1",
+        "elder_id": "LXM",
+        "elder_name": "李秀梅",
+        "force_retrain": False,
+        "base_model": None,
+        "overrides": {},
+        "status": "running",
+        "sequence": 1,
+        "attempt": 1,
+        "fence": 1,
+        "queued_at": NOW,
+    }
+    return Job.model_validate(defaults | fields)
+
+
+class RecordingPublisher:
+    """Takes publications; the next ones fail with the errors that are queued in `failures`."""
+
+    def __init__(self, *failures: Exception | None) -> None:
+        self.failures = list(failures)
+        self.published: list[Publication] = []
+        self.tries = 0
+
+    def publish(self, publication: Publication) -> "Future[None]":
+        """Confirm at once, or fail with the next queued error."""
+        self.tries += 1
+        confirmed: Future[None] = Future()
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            confirmed.set_exception(failure)
+        else:
+            self.published.append(publication)
+            confirmed.set_result(None)
+        return confirmed
+
+    def confirm(self, publications: Iterable[Publication]) -> None:
+        """Publish all; raise the first failure."""
+        for future in [self.publish(p) for p in publications]:
+            future.result()
+
+
+class ListedAnswers:
+    """Answers out of a dictionary, by elder."""
+
+    def __init__(self, answers: dict[str, list[tuple[str, str]]], **names: str) -> None:
+        self._answers = answers
+        self._names = names
+
+    def answers(self, elder_id: str) -> Iterator[Answer]:
+        """Yield the elder's answers."""
+        for number, (question, answer) in enumerate(self._answers.get(elder_id, [])):
+            yield Answer(id=f"a{number}", question=question, answer=answer)
+
+    def elder_name(self, elder_id: str) -> str | None:
+        """Return the elder's name."""
+        return self._names.get(elder_id)
+
+
+def is_silent(tag: str, question: str) -> str:
+    """Answer nothing."""
+    return ""
+
+
+class FakeModelHost:
+    """A model host in memory with Ollama's habits.
+
+    Names fold case, a name without tag means `:latest`, an unknown name raises ModelNotReady,
+    and a copy goes on serving when its original is deleted. `answer` gets tag and question.
+    """
+
+    def __init__(self, answer: Callable[[str, str], str] = is_silent) -> None:
+        self.answer = answer
+        self.is_down = False
+        self.asked: list[tuple[str, str]] = []
+        self.calls: list[tuple[str, ...]] = []
+        self.bases_sent = 0
+        self._models: dict[str, tuple[str, ModelRecipe | Path]] = {}
+
+    def ensure_base(self, name: str, gguf: Path) -> None:
+        """Register a base."""
+        self._enter("ensure_base", name)
+        if _key(name) not in self._models:
+            self.bases_sent += 1
+            self._models[_key(name)] = (full_tag(name), gguf)
+
+    def create(self, tag: str, recipe: ModelRecipe) -> None:
+        """Create or replace a model."""
+        self._enter("create", tag)
+        self._found(recipe.base)
+        self._models[_key(tag)] = (full_tag(tag), recipe)
+
+    def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
+        """Answer with what the test chose."""
+        self._enter("ask", tag)
+        self._found(tag)
+        question = messages[-1]["content"]
+        self.asked.append((tag, question))
+        text = self.answer(tag, question)
+        return Completion(text=text, prompt_tokens=len(question), completion_tokens=len(text))
+
+    def copy(self, source: str, target: str) -> None:
+        """Give a model a second name."""
+        self._enter("copy", source, target)
+        _, what = self._found(source)
+        self._models[_key(target)] = (full_tag(target), what)
+
+    def delete(self, tag: str) -> bool:
+        """Remove a name."""
+        self._enter("delete", tag)
+        return self._models.pop(_key(tag), None) is not None
+
+    def tags(self) -> list[str]:
+        """List all names."""
+        self._enter("tags")
+        return [name for name, _ in self._models.values()]
+
+    def recipe(self, tag: str) -> ModelRecipe | Path:
+        """What a model is made of."""
+        return self._found(tag)[1]
+
+    def _found(self, tag: str) -> tuple[str, ModelRecipe | Path]:
+        found = self._models.get(_key(tag))
+        if found is None:
+            raise ModelNotReady
+        return found
+
+    def _enter(self, *call: str) -> None:
+        if self.is_down:
+            raise OllamaUnavailable
+        self.calls.append(call)
+
+
+def _key(name: str) -> str:
+    return full_tag(name).lower()
+
+
+class FakeRunner:
+    """A training that writes a small file, with its hash; queued failures come first."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.specs: list[TrainingSpec] = []
+        self.spoil = False
+
+    def run(
+        self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> TrainingOutcome:
+        """Report three steps and leave an adapter."""
+        self.specs.append(spec)
+        for step in range(1, 4):
+            check()
+            on_progress(
+                TrainingProgress(
+                    stage="training",
+                    step=step,
+                    total_steps=3,
+                    epoch=step,
+                    total_epochs=3,
+                    loss=1.0 / step,
+                    eta_seconds=3.0 - step,
+                )
+            )
+        if self.failures:
+            raise self.failures.pop(0)
+        return self._leave(spec)
+
+    def _leave(self, spec: TrainingSpec) -> TrainingOutcome:
+        content = f"adapter of {spec.dataset_sha256} {spec.parameters.seed}".encode()
+        spec.work_dir.mkdir(parents=True, exist_ok=True)
+        gguf = spec.work_dir / "adapter.gguf"
+        gguf.write_bytes(b"spoilt" if self.spoil else content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        return TrainingOutcome(
+            adapter_path=spec.work_dir,
+            adapter_sha256=sha256,
+            gguf_path=gguf,
+            gguf_sha256=sha256,
+            total_steps=3,
+            resumed_from_step=0,
+            final_loss=0.3,
+            train_seconds=0.1,
+            trained_tokens=100,
+            tokens_per_second=1000.0,
+        )
+
+
+class MemoryRegistry:
+    """The models' registry for unit tests; tests/integration has the real one."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ElderModel] = {}
+
+    def get(self, elder_id: str) -> ElderModel:
+        """Return a model, or raise ModelNotReady."""
+        found = self.find(elder_id)
+        if found is None:
+            raise ModelNotReady
+        return found
+
+    def find(self, elder_id: str) -> ElderModel | None:
+        """Return a model, or None."""
+        return self._models.get(elder_id)
+
+    def open_version(self, job: Job, made_of: dict[str, str], now: datetime) -> ModelVersion:
+        """Give a job its version."""
+        model = self.find(job.elder_id) or ElderModel(id=job.elder_id, elder_name=job.elder_name)
+        known = next((v for v in model.versions if v.job_id == job.id), None)
+        if known is not None and (known.ready or known.fence > job.fence):
+            raise LeaseLost
+        number = known.version if known else model.next_version
+        version = ModelVersion.model_validate(
+            {
+                "version": number,
+                "job_id": job.id,
+                "fence": job.fence,
+                "tag": model_tag(job.elder_id, number),
+                "created_at": now,
+            }
+            | made_of
+        )
+        others = tuple(v for v in model.versions if v.version != number)
+        self._models[job.elder_id] = model.model_copy(
+            update={
+                "versions": (*others, version),
+                "next_version": max(model.next_version, number + 1),
+            }
+        )
+        return version
+
+    def release(self, elder_id: str, version: ModelVersion) -> None:
+        """Let a version answer."""
+        model = self.get(elder_id)
+        held = model.version(version.version)
+        if held is None or held.fence != version.fence:
+            raise LeaseLost
+        others = tuple(v for v in model.versions if v.version != version.version)
+        ready = version.model_copy(update={"ready": True})
+        self._models[elder_id] = model.model_copy(
+            update={"versions": (*others, ready), "current": version.version}
+        )
+
+    def select(self, elder_id: str, number: int) -> None:
+        """Make a released version the current one."""
+        model = self.get(elder_id)
+        version = model.version(number)
+        if version is None or not version.ready:
+            raise UnknownVersion
+        self._models[elder_id] = model.model_copy(update={"current": number})
+
+    def retire(self, elder_id: str) -> None:
+        """Take all versions out of service."""
+        model = self.find(elder_id)
+        if model is not None:
+            update = {"current": None, "versions": ()}
+            self._models[elder_id] = model.model_copy(update=update)

@@ -1,0 +1,387 @@
+"""The ledger on a real store: accepted once, held by one, told of to the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.ledger import Lease, Ledger, NewJob
+from pipeline.outbox import Announcer, Outbox
+from pipeline.progress import ProgressState
+from pipeline.store import Store
+from schemas.documents import Job
+from schemas.envelope import OutboundEvent
+from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
+from schemas.events import ErrorBody, ModelReady
+
+if TYPE_CHECKING:
+    from tests.integration.conftest import WaitUntil
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+SECONDS = int(AT.timestamp())
+SHORT_S = 0.15
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    """A ledger whose leases last for the test."""
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=60)
+
+
+@pytest.fixture
+def hasty(store: Store) -> Ledger:
+    """A ledger over the same store whose leases end at once."""
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=SHORT_S)
+
+
+def request(
+    number: int, elder: str = "LXM", *, job_id: str | None = None, name: str = "李秀梅"
+) -> NewJob:
+    """A request; its number is its event's id and its place in the partition."""
+    return NewJob(
+        request_source="upstream",
+        request_id=f"event-{number}",
+        requested_at=AT,
+        elder_id=elder,
+        elder_name=name,
+        force_retrain=False,
+        job_id=job_id,
+        base_model=None,
+        overrides={"epochs": 2},
+        traceparent=None,
+        queue_order=number,
+    )
+
+
+def claimed(ledger: Ledger, owner: str = "a") -> Lease:
+    """Claim what must be there."""
+    lease = ledger.claim(owner)
+    assert lease is not None
+    return lease
+
+
+def taken_over(
+    ledger: Ledger, wait_until: Callable[[Callable[[], object], str], None], owner: str = "b"
+) -> Lease:
+    """Claim a job once its lease has run out."""
+    found: list[Lease] = []
+
+    def claim() -> bool:
+        if (lease := ledger.claim(owner)) is not None:
+            found.append(lease)
+        return bool(found)
+
+    wait_until(claim, "the expired job is taken over")
+    return found[0]
+
+
+def waiting(store: Store) -> list[OutboundEvent]:
+    """All unpublished events."""
+    return [event for job in Outbox(store, "test").waiting(100) for event in job.events]
+
+
+def ready(job: Job) -> ModelReady:
+    """The event of a released version."""
+    return ModelReady(
+        job_id=job.id,
+        elder_id=job.elder_id,
+        model="afs_elder_LXM",
+        version=1,
+        tag="afs_elder_LXM:v1",
+        base_model="b",
+        method="lora",
+        dataset_sha256="a" * 64,
+        adapter_sha256="b" * 64,
+        evaluation=None,
+        reused=False,
+        previous_version=None,
+    )
+
+
+# -- accepting --------------------------------------------------------------------------------
+
+
+def test_accepted_job_is_queued_with_its_name_and_its_event(ledger: Ledger, store: Store) -> None:
+    assert ledger.accept([request(1)]) == 1
+    job = ledger.get(f"LXM_{SECONDS}")
+    assert (job.status, job.attempt, job.fence, job.overrides) == ("queued", 0, 0, {"epochs": 2})
+    (event,) = waiting(store)
+    assert (event.topic, event.key, event.data["status"]) == ("train-progress", "LXM", "queued")
+
+
+def test_redelivered_request_changes_nothing(ledger: Ledger) -> None:
+    assert ledger.accept([request(1)]) == 1
+    assert ledger.accept([request(1), request(1)]) == 0
+    assert len(ledger.jobs()) == 1
+
+
+def test_redelivery_after_the_end_does_not_train_again(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    ledger.finish(claimed(ledger), "failed", error=ErrorBody(code="x", message="y"))
+    assert ledger.accept([request(1)]) == 0
+    assert ledger.claim("a") is None
+
+
+def test_other_requests_of_the_same_second_get_a_suffix(ledger: Ledger) -> None:
+    assert ledger.accept([request(1)]) == 1
+    assert ledger.accept([request(2), request(3)]) == 2
+    ids = {job.id for job in ledger.jobs()}
+    assert ids == {f"LXM_{SECONDS}", f"LXM_{SECONDS}_2", f"LXM_{SECONDS}_3"}
+
+
+def test_taken_name_of_the_senders_choice_gets_a_suffix(ledger: Ledger) -> None:
+    ledger.accept([request(1, job_id="mine"), request(2, job_id="mine")])
+    assert {job.id for job in ledger.jobs()} == {"mine", "mine_2"}
+
+
+def test_batch_with_duplicates_inside_is_accepted_once_each(ledger: Ledger) -> None:
+    batch = [request(1), request(2, "ZJG"), request(1), request(3), request(2, "ZJG")]
+    assert ledger.accept(batch) == 3
+    assert sorted(j.request_id for j in ledger.jobs()) == ["event-1", "event-2", "event-3"]
+
+
+def test_empty_batch_is_no_write(ledger: Ledger) -> None:
+    assert ledger.accept([]) == 0
+
+
+def test_name_that_looks_like_a_field_path_stays_a_name(ledger: Ledger) -> None:
+    """Claims are pipelines, in which `$name` would be a field."""
+    ledger.accept([request(1, name="$status")])
+    lease = claimed(ledger, owner="$status")
+    assert lease.job.elder_name == "$status"
+    assert ledger.get(lease.job.id).owner == "$status"
+
+
+# -- claiming ---------------------------------------------------------------------------------
+
+
+def test_of_many_workers_one_gets_the_job(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    won: list[Lease] = []
+    begin = threading.Barrier(6)
+
+    def work(name: str) -> None:
+        begin.wait()
+        if (lease := ledger.claim(name)) is not None:
+            won.append(lease)
+
+    workers = [threading.Thread(target=work, args=(f"w{i}",)) for i in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(won) == 1
+    job = ledger.get(won[0].job.id)
+    assert (job.status, job.attempt, job.fence, job.owner) == ("running", 1, 1, won[0].owner)
+
+
+def test_jobs_of_one_elder_run_one_at_a_time_in_order(ledger: Ledger) -> None:
+    ledger.accept([request(3), request(1), request(2)])
+    order = []
+    for _ in range(3):
+        lease = claimed(ledger)
+        assert ledger.claim("other") is None, "a second job of the elder must wait"
+        order.append(lease.job.request_id)
+        ledger.finish(lease, "succeeded")
+    assert order == ["event-1", "event-2", "event-3"]
+
+
+def test_another_elders_job_runs_beside(ledger: Ledger) -> None:
+    ledger.accept([request(1), request(2), request(3, "ZJG")])
+    assert {claimed(ledger).job.elder_id, claimed(ledger).job.elder_id} == {"LXM", "ZJG"}
+    assert ledger.claim("c") is None
+
+
+def test_released_job_keeps_its_place_before_later_ones(ledger: Ledger) -> None:
+    ledger.accept([request(1), request(2)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    again = claimed(ledger)
+    assert (again.job.request_id, again.job.attempt, again.fence) == ("event-1", 1, 2)
+
+
+def test_elder_whose_job_backs_off_waits_with_all_jobs(ledger: Ledger) -> None:
+    ledger.accept([request(1), request(2), request(3, "ZJG")])
+    ledger.release(claimed(ledger), wait_s=60, count_attempt=True)
+    assert claimed(ledger).job.elder_id == "ZJG"
+    assert ledger.claim("a") is None
+
+
+def test_backed_off_job_comes_again_and_its_attempt_counts(
+    ledger: Ledger, wait_until: WaitUntil
+) -> None:
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=SHORT_S, count_attempt=True)
+    again = taken_over(ledger, wait_until)
+    assert (again.job.attempt, again.fence) == (2, 2)
+
+
+# -- leases -----------------------------------------------------------------------------------
+
+
+def test_expired_lease_is_taken_over_with_a_higher_fence(
+    ledger: Ledger, hasty: Ledger, wait_until: WaitUntil
+) -> None:
+    ledger.accept([request(1)])
+    first = claimed(hasty, "a")
+    second = taken_over(ledger, wait_until)
+    assert (second.job.id, second.fence, second.job.attempt) == (first.job.id, first.fence + 1, 2)
+
+
+def test_zombie_can_write_nothing(
+    ledger: Ledger, hasty: Ledger, store: Store, wait_until: WaitUntil
+) -> None:
+    ledger.accept([request(1)])
+    zombie = claimed(hasty, "a")
+    holder = taken_over(ledger, wait_until)
+    before = store["jobs"].find_one({"_id": holder.job.id})
+    writes: list[Callable[[], object]] = [
+        lambda: hasty.heartbeat(zombie),
+        lambda: hasty.report(zombie, ProgressState(stage="training", progress=50)),
+        lambda: hasty.release(zombie, wait_s=0, count_attempt=False),
+        lambda: hasty.finish(zombie, "succeeded", ready=ready(zombie.job)),
+        lambda: hasty.finish(zombie, "failed"),
+    ]
+    for write in writes:
+        with pytest.raises(LeaseLost):
+            write()
+    assert store["jobs"].find_one({"_id": holder.job.id}) == before
+
+
+def test_heartbeat_renews_the_lease(ledger: Ledger, store: Store) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ends = [store["jobs"].find_one({"_id": lease.job.id})["lease_until"]]  # type: ignore[index]
+    ledger.heartbeat(lease)
+    ends.append(store["jobs"].find_one({"_id": lease.job.id})["lease_until"])  # type: ignore[index]
+    assert ends[0] < ends[1]
+    assert ledger.claim("b") is None
+
+
+def test_lease_that_still_runs_is_not_taken(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    claimed(ledger, "a")
+    assert ledger.claim("b") is None
+
+
+# -- cancelling -------------------------------------------------------------------------------
+
+
+def test_queued_job_is_cancelled_at_once(ledger: Ledger, store: Store) -> None:
+    ledger.accept([request(1)])
+    job = ledger.cancel(f"LXM_{SECONDS}")
+    assert job.status == "cancelled" and job.error is not None
+    assert ledger.claim("a") is None
+    assert [e.data["status"] for e in waiting(store)] == ["queued", "cancelled"]
+
+
+def test_running_job_is_cancelled_at_its_next_heartbeat(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.heartbeat(lease)
+    assert ledger.cancel(lease.job.id).status == "running"
+    with pytest.raises(JobCancelled):
+        ledger.heartbeat(lease)
+    assert ledger.finish(lease, "cancelled").status == "cancelled"
+
+
+def test_ended_or_unknown_job_cannot_be_cancelled(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.finish(lease, "succeeded")
+    with pytest.raises(JobAlreadyEnded):
+        ledger.cancel(lease.job.id)
+    with pytest.raises(UnknownJob):
+        ledger.cancel("nobody_1")
+
+
+def test_cancelled_while_queued_again_stays_cancelled(ledger: Ledger) -> None:
+    """Asked while it ran, released before the worker saw it: the next holder learns of it."""
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.cancel(lease.job.id)
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    with pytest.raises(JobCancelled):
+        ledger.heartbeat(claimed(ledger))
+
+
+# -- what is told -----------------------------------------------------------------------------
+
+
+def test_terminal_state_and_its_events_stand_together(ledger: Ledger, store: Store) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.report(lease, ProgressState(stage="training", progress=40, step=4, total_steps=10))
+    ended = ledger.finish(lease, "succeeded", ready=ready(lease.job))
+    assert (ended.status, ended.progress, ended.version) == ("succeeded", 100, 1)
+    events = waiting(store)
+    assert [e.topic for e in events] == ["train-progress", "train-progress", "model-ready"]
+    assert [e.data.get("status") for e in events] == ["queued", "succeeded", None]
+    assert [e.sequence for e in events] == sorted({e.sequence for e in events})
+    assert len({e.id for e in events}) == 3
+
+
+def test_job_ends_once(ledger: Ledger) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.finish(lease, "succeeded")
+    with pytest.raises(LeaseLost):
+        ledger.finish(lease, "failed")
+    assert ledger.get(lease.job.id).status == "succeeded"
+
+
+def test_only_the_newest_unpublished_progress_is_kept(ledger: Ledger, store: Store) -> None:
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    for progress in (10, 20, 30):
+        ledger.report(lease, ProgressState(stage="training", progress=progress))
+    events = waiting(store)
+    assert [(e.data["status"], e.data["progress"]) for e in events] == [
+        ("queued", 0),
+        ("running", 30),
+    ]
+    assert events[1].data["sequence"] == 4
+
+
+def test_relay_takes_out_what_it_published_and_nothing_newer(ledger: Ledger, store: Store) -> None:
+    outbox = Outbox(store, "test")
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.report(lease, ProgressState(stage="training", progress=10))
+    seen = outbox.waiting(10)
+    ledger.report(lease, ProgressState(stage="training", progress=20))
+    outbox.mark_published(seen)
+    assert [e.data["progress"] for e in waiting(store)] == [20]
+    outbox.mark_published(outbox.waiting(10))
+    assert outbox.waiting(10) == []
+    assert outbox.oldest() is None
+
+
+def test_event_not_marked_is_given_again_with_the_same_id(ledger: Ledger, store: Store) -> None:
+    ledger.accept([request(1)])
+    first, again = waiting(store), waiting(store)
+    assert [e.id for e in first] == [e.id for e in again]
+    assert first == again
+
+
+def test_outbox_gives_the_oldest_jobs_first_and_says_since_when(
+    ledger: Ledger, store: Store
+) -> None:
+    outbox = Outbox(store, "test")
+    ledger.accept([request(1)])
+    first = outbox.oldest()
+    ledger.accept([request(2, "ZJG")])
+    assert [w.events[0].key for w in outbox.waiting(1)] == ["LXM"]
+    assert first is not None and outbox.oldest() == first
+
+
+def test_jobs_are_listed_newest_first_and_by_elder_and_status(ledger: Ledger) -> None:
+    ledger.accept([request(1), request(2, "ZJG"), request(3)])
+    claimed(ledger)
+    assert [j.request_id for j in ledger.jobs(elder_id="LXM")] == ["event-3", "event-1"]
+    assert [j.request_id for j in ledger.jobs(status="running")] == ["event-1"]
+    assert len(ledger.jobs(limit=2)) == 2
+    assert (ledger.count("queued"), ledger.count("running")) == (2, 1)
