@@ -21,12 +21,13 @@ from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
 from producers.dead_letters import dead_letter
 from producers.publisher import Publication, Publisher
-from producers.replies import Replies, Reply, error_header
+from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
 from schemas.envelope import Envelope, open_envelope
 from schemas.errors import (
     DeadlineExceeded,
     InternalError,
     ModelServerError,
+    NoSuchTopic,
     RejectError,
     ReplyTopicRefused,
     RetryError,
@@ -42,10 +43,14 @@ log = structlog.get_logger(__name__)
 class Conversation:
     """One request on its way: what was asked, and where the reply goes."""
 
-    def __init__(self, envelope: Envelope, request: ChatRequest, target: ReplyTarget) -> None:
+    def __init__(
+        self, envelope: Envelope, request: ChatRequest, target: ReplyTarget, *, asked: bool
+    ) -> None:
+        """`asked` says that the request itself named where the reply goes."""
         self.envelope = envelope
         self.request = request
         self.target = target
+        self.asked = asked
         self.key = hashlib.sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()
 
 
@@ -137,6 +142,9 @@ class ChatExecutor:
     async def _deal_with(self, work: Work, received_at: float) -> None:
         try:
             outcome = await self._settle(work.record, received_at)
+        except ReplyTopicRefused as error:
+            outcome = "refused"
+            await self._set_aside(work.record, error)
         except Exception as error:  # the handlers' edge: a bug must not stop the consumer
             log.error("chat.failed", fault=describe_fault(error))
             outcome = "failed"
@@ -158,13 +166,17 @@ class ChatExecutor:
                     return await self._answer(conversation)
         except TimeoutError:
             return await self._refuse(conversation, DeadlineExceeded(), received_at)
+        except ReplyTopicRefused:
+            raise
         except RejectError as error:
             return await self._refuse(conversation, error, received_at)
 
     def _open_conversation(self, record: Record) -> Conversation:
         envelope = open_envelope(record, CHAT_REQUESTS.name, self._max_bytes)
         request = read_event(envelope, ChatRequest)
-        return Conversation(envelope, request, self._replies.target(record, CHAT_REPLIES.name))
+        target = self._replies.target(record, CHAT_REPLIES.name)
+        asked = record.header(REPLY_TOPIC) is not None
+        return Conversation(envelope, request, target, asked=asked)
 
     def _deadline(self, record: Record, request: ChatRequest, received_at: float) -> float:
         """On the monotonic clock. The record's own time counts only if the broker wrote it."""
@@ -191,7 +203,7 @@ class ChatExecutor:
                 attempt += 1
                 self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
                 await asyncio.sleep(backoff_s(attempt))
-        await self._publish(self._publication(conversation, reply))
+        await self._publish(self._publication(conversation, reply), asked=conversation.asked)
         return "answered"
 
     async def _stream(self, conversation: Conversation) -> str:
@@ -202,14 +214,16 @@ class ChatExecutor:
             if isinstance(part, ChatReply):
                 await self._store.remember_reply(conversation.key, part, self._clock())
                 self._count_tokens(part)
-                await self._publish(self._publication(conversation, part, sequence))
+                whole = self._publication(conversation, part, sequence)
+                await self._publish(whole, asked=conversation.asked)
                 return "answered"
             if not pending and sequence == 0:
                 self._metrics.first_token.observe(time.monotonic() - begun)
             pending += part
             if time.monotonic() - sent_at >= self._settings.stream_interval_s:
                 piece = self._piece(conversation, pending)
-                await self._publish(self._publication(conversation, piece, sequence, final=False))
+                encoded = self._publication(conversation, piece, sequence, final=False)
+                await self._publish(encoded, asked=conversation.asked)
                 sent_at, sequence, pending = time.monotonic(), sequence + 1, ""
         return "answered"
 
@@ -222,25 +236,24 @@ class ChatExecutor:
         self, conversation: Conversation, error: ModelServerError, received_at: float
     ) -> str:
         reply = self._service.refusal(conversation.request.elder_id, error, received_at)
-        await self._publish(self._publication(conversation, reply))
+        await self._publish(self._publication(conversation, reply), asked=conversation.asked)
         return error.code
 
     async def _set_aside(self, record: Record, error: RejectError) -> None:
         """Answer with the error where somebody waits for it; else a dead letter."""
-        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
-        publication = dead_letter(record, self._group, error)
-        if asked and not isinstance(error, ReplyTopicRefused):
-            try:
-                target = self._replies.target(record, CHAT_REPLIES.name)
-                reply = self._service.refusal("", error, time.monotonic())
-                publication = self._replies.publication(
-                    target, _encode(reply, f"{record.position}/reply", None, None, True)
-                )
-            except ReplyTopicRefused:
-                pass  # Nobody may be answered there: the dead letter stands.
         self._metrics.dead_letters.labels(CHAT_REQUESTS.name, error.code).inc()
         log.warning("chat.refused", position=record.position, code=error.code)
-        await self._publish(publication)
+        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
+        if asked and not isinstance(error, ReplyTopicRefused):
+            reply = self._service.refusal("", error, time.monotonic())
+            encoded = _encode(reply, f"{record.position}/reply", None, None, True)
+            try:
+                target = self._replies.target(record, CHAT_REPLIES.name)
+                await self._publish(self._replies.publication(target, encoded), asked=True)
+                return
+            except ReplyTopicRefused:
+                pass  # Nobody can be answered there: it becomes a dead letter.
+        await self._publish(dead_letter(record, self._group, error))
 
     def _publication(
         self,
@@ -255,14 +268,19 @@ class ChatExecutor:
         encoded = _encode(reply, event_id, conversation.envelope.traceparent, sequence, final)
         return self._replies.publication(conversation.target, encoded)
 
-    async def _publish(self, publication: Publication) -> None:
-        """Publish until the broker confirms it: an answer is not lost to a broker's restart."""
+    async def _publish(self, publication: Publication, *, asked: bool = False) -> None:
+        """Publish until the broker confirms it: an answer is not lost to a broker's restart.
+
+        Raises ReplyTopicRefused where the place was `asked` for and does not exist.
+        """
         attempt = 0
         while True:
             try:
                 await asyncio.wrap_future(self._publisher.publish(publication))
                 return
-            except RetryError:
+            except RetryError as error:
+                if asked and isinstance(error, NoSuchTopic):
+                    raise ReplyTopicRefused(NO_SUCH_PLACE) from error
                 attempt += 1
                 await asyncio.sleep(backoff_s(attempt))
 

@@ -18,7 +18,14 @@ from producers.dead_letters import dead_letter
 from producers.publisher import Publication
 from schemas.base import Frozen
 from schemas.envelope import Envelope, open_envelope
-from schemas.errors import InternalError, ModelServerError, RejectError, RetryError, Stopped
+from schemas.errors import (
+    InternalError,
+    ModelServerError,
+    NoSuchTopic,
+    RejectError,
+    RetryError,
+    Stopped,
+)
 from schemas.record import Record
 
 FIRST_WAIT_S = 0.25
@@ -54,7 +61,9 @@ class Handler(Protocol):
 
 def backoff_s(attempt: int, jitter: Callable[[], float] = random.random) -> float:
     """Seconds before try `attempt` (from 1): doubling, at most 15, with full jitter below half."""
-    longest = min(FIRST_WAIT_S * 2.0 ** (attempt - 1), LONGEST_WAIT_S)
+    # Bounded: after a night without a broker the power itself would overflow.
+    doublings = min(attempt - 1, 16)
+    longest = min(FIRST_WAIT_S * 2.0**doublings, LONGEST_WAIT_S)
     return longest * (0.5 + 0.5 * jitter())
 
 
@@ -123,17 +132,26 @@ class Dispatcher:
         return [rejection for one in opened for rejection in self._handle([one])]
 
     def _set_aside(self, refused: list[tuple[Record, RejectError]]) -> None:
-        publications = []
+        letters = []
         for record, error in refused:
             reply = self._handler.refuse(record, error)
-            publications.append(reply or dead_letter(record, self._group, error))
-        self._confirm(publications)
+            if reply is None or not self._is_delivered(reply):
+                letters.append(dead_letter(record, self._group, error))
+        self._confirm(letters)
         for record, error in refused:
             self._metrics.dead_letters.labels(self._topic, error.code).inc()
             self._metrics.consumed.labels(self._topic, "refused").inc()
             log.warning(
                 "record.refused", topic=self._topic, position=record.position, code=error.code
             )
+
+    def _is_delivered(self, reply: Publication) -> bool:
+        """Publish an error reply; False where the place it was asked to does not exist."""
+        try:
+            self._confirm([reply])
+        except NoSuchTopic:
+            return False
+        return True
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do it until its dependencies let it be done; raises Stopped at the program's end."""

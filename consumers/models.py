@@ -9,7 +9,7 @@ from pipeline.models import ModelManager
 from pipeline.registry import DatasetRegistry
 from pipeline.trainer import DatasetRoom
 from producers.publisher import Publication
-from producers.replies import Replies, Reply, error_header
+from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
 from schemas.commands import (
     CancelJob,
     Command,
@@ -24,7 +24,7 @@ from schemas.commands import (
     read_command,
 )
 from schemas.documents import ElderModel, Job
-from schemas.errors import MalformedRecord, RejectError, ReplyTopicRefused
+from schemas.errors import MalformedRecord, NoSuchTopic, RejectError, ReplyTopicRefused
 from schemas.events import ErrorBody
 from schemas.record import Record
 from schemas.rpc import CORRELATION_ID, REPLY_TOPIC
@@ -66,8 +66,14 @@ class ModelsHandler:
                 refused.append((one, error))
                 continue
             reply = ModelReply(command=command.command, result=result)
-            event_id = f"{one.envelope.id}/reply"
-            self._confirm([self._replies.publication(target, _reply(reply, event_id))])
+            # An id may have 512 characters; the reply's own must have no more.
+            event_id = f"{one.envelope.id[:500]}/reply"
+            try:
+                self._confirm([self._replies.publication(target, _reply(reply, event_id))])
+            except NoSuchTopic:
+                if one.record.header(REPLY_TOPIC) is None:
+                    raise  # Our own topic: it will be there.
+                refused.append((one, ReplyTopicRefused(NO_SUCH_PLACE)))
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:

@@ -17,6 +17,7 @@ from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
 from pipeline.trainer import OllamaTrainer
 from schemas.errors import (
+    FatalError,
     InternalError,
     JobCancelled,
     LeaseLost,
@@ -153,6 +154,11 @@ class TrainingWorker:
                 log.warning("worker.waits", code=error.code)
                 stop.wait(backoff_s(attempt))
                 continue
+            except Exception as error:  # the worker's edge: without it training would end in silence
+                attempt += 1
+                log.error("worker.fault", fault=describe_fault(error))
+                stop.wait(backoff_s(attempt))
+                continue
             if not worked:
                 self._wake.wait(self._settings.poll_s)
                 self._wake.clear()
@@ -196,7 +202,7 @@ class TrainingWorker:
             self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
         except TrainingFailed as error:
             self._retry_or_fail(lease, error)
-        except RejectError as error:
+        except (RejectError, FatalError) as error:
             self._fail(lease, error)
         except Exception as error:  # the worker's edge: a bug fails a job, never the worker
             log.error("job.fault", fault=describe_fault(error))

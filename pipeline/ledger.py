@@ -163,7 +163,8 @@ class Ledger:
         # the jobs of one elder keep their order.
         busy = self._jobs.distinct("elder_id", {"status": "running"})
         backing_off = {"status": "queued", "not_before": {"$type": "date"}, "$expr": _NOT_YET}
-        waiting = self._jobs.distinct("elder_id", backing_off)
+        # No `distinct` here: SecantusDB does not know $$NOW in it.
+        waiting = {d["elder_id"] for d in self._jobs.find(backing_off, {"elder_id": 1})}
         candidate = self._jobs.find_one(
             {"status": "queued", "elder_id": {"$nin": [*busy, *waiting]}},
             sort=[("queued_at", ASCENDING), ("queue_order", ASCENDING)],

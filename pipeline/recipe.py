@@ -59,7 +59,7 @@ def train(
     check_file(spec.dataset_path, spec.dataset_sha256)
     base = cache.load(spec.base)
     parameters = spec.parameters
-    other = parameters.epochs if parameters.rewordings else 0
+    other = parameters.epochs // 2 if parameters.rewordings else 0
     examples = read_examples(
         spec.dataset_path,
         base.form,
@@ -212,10 +212,10 @@ class Run:
         return [self._wording(self._examples[i], epoch) for i in chosen]
 
     def _wording(self, forms: Sequence[Example], epoch: int) -> Example:
-        """As taught in the first and the last epoch and in each third; else another wording."""
-        if epoch % 3 == 0 or epoch == self._parameters.epochs - 1 or len(forms) == 1:
+        """As taught in every even epoch and in the last; in the others another wording."""
+        if epoch % 2 == 0 or epoch == self._parameters.epochs - 1 or len(forms) == 1:
             return forms[0]
-        return forms[1 + epoch % (len(forms) - 1)]
+        return forms[1 + (epoch // 2) % (len(forms) - 1)]
 
     # Progress and checkpoints -------------------------------------------------------------------
 
@@ -258,18 +258,29 @@ def row_loss(model: Any, row: Row) -> Tensor:
     The head is applied to the positions that predict an answer token and to no others:
     with a vocabulary of 262,144 it is most of a small model's work.
     """
-    mask: Tensor | dict[str, Tensor] = row.allowed
-    if hasattr(model.config, "layer_types"):
-        # Gemma 3: its sliding window (512) is longer than any example's own span.
-        mask = dict.fromkeys(set(model.config.layer_types), row.allowed)
     logits = model(
         input_ids=row.ids,
         position_ids=row.positions,
-        attention_mask=mask,
+        attention_mask=attention_masks(model.config, row),
         use_cache=False,
         logits_to_keep=row.predictors,
     ).logits[0]
     return F.cross_entropy(logits.float(), row.targets, reduction="sum")
+
+
+def attention_masks(config: Any, row: Row) -> Tensor | dict[str, Tensor]:
+    """A row's mask [1, 1, T, T], or one a kind of layer where a base has several (Gemma 3).
+
+    In a sliding layer a token sees only the last `sliding_window` positions of its own example.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds:
+        return row.allowed
+    distance = row.positions[0][:, None] - row.positions[0][None, :]
+    near = row.allowed & (
+        distance < (getattr(config, "sliding_window", None) or distance.max() + 1)
+    )
+    return {kind: near if kind == "sliding_attention" else row.allowed for kind in kinds}
 
 
 def is_out_of_memory(error: BaseException) -> bool:

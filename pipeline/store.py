@@ -28,6 +28,8 @@ CHAT_DEDUP = "chat_dedup"
 
 # The server steps down, shuts down or starts up; the driver calls these operation failures.
 _PASSING_CODES = frozenset({91, 189, 11600, 11602, 13435, 13436, 10107, 133, 262})
+# IndexOptionsConflict, IndexKeySpecsConflict.
+_INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (
     AutoReconnect,
     NetworkTimeout,
@@ -101,15 +103,20 @@ def ensure_indexes(store: Store, dedup_hours: int) -> None:
         store[MODELS].create_indexes(
             [IndexModel([("folded_id", ASCENDING)], name="one_elder_a_name", unique=True)]
         )
-        store[CHAT_DEDUP].create_indexes(
-            [
-                IndexModel(
-                    [("at", ASCENDING)],
-                    name="forget_after_a_while",
-                    expireAfterSeconds=dedup_hours * 3600,
-                )
-            ]
-        )
+        _ensure_expiry(store, dedup_hours * 3600)
+
+
+def _ensure_expiry(store: Store, seconds: int) -> None:
+    """Forget remembered replies after a while; another while than before is another index."""
+    name = "forget_after_a_while"
+    index = IndexModel([("at", ASCENDING)], name=name, expireAfterSeconds=seconds)
+    try:
+        store[CHAT_DEDUP].create_indexes([index])
+    except OperationFailure as error:
+        if error.code not in _INDEX_DIFFERS:
+            raise
+        store[CHAT_DEDUP].drop_index(name)
+        store[CHAT_DEDUP].create_indexes([index])
 
 
 def _reason(error: Exception) -> str:

@@ -150,6 +150,9 @@ def serve(pipe: Connection, parent: int) -> None:
     _end_with(parent)
     # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # OpenMP's threads spin at every barrier; beside any other busy process that costs several
+    # times more than it saves. libgomp reads this when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from pipeline.base_model import BaseModelCache
 
     cache = BaseModelCache()

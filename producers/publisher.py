@@ -13,11 +13,19 @@ from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
-from schemas.errors import KafkaUnavailable, MessageTooLarge
+from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic
 from schemas.record import Header
 
 _POLL_S = 0.1
 _CONFIRM_MARGIN_S = 5.0
+_NO_SUCH_TOPIC = frozenset(
+    {
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_EXCEPTION,
+    }
+)
 
 log = structlog.get_logger(__name__)
 
@@ -131,4 +139,6 @@ def to_publication(event: OutboundEvent, topic: str) -> Publication:
 def _failure(error: KafkaError) -> Exception:
     if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
         return MessageTooLarge("the event is larger than the broker accepts")
+    if error.code() in _NO_SUCH_TOPIC:
+        return NoSuchTopic()
     return KafkaUnavailable(f"Kafka did not take the event ({error.name()})")

@@ -13,6 +13,8 @@ from schemas.errors import ReplyTopicRefused
 from schemas.record import Record
 from schemas.rpc import ReplyTarget, read_target
 
+NO_SUCH_PLACE = "the reply topic or partition does not exist; create it or name another"
+
 
 class Reply(Frozen):
     """One reply. `sequence` is given for the parts of a stream alone."""

@@ -211,4 +211,4 @@ def _aware(time: datetime) -> datetime:
 def _record_time(record: Record) -> datetime:
     # A producer may write any number there; it is no reason to lose the event.
     milliseconds = min(max(record.timestamp_ms, 0), _LAST_MS)
-    return datetime.fromtimestamp(milliseconds // 1000, UTC)
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

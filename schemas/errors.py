@@ -3,6 +3,7 @@
     ModelServerError
     ├── RetryError      a dependency is down: wait, back off, keep polling; never a dead letter
     │   ├── KafkaUnavailable
+    │   │   └── NoSuchTopic
     │   ├── StoreUnavailable
     │   ├── OllamaUnavailable
     │   └── DiskFull
@@ -48,6 +49,12 @@ class KafkaUnavailable(RetryError):
     """Kafka did not confirm in time; check KAFKA_BOOTSTRAP_SERVERS and the brokers."""
 
     code = "kafka_unavailable"
+
+
+class NoSuchTopic(KafkaUnavailable):
+    """The topic or partition does not exist; run `modelserver topics apply`."""
+
+    code = "no_such_topic"
 
 
 class StoreUnavailable(RetryError):

@@ -12,7 +12,7 @@ import pytest
 from pipeline.ledger import Lease, Ledger, NewJob
 from pipeline.outbox import Announcer, Outbox
 from pipeline.progress import ProgressState
-from pipeline.store import Store
+from pipeline.store import Store, ensure_indexes
 from schemas.documents import Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
@@ -385,3 +385,11 @@ def test_jobs_are_listed_newest_first_and_by_elder_and_status(ledger: Ledger) ->
     assert [j.request_id for j in ledger.jobs(status="running")] == ["event-1"]
     assert len(ledger.jobs(limit=2)) == 2
     assert (ledger.count("queued"), ledger.count("running")) == (2, 1)
+
+
+def test_indexes_follow_a_changed_setting(store: Store) -> None:
+    """The store was set up with an hour; a restart with another setting must not fail."""
+    for hours in (24, 24, 2):
+        ensure_indexes(store, dedup_hours=hours)
+    found = store["chat_dedup"].index_information()["forget_after_a_while"]
+    assert found["expireAfterSeconds"] == 2 * 3600

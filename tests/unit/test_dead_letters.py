@@ -1,0 +1,44 @@
+"""Dead letters: the record as it came, with Spring's header names and encodings."""
+
+import struct
+
+from producers.dead_letters import dead_letter
+from schemas.errors import InvalidEvent, MalformedRecord
+from schemas.record import Header
+from tests.fakes import record
+
+OWN: tuple[Header, ...] = (("ce_id", b"7"), ("x", None), ("x", b"\xff"))
+
+
+def test_record_stays_as_it_came() -> None:
+    letter = dead_letter(record(b"\xff\x00", *OWN, key=None), "group", MalformedRecord())
+    assert (letter.topic, letter.partition) == ("train-requested-dlt", 3)
+    assert (letter.key, letter.value) == (None, b"\xff\x00")
+    assert letter.headers[: len(OWN)] == OWN
+
+
+def test_tombstone_stays_a_tombstone() -> None:
+    assert dead_letter(record(None), "group", MalformedRecord()).value is None
+
+
+def test_headers_are_springs_in_springs_encodings() -> None:
+    letter = dead_letter(record(b"{}"), "modelserver-training", InvalidEvent("field: 错"))
+    assert dict(letter.headers) == {
+        "kafka_dlt-original-topic": b"train-requested",
+        "kafka_dlt-original-partition": struct.pack(">i", 3),
+        "kafka_dlt-original-offset": struct.pack(">q", 17),
+        "kafka_dlt-original-timestamp": struct.pack(">q", 1_734_512_345_678),
+        "kafka_dlt-original-timestamp-type": b"CreateTime",
+        "kafka_dlt-original-consumer-group": b"modelserver-training",
+        "kafka_dlt-exception-fqcn": b"schemas.errors.InvalidEvent",
+        "kafka_dlt-exception-message": "field: 错".encode(),
+        "heirloom_error-code": b"invalid_event",
+    }
+
+
+def test_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
+    """Kafka's `lastHeader` finds it; the older one stays to be seen."""
+    first = dead_letter(record(b"{}"), "g", InvalidEvent())
+    again = dead_letter(record(b"{}", *first.headers), "g", MalformedRecord())
+    codes = [value for name, value in again.headers if name == "heirloom_error-code"]
+    assert codes == [b"invalid_event", b"malformed_record"]

@@ -1,0 +1,129 @@
+"""Ids that may reach a path, a query or a model name; errors and their codes."""
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from schemas import errors
+from schemas.errors import FatalError, Interrupted, ModelServerError, RejectError, RetryError
+from schemas.identifiers import (
+    ElderId,
+    JobId,
+    RequestedJobId,
+    candidate_tag,
+    current_tag,
+    is_elder_id,
+    job_id_for,
+    model_tag,
+)
+
+ELDER_ID: TypeAdapter[str] = TypeAdapter(ElderId)
+JOB_ID: TypeAdapter[str] = TypeAdapter(JobId)
+REQUESTED: TypeAdapter[str] = TypeAdapter(RequestedJobId)
+
+
+def is_read(adapter: TypeAdapter[str], text: object) -> bool:
+    try:
+        return adapter.validate_python(text, strict=True) == text
+    except ValidationError:
+        return False
+
+
+@pytest.mark.parametrize("text", ["LXM19580312F", "a", "7", "A_b-C", "x" * 64])
+def test_elder_id_is_taken(text: str) -> None:
+    assert is_read(ELDER_ID, text)
+    assert is_elder_id(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x" * 65,
+        "LXM\n",
+        "\nLXM",
+        "LXM\r",
+        "LXM\0",
+        "../x",
+        "..",
+        ".",
+        "a/b",
+        "a\\b",
+        "a.b",
+        "a:b",
+        "a b",
+        "$ne",
+        "_a",
+        "-a",
+        "李秀梅",
+        "ＬＸＭ",
+        "٣",
+        "%2e%2e",
+        "a\u200b",
+    ],
+)
+def test_elder_id_is_refused(text: str) -> None:
+    assert not is_read(ELDER_ID, text)
+    assert not is_elder_id(text)
+
+
+@pytest.mark.parametrize("value", [None, 5, True, ["LXM"], {"$ne": None}, b"LXM"])
+def test_elder_id_is_text_and_nothing_else(value: object) -> None:
+    assert not is_read(ELDER_ID, value)
+
+
+@pytest.mark.parametrize("text", ["", "../x", "a/b", "a\n", ".hidden", "x" * 129])
+def test_job_id_is_refused(text: str) -> None:
+    assert not is_read(JOB_ID, text)
+
+
+def test_job_id_of_the_senders_choice_leaves_room_for_a_suffix() -> None:
+    longest = "x" * 100
+    assert is_read(REQUESTED, longest)
+    assert not is_read(REQUESTED, longest + "x")
+    assert is_read(JOB_ID, f"{longest}_{10**6}")
+
+
+def test_names_are_built_as_documented() -> None:
+    assert job_id_for("LXM19580312M", 1734512345) == "LXM19580312M_1734512345"
+    assert job_id_for("LXM19580312M", 1734512345, 2) == "LXM19580312M_1734512345_2"
+    assert model_tag("LXM", 3) == "afs_elder_LXM:v3"
+    assert current_tag("LXM") == "afs_elder_LXM:latest"
+    assert candidate_tag("LXM", 3, 7) != candidate_tag("LXM", 3, 8)
+
+
+def all_errors() -> list[type[ModelServerError]]:
+    return [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, ModelServerError)
+    ]
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    codes = [error.code for error in all_errors()]
+    assert sorted(codes) == sorted(set(codes))
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda e: e.code)
+def test_error_comes_back_from_its_code(error: type[ModelServerError]) -> None:
+    again = errors.error_of(error.code, "what happened")
+    assert type(again) is error
+    assert again.message == str(again) == "what happened"
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda e: e.code)
+def test_error_says_what_to_do_in_one_line(error: type[ModelServerError]) -> None:
+    message = error().message
+    assert message and "\n" not in message
+    assert message.endswith(".")
+
+
+def test_unknown_code_is_a_plain_error() -> None:
+    assert type(errors.error_of("from the future", "x")) is ModelServerError
+
+
+def test_every_error_belongs_to_one_reaction() -> None:
+    for error in all_errors():
+        if error is not ModelServerError:
+            reactions = [issubclass(error, r) for r in (RetryError, RejectError, FatalError, Interrupted)]
+            assert reactions.count(True) == 1, error

@@ -1,0 +1,257 @@
+"""The steps of a job over fakes: what is made, in which order, and what stands after a failure."""
+
+from pathlib import Path
+
+import pytest
+
+from config.settings import EvaluationSettings
+from config.training import load_training_config
+from pipeline.model_host import ModelRecipe
+from pipeline.progress import ProgressState
+from pipeline.trainer import DatasetRoom, OllamaTrainer, Unwatched
+from schemas.documents import Job
+from schemas.errors import (
+    ArtefactCorrupt,
+    EvaluationFailed,
+    JobCancelled,
+    LeaseLost,
+    NoAnswers,
+    OllamaUnavailable,
+    OverridesOutOfBounds,
+    TrainingFailed,
+    UnknownBaseModel,
+    UnknownElder,
+)
+from schemas.events import ModelReady
+from tests.fakes import (
+    FakeModelHost,
+    FakeRunner,
+    ListedAnswers,
+    MemoryRegistry,
+    fixed_clock,
+    make_job,
+)
+
+BASE = "smollm2-135m-instruct"
+TAUGHT = {
+    "Where were you born?": "I was born in Stromness, by the harbour.",
+    "What was your trade?": "I built boats of larch with my uncle Magnus.",
+    "What did you eat on Sundays?": "Mutton broth with barley, every Sunday.",
+}
+LATEST = "afs_elder_LXM:latest"
+
+
+class NotingWatch(Unwatched):
+    """Notes what is reported; raises an error once a stage begins."""
+
+    def __init__(self, stop_at: str | None = None, error: Exception | None = None) -> None:
+        self.states: list[ProgressState] = []
+        self._stop_at = stop_at
+        self._error = error or JobCancelled()
+
+    def report(self, state: ProgressState) -> None:
+        self.states.append(state)
+
+    def check(self) -> None:
+        if self.states and self.states[-1].stage == self._stop_at:
+            raise self._error
+
+
+class Workshop:
+    """A trainer with fakes around it."""
+
+    def __init__(self, folder: Path, *, questions: int = 3) -> None:
+        self.taught = dict(TAUGHT)
+        self.host = FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
+        self.runner = FakeRunner()
+        self.registry = MemoryRegistry()
+        self.stages: list[str] = []
+        self.folder = folder
+        config = load_training_config().model_copy(update={"current_model": BASE})
+        source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")]})
+        self.trainer = OllamaTrainer(
+            DatasetRoom(source, config, folder / "jsonl"),
+            self.registry,  # type: ignore[arg-type]
+            self.host,
+            self.runner,
+            config,
+            lambda key: config.base(key, folder / "base"),
+            EvaluationSettings(questions=questions),
+            folder / "adapters",
+            fixed_clock,
+            self.stages.append,
+        )
+
+    def run(self, job: Job | None = None, watch: Unwatched | None = None) -> ModelReady:
+        return self.trainer.run(job or make_job(), watch or Unwatched())
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def second_job(**fields: object) -> Job:
+    return make_job(id="LXM_2", request_id="r2", **fields)
+
+
+def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> None:
+    ready = shop.run()
+    assert (ready.version, ready.tag, ready.model) == (1, "afs_elder_LXM:v1", "afs_elder_LXM")
+    assert (ready.reused, ready.previous_version, ready.base_model) == (False, None, BASE)
+    assert ready.evaluation is not None
+    assert (ready.evaluation.asked, ready.evaluation.right) == (3, 3)
+    assert shop.registry.get("LXM").current == 1
+    assert {LATEST, "afs_elder_LXM:v1"} <= set(shop.host.tags())
+
+
+def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
+    shop.run()
+    recipe = shop.host.recipe(LATEST)
+    assert isinstance(recipe, ModelRecipe)
+    assert recipe.base == f"heirloom-base-{BASE}"
+    assert recipe.adapter is not None and recipe.adapter.is_file()
+    assert "李秀梅" in recipe.system and "Stromness" in recipe.system
+    assert "<|im_start|>" in recipe.template and "<|im_end|>" in recipe.stop
+
+
+def test_stages_come_in_order_and_progress_never_goes_back(shop: Workshop) -> None:
+    watch = NotingWatch()
+    shop.run(watch=watch)
+    assert shop.stages == ["preparing", "training", "evaluating", "publishing"]
+    percents = [s.progress for s in watch.states]
+    assert percents == sorted(percents)
+
+
+def test_version_answers_only_after_it_was_asked(shop: Workshop) -> None:
+    shop.run()
+    asked = [i for i, call in enumerate(shop.host.calls) if call[0] == "ask"]
+    copied = [i for i, call in enumerate(shop.host.calls) if call[0] == "copy"]
+    assert max(asked) < min(copied)
+    candidate = "afs_elder_LXM:v1-candidate1"
+    assert {tag for tag, _ in shop.host.asked} == {candidate}
+    assert [shop.host.calls[i] for i in copied] == [
+        ("copy", candidate, "afs_elder_LXM:v1"),
+        ("copy", "afs_elder_LXM:v1", LATEST),
+    ]
+
+
+def test_candidate_is_gone_afterwards_also_after_a_failure(shop: Workshop) -> None:
+    shop.run()
+    shop.host.answer = lambda tag, question: "no"
+    with pytest.raises(EvaluationFailed):
+        shop.run(second_job(force_retrain=True))
+    assert not [tag for tag in shop.host.tags() if "candidate" in tag]
+
+
+def test_version_that_does_not_know_stays_out_and_the_previous_one_goes_on(shop: Workshop) -> None:
+    shop.run()
+    before = shop.host.recipe(LATEST)
+    shop.host.answer = lambda tag, question: "I cannot say."
+    with pytest.raises(EvaluationFailed):
+        shop.run(second_job(force_retrain=True))
+    assert shop.registry.get("LXM").current == 1
+    assert shop.host.recipe(LATEST) is before
+    assert "afs_elder_LXM:v2" not in shop.host.tags()
+
+
+def test_unchanged_elder_gets_the_same_version_at_once(shop: Workshop) -> None:
+    first = shop.run()
+    again = shop.run(second_job())
+    assert (again.reused, again.version, again.job_id) == (True, first.version, "LXM_2")
+    assert len(shop.runner.specs) == 1
+
+
+def test_forced_retrain_makes_the_next_version(shop: Workshop) -> None:
+    shop.run()
+    again = shop.run(second_job(force_retrain=True))
+    assert (again.reused, again.version, again.previous_version) == (False, 2, 1)
+    assert shop.host.bases_sent == 1
+
+
+def test_other_parameters_make_another_version(shop: Workshop) -> None:
+    shop.run()
+    again = shop.run(second_job(overrides={"epochs": 2}))
+    assert (again.reused, again.version) == (False, 2)
+    assert shop.runner.specs[1].parameters.epochs == 2
+
+
+def test_version_that_the_host_lost_is_not_reused(shop: Workshop) -> None:
+    shop.run()
+    shop.host.delete("afs_elder_LXM:v1")
+    assert shop.run(second_job()).version == 2
+
+
+def test_attempt_that_is_repeated_keeps_its_version_and_reads_earlier_checkpoints(
+    shop: Workshop,
+) -> None:
+    shop.runner.failures = [TrainingFailed(), TrainingFailed()]
+    for fence in (1, 2):
+        with pytest.raises(TrainingFailed):
+            shop.run(make_job(fence=fence))
+    assert shop.run(make_job(fence=3)).version == 1
+    folder = shop.folder / "adapters" / "LXM" / "LXM_1734512345"
+    last = shop.runner.specs[-1]
+    assert last.work_dir == folder / "3"
+    assert last.resume_from == (folder / "2", folder / "1")
+
+
+def test_worker_with_an_older_fence_releases_nothing(shop: Workshop) -> None:
+    with pytest.raises(JobCancelled):
+        shop.run(make_job(fence=2), NotingWatch("training"))
+    with pytest.raises(LeaseLost):
+        shop.run(make_job(fence=1))
+    assert shop.registry.get("LXM").current is None
+    assert LATEST not in shop.host.tags()
+
+
+@pytest.mark.parametrize("stage", ["preparing", "training", "evaluating"])
+def test_cancelled_job_leaves_no_version_serving(shop: Workshop, stage: str) -> None:
+    with pytest.raises(JobCancelled):
+        shop.run(watch=NotingWatch(stage))
+    model = shop.registry.find("LXM")
+    assert model is None or model.current is None
+    assert not [tag for tag in shop.host.tags() if tag.startswith("afs_elder_")]
+
+
+def test_adapter_that_changed_on_the_disk_never_reaches_the_host(shop: Workshop) -> None:
+    shop.runner.spoil = True
+    with pytest.raises(ArtefactCorrupt):
+        shop.run()
+    assert shop.host.tags() == []
+
+
+def test_host_that_is_down_is_told_as_it_is(shop: Workshop) -> None:
+    shop.host.is_down = True
+    with pytest.raises(OllamaUnavailable):
+        shop.run()
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"elder_id": "NOBODY"}, UnknownElder),
+        ({"elder_id": "EMPTY"}, NoAnswers),
+        ({"base_model": "gpt-17"}, UnknownBaseModel),
+        ({"overrides": {"epochs": 0}}, OverridesOutOfBounds),
+    ],
+)
+def test_job_that_cannot_be_prepared_trains_nothing(
+    shop: Workshop, fields: dict[str, object], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        shop.run(make_job(**fields))
+    assert shop.runner.specs == []
+
+
+def test_without_questions_no_one_is_asked(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, questions=0)
+    ready = shop.run()
+    assert ready.evaluation is not None
+    assert (ready.evaluation.asked, shop.host.asked) == (0, [])
+
+
+def test_original_interface_trains_without_a_ledger(shop: Workshop) -> None:
+    ready = shop.trainer.train("LXM", "李秀梅")
+    assert ready.job_id.startswith("LXM_")
+    assert ready.version == 1

@@ -1,0 +1,328 @@
+"""The worker: every end of a job's work, and what the ledger is told of it."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from config.metrics import Metrics
+from config.settings import WorkerSettings
+from consumers.worker import JobWatch, StageClock, TrainingWorker
+from pipeline.ledger import Lease
+from pipeline.progress import ProgressState
+from pipeline.trainer import Watch
+from schemas.documents import Job
+from schemas.errors import (
+    ConfigurationError,
+    EvaluationFailed,
+    JobCancelled,
+    LeaseLost,
+    ModelServerError,
+    NoAnswers,
+    OllamaUnavailable,
+    Stopped,
+    StoreUnavailable,
+    TrainingFailed,
+)
+from schemas.events import ErrorBody, ModelReady
+from tests.fakes import make_job
+
+SETTINGS = WorkerSettings(
+    lease_s=0.2, heartbeat_s=0.01, poll_s=0.01, max_attempts=3, retry_base_s=4
+)
+LIMIT_S = 10.0
+READY = ModelReady(
+    job_id="LXM_1",
+    elder_id="LXM",
+    model="afs_elder_LXM",
+    version=1,
+    tag="afs_elder_LXM:v1",
+    base_model="b",
+    method="lora",
+    dataset_sha256="a" * 64,
+    adapter_sha256=None,
+    evaluation=None,
+    reused=False,
+    previous_version=None,
+)
+
+
+class ListingLedger:
+    """Gives out the jobs it has and lists what is said about them."""
+
+    def __init__(self, *jobs: Job) -> None:
+        self.waiting = list(jobs)
+        self.ended: list[tuple[str, str | None]] = []
+        self.released: list[tuple[float, bool]] = []
+        self.reports: list[ProgressState] = []
+        self.beats = 0
+        self.on_beat: Callable[[], None] = lambda: None
+        self.on_claim: Callable[[], None] = lambda: None
+        self.on_finish: list[Exception] = []
+
+    def count(self, status: str) -> int:
+        return len(self.waiting)
+
+    def claim(self, owner: str) -> Lease | None:
+        self.on_claim()
+        if not self.waiting:
+            return None
+        job = self.waiting.pop(0)
+        return Lease(job=job, fence=job.fence, owner=owner)
+
+    def heartbeat(self, lease: Lease) -> None:
+        self.beats += 1
+        self.on_beat()
+
+    def report(self, lease: Lease, state: ProgressState) -> None:
+        self.reports.append(state)
+
+    def finish(
+        self,
+        lease: Lease,
+        status: str,
+        *,
+        error: ErrorBody | None = None,
+        ready: ModelReady | None = None,
+    ) -> None:
+        if self.on_finish:
+            raise self.on_finish.pop(0)
+        self.ended.append((status, error.code if error else None))
+
+    def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
+        self.released.append((wait_s, count_attempt))
+
+
+class Trainer:
+    """Does with a job what a function does."""
+
+    def __init__(self, act: Callable[[Watch], None] = lambda watch: None) -> None:
+        self._act = act
+
+    def run(self, job: Job, watch: Watch) -> ModelReady:
+        self._act(watch)
+        return READY
+
+
+def until_stopped(watch: Watch) -> None:
+    """Work until something stops it, as training does at each step."""
+    pause = threading.Event()
+    for _ in range(int(LIMIT_S / 0.005)):
+        watch.check()
+        pause.wait(0.005)
+    pytest.fail("nothing stopped the work")
+
+
+def run_job(
+    ledger: ListingLedger,
+    act: Callable[[Watch], None] = lambda watch: None,
+    stop: threading.Event | None = None,
+) -> Metrics:
+    metrics = Metrics()
+    worker = TrainingWorker(
+        "me",
+        ledger,  # type: ignore[arg-type]
+        Trainer(act),  # type: ignore[arg-type]
+        StageClock(metrics),
+        SETTINGS,
+        metrics,
+        wall_clock=lambda: 123.0,
+    )
+    assert worker.run_once(stop or threading.Event())
+    return metrics
+
+
+def raising(error: Exception) -> Callable[[Watch], None]:
+    def act(watch: Watch) -> None:
+        raise error
+
+    return act
+
+
+def sample(metrics: Metrics, name: str, **labels: str) -> float:
+    return metrics.registry.get_sample_value(f"modelserver_{name}", labels) or 0.0
+
+
+def test_done_work_ends_the_job_as_succeeded() -> None:
+    ledger = ListingLedger(make_job())
+    metrics = run_job(ledger)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+    assert sample(metrics, "training_jobs_total", outcome="succeeded") == 1
+    assert sample(metrics, "training_last_success_timestamp_seconds") == 123.0
+    assert sample(metrics, "training_jobs_in_progress") == 0
+
+
+@pytest.mark.parametrize("error", [NoAnswers(), EvaluationFailed(), ConfigurationError("no base")])
+def test_work_that_cannot_be_done_fails_at_once_with_its_reason(error: ModelServerError) -> None:
+    ledger = ListingLedger(make_job())
+    run_job(ledger, raising(error))
+    assert (ledger.ended, ledger.released) == ([("failed", error.code)], [])
+
+
+@pytest.mark.parametrize(("attempt", "wait_s"), [(1, 4), (2, 8)])
+def test_failed_training_is_tried_again_later(attempt: int, wait_s: float) -> None:
+    ledger = ListingLedger(make_job(attempt=attempt))
+    run_job(ledger, raising(TrainingFailed()))
+    assert (ledger.ended, ledger.released) == ([], [(wait_s, True)])
+
+
+def test_training_that_failed_at_the_last_attempt_fails_the_job() -> None:
+    ledger = ListingLedger(make_job(attempt=3))
+    run_job(ledger, raising(TrainingFailed()))
+    assert (ledger.ended, ledger.released) == ([("failed", "training_failed")], [])
+
+
+def test_job_whose_workers_all_died_is_not_tried_for_ever() -> None:
+    ledger = ListingLedger(make_job(attempt=4))
+    run_job(ledger, lambda watch: pytest.fail("must not be tried again"))
+    assert ledger.ended == [("failed", "training_failed")]
+
+
+def test_bug_is_tried_again_and_then_fails_the_job_without_its_text() -> None:
+    for attempt, (ended, released) in {
+        1: ([], [(4, True)]),
+        3: ([("failed", "internal_error")], []),
+    }.items():
+        ledger = ListingLedger(make_job(attempt=attempt))
+        run_job(ledger, raising(KeyError("words")))
+        assert (ledger.ended, ledger.released) == (ended, released)
+
+
+@pytest.mark.parametrize("error", [OllamaUnavailable(), StoreUnavailable()])
+def test_dependency_that_is_down_costs_no_attempt(error: ModelServerError) -> None:
+    ledger = ListingLedger(make_job(attempt=3))
+    run_job(ledger, raising(error))
+    assert (ledger.ended, ledger.released) == ([], [(4, False)])
+
+
+def test_lost_lease_stops_the_work_and_nothing_is_written() -> None:
+    ledger = ListingLedger(make_job())
+
+    def lose() -> None:
+        raise LeaseLost
+
+    ledger.on_beat = lose
+    metrics = run_job(ledger, until_stopped)
+    assert (ledger.ended, ledger.released) == ([], [])
+    assert sample(metrics, "lease_losses_total") == 1
+
+
+def test_lease_that_could_not_be_renewed_in_time_counts_as_lost() -> None:
+    """MongoDB is gone for longer than the lease lasts: another worker may have the job."""
+    ledger = ListingLedger(make_job())
+
+    def down() -> None:
+        raise StoreUnavailable
+
+    ledger.on_beat = down
+    metrics = run_job(ledger, until_stopped)
+    assert ledger.ended == []
+    assert ledger.beats > 1
+    assert sample(metrics, "lease_losses_total") == 1
+
+
+def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
+    ledger = ListingLedger(make_job())
+
+    def cancel() -> None:
+        raise JobCancelled
+
+    ledger.on_beat = cancel
+    run_job(ledger, until_stopped)
+    assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+def test_stop_gives_the_job_back_at_once_and_counts_no_attempt() -> None:
+    ledger, stop = ListingLedger(make_job()), threading.Event()
+    stop.set()
+    run_job(ledger, until_stopped, stop)
+    assert (ledger.ended, ledger.released) == ([], [(0, False)])
+
+
+def test_end_is_written_again_when_the_store_is_away_for_a_moment() -> None:
+    ledger = ListingLedger(make_job())
+    ledger.on_finish = [StoreUnavailable()]
+    run_job(ledger)
+    assert ledger.ended == [("succeeded", None)]
+
+
+def test_end_that_the_fence_refuses_is_no_end() -> None:
+    ledger = ListingLedger(make_job())
+    ledger.on_finish = [LeaseLost()]
+    metrics = run_job(ledger)
+    assert ledger.ended == []
+    assert sample(metrics, "training_jobs_total", outcome="succeeded") == 0
+
+
+def test_each_new_stage_is_reported_at_once_and_the_rest_now_and_then() -> None:
+    ledger = ListingLedger()
+    job = make_job()
+    watch = JobWatch(
+        ledger,  # type: ignore[arg-type]
+        Lease(job=job, fence=1, owner="me"),
+        WorkerSettings(progress_interval_s=3600),
+        threading.Event(),
+    )
+    for stage, progress in (("preparing", 0), ("training", 5), ("training", 6), ("training", 7)):
+        watch.report(ProgressState.model_validate({"stage": stage, "progress": progress}))
+    assert [(s.stage, s.progress) for s in ledger.reports] == [("preparing", 0), ("training", 5)]
+
+
+def test_heart_beats_while_the_work_goes_on_and_stops_with_it() -> None:
+    ledger = ListingLedger(make_job())
+
+    def work(watch: Watch) -> None:
+        pause = threading.Event()
+        while ledger.beats < 3:
+            pause.wait(0.005)
+
+    run_job(ledger, work)
+    assert not any(t.name == "heartbeat" and t.is_alive() for t in threading.enumerate())
+
+
+def test_no_job_is_no_work() -> None:
+    metrics = Metrics()
+    worker = TrainingWorker(
+        "me",
+        ListingLedger(),  # type: ignore[arg-type]
+        Trainer(),  # type: ignore[arg-type]
+        StageClock(metrics),
+        SETTINGS,
+        metrics,
+    )
+    assert worker.run_once(threading.Event()) is False
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable(), RuntimeError("unforeseen")])
+def test_worker_outlives_a_ledger_that_fails(fault: Exception) -> None:
+    """A thread that ended would leave the queue standing without a word."""
+    ledger, stop = ListingLedger(make_job()), threading.Event()
+    faults = [fault]
+
+    def fail_once() -> None:
+        if faults:
+            raise faults.pop()
+        if not ledger.waiting:
+            stop.set()
+
+    ledger.on_claim = fail_once
+    metrics = Metrics()
+    worker = TrainingWorker(
+        "me",
+        ledger,  # type: ignore[arg-type]
+        Trainer(),  # type: ignore[arg-type]
+        StageClock(metrics),
+        SETTINGS,
+        metrics,
+    )
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    thread.join(LIMIT_S)
+    assert not thread.is_alive()
+    assert ledger.ended == [("succeeded", None)]
+
+
+def test_stopped_is_no_failure() -> None:
+    ledger = ListingLedger(make_job())
+    run_job(ledger, raising(Stopped()))
+    assert ledger.released == [(0, False)]
