@@ -56,6 +56,7 @@ bench: setup ## Paired benchmarks (minutes)
 
 lock: setup ## Make the locks anew from pyproject.toml and requirements/*.in
 	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --prerelease if-necessary-or-explicit --all-extras --custom-compile-command "make lock" -o requirements/lock.txt pyproject.toml
+	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" -o requirements/chat.txt pyproject.toml
 	for name in bases bootstrap; do $(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-deps --custom-compile-command "make lock" -o requirements/$$name.txt requirements/$$name.in; done
 
 clean: ## Remove what was built here; the model cache stays

@@ -16,6 +16,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -240,8 +241,12 @@ def load_settings(over: Mapping[str, Any] | None = None) -> Settings:
         return Settings(**(over or {}))
     except ValidationError as error:
         raise ConfigurationError("; ".join(_fault(e) for e in error.errors())) from error
+    except SettingsError as error:  # A group of values, given in the environment as no JSON.
+        raise ConfigurationError(f"{ENV_PREFIX}…: {error}; expected: JSON") from error
     except yaml.YAMLError as error:
         raise ConfigurationError(f"{path}: not YAML: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path}: expected: names with values, as YAML") from error
 
 
 def _refuse_unknown_names() -> None:
@@ -259,5 +264,13 @@ def _fault(error: Any) -> str:
     location = tuple(str(part) for part in error["loc"])
     common = {v: k for k, v in COMMON_NAMES.items()}
     name = common.get(location[:2], ENV_PREFIX + "__".join(location).upper())  # type: ignore[arg-type]
-    found = "a secret" if location[:2] == ("mongodb", "uri") or "password" in location[-1] else None
-    return f"{name}: found {found or repr(error['input'])}, expected: {error['msg']}"
+    return f"{name}: found {_shown(location, error['input'])}, expected: {error['msg']}"
+
+
+def _shown(location: tuple[str, ...], value: object) -> str:
+    """Show a value, unless it is a secret or may hold one."""
+    if location[:2] == ("mongodb", "uri") or "password" in location[-1]:
+        return "a secret"
+    if isinstance(value, dict):
+        return f"a group of {', '.join(map(str, value)) or 'nothing'}"
+    return repr(value)

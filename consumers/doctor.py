@@ -58,6 +58,8 @@ def _check_base(settings: Settings) -> Finding:
         base = settings.base(config, config.current_model)
     except ModelServerError as error:
         return _failed("base model", error.message, "see training_config", _CONFIGURATION)
+    if find_spec("torch") is None:
+        return Finding(name="base model", ok=True, found="not needed: this host does not train")
     if base.gguf_path.is_file():
         return Finding(name="base model", ok=True, found=str(base.gguf_path))
     repair = f"put the weights at {base.gguf_path}, or set MODELSERVER_MODEL_DIR"

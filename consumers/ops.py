@@ -16,6 +16,7 @@ from config.settings import OpsSettings
 from schemas.errors import ModelServerError
 
 _CACHE_S = 2.0
+_STOP_CHECK_S = 0.1
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
 Check = Callable[[], None]
@@ -75,7 +76,9 @@ class OpsServer:
         self._server = make_server(
             settings.host, settings.port, self._answer, _Server, _QuietHandler
         )
-        self._thread = threading.Thread(target=self._server.serve_forever, name="ops", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_STOP_CHECK_S,), name="ops", daemon=True
+        )
 
     @property
     def port(self) -> int:

@@ -26,6 +26,7 @@ from schemas.errors import (
     RetryError,
     Stopped,
     TrainingFailed,
+    TrainingOutOfMemory,
 )
 from schemas.events import ErrorBody, ModelReady, Stage, Status
 
@@ -154,7 +155,9 @@ class TrainingWorker:
                 log.warning("worker.waits", code=error.code)
                 stop.wait(backoff_s(attempt))
                 continue
-            except Exception as error:  # the worker's edge: without it training would end in silence
+            except (
+                Exception
+            ) as error:  # the worker's edge: without it training would end in silence
                 attempt += 1
                 log.error("worker.fault", fault=describe_fault(error))
                 stop.wait(backoff_s(attempt))
@@ -200,6 +203,8 @@ class TrainingWorker:
             # The work waits for what is down; that is no attempt of the job's.
             log.warning("job.waits", code=error.code)
             self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
+        except TrainingOutOfMemory as error:
+            self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
         except TrainingFailed as error:
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:

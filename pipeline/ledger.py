@@ -355,7 +355,8 @@ class Ledger:
 
 def job_pending_since(job: Job, now: datetime) -> datetime:
     """Since when a job has had something to publish: its oldest waiting event, or now."""
-    return job.outbox[0].time if job.outbox else now
+    waiting = [event.time for event in (*job.outbox, job.latest) if event is not None]
+    return min(waiting, default=now)
 
 
 def _cancelled() -> ErrorBody:

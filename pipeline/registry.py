@@ -52,6 +52,8 @@ class ModelRegistry:
             self._ensure(job)
             model = self.get(job.elder_id)
             known = next((v for v in model.versions if v.job_id == job.id), None)
+            if known is not None and known.ready and known.fence <= job.fence:
+                return known  # Released, but its worker was lost before it could end the job.
             number = known.version if known else model.next_version
             version = ModelVersion(
                 version=number,

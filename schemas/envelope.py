@@ -135,7 +135,8 @@ def _read(record: Record, topic: str) -> Envelope:
     if record.header("ce_id") is None:
         return Envelope(
             id=record.position,
-            source=BARE_SOURCE,
+            # An offset alone is not unique for ever: a topic made anew begins at 0 again.
+            source=f"{BARE_SOURCE}/{record.timestamp_ms}",
             type=event_type(topic),
             time=_record_time(record),
             traceparent=_trace(_text(record, "traceparent")),

@@ -258,8 +258,10 @@ class MemoryRegistry:
         """Give a job its version."""
         model = self.find(job.elder_id) or ElderModel(id=job.elder_id, elder_name=job.elder_name)
         known = next((v for v in model.versions if v.job_id == job.id), None)
-        if known is not None and (known.ready or known.fence > job.fence):
+        if known is not None and known.fence > job.fence:
             raise LeaseLost
+        if known is not None and known.ready:
+            return known
         number = known.version if known else model.next_version
         version = ModelVersion.model_validate(
             {

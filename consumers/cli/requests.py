@@ -148,7 +148,7 @@ def _ask(
     for incoming in follower.until(lambda e: e.correlation_id == correlation, limit_s):
         if incoming is not None and incoming.correlation_id == correlation:
             return incoming.data
-    raise TimeoutError
+    raise TimeoutError("no reply came in time; is `modelserver run` up?")
 
 
 def _say(reply: dict[str, Any], json: bool) -> None:

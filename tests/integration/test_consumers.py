@@ -40,7 +40,9 @@ class Service:
 
     def __enter__(self) -> Service:
         apply_topics(self.settings)
-        self.wire.read([self.topic(t) for t in OUTBOUND] + [self.topic(f"{t}-dlt") for t in INBOUND])
+        self.wire.read(
+            [self.topic(t) for t in OUTBOUND] + [self.topic(f"{t}-dlt") for t in INBOUND]
+        )
         self._thread.start()
         return self
 
@@ -64,7 +66,8 @@ class Service:
         """Wait for an event whose data is wanted."""
         name = self.topic(topic)
         found = self.wire.find(
-            lambda r: r.topic == name and wanted(json.loads(r.value or b"{}")), f"an event on {topic}"
+            lambda r: r.topic == name and wanted(json.loads(r.value or b"{}")),
+            f"an event on {topic}",
         )
         data: dict[str, Any] = json.loads(found.value or b"")
         return data
@@ -179,7 +182,9 @@ def send_all(service: Service, topic: str, cases: dict[str, tuple[object, str]])
         service.send(topic, data, ("case", case.encode()))
 
 
-def codes_of_all(service: Service, topic: str, cases: dict[str, tuple[object, str]]) -> dict[str, str]:
+def codes_of_all(
+    service: Service, topic: str, cases: dict[str, tuple[object, str]]
+) -> dict[str, str]:
     return {case: code_of(service.dead_letter(topic, case)) for case in cases}
 
 
@@ -320,7 +325,9 @@ def test_bad_train_requests_become_dead_letters_and_the_next_is_accepted(service
 # -- chat -------------------------------------------------------------------------------------
 
 
-def ask_chat(service: Service, data: object, correlation: bytes, *headers: Header) -> dict[str, Any]:
+def ask_chat(
+    service: Service, data: object, correlation: bytes, *headers: Header
+) -> dict[str, Any]:
     service.send("chat-requests", data, ("kafka_correlationId", correlation), *headers)
     reply: dict[str, Any] = json.loads(service.reply("chat-replies", correlation).value or b"")
     return reply
@@ -436,9 +443,7 @@ def test_model_that_ollama_lost_is_answered_with_model_not_ready(service: Servic
             ],
         }
     )
-    service.app.store["models"].insert_one(
-        model.model_dump(by_alias=True) | {"folded_id": "lost1"}
-    )
+    service.app.store["models"].insert_one(model.model_dump(by_alias=True) | {"folded_id": "lost1"})
     reply = ask_chat(service, {"elder_id": "LOST1", "message": "Hello?"}, b"lost")
     assert reply["error"]["code"] == "model_not_ready"
 

@@ -105,7 +105,10 @@ def test_no_timestamp_of_a_record_is_a_reason_to_lose_it(milliseconds: int) -> N
         (structured(type="other"), InvalidEvent),
         (structured(time="0001-01-01T00:00:00+14:00"), InvalidEvent),
         (record(b"\xff", ("content-type", b"application/cloudevents+json")), MalformedRecord),
-        (record(rb'{"id":"\ud800"}', ("content-type", b"application/cloudevents")), MalformedRecord),
+        (
+            record(rb'{"id":"\ud800"}', ("content-type", b"application/cloudevents")),
+            MalformedRecord,
+        ),
         (record(BODY, ("content-type", b"\xff")), MalformedRecord),
     ],
 )

@@ -125,5 +125,7 @@ def test_unknown_code_is_a_plain_error() -> None:
 def test_every_error_belongs_to_one_reaction() -> None:
     for error in all_errors():
         if error is not ModelServerError:
-            reactions = [issubclass(error, r) for r in (RetryError, RejectError, FatalError, Interrupted)]
+            reactions = [
+                issubclass(error, r) for r in (RetryError, RejectError, FatalError, Interrupted)
+            ]
             assert reactions.count(True) == 1, error

@@ -79,7 +79,9 @@ def test_no_reply_topic_means_ours_and_any_partition() -> None:
 
 
 def test_our_own_reply_topic_needs_no_entry_on_the_list() -> None:
-    asked = record(b"{}", ("kafka_replyTopic", b"prod.chat-replies"), ("kafka_replyPartition", b"3"))
+    asked = record(
+        b"{}", ("kafka_replyTopic", b"prod.chat-replies"), ("kafka_replyPartition", b"3")
+    )
     target = replies().target(asked, "chat-replies")
     assert (target.topic, target.partition) == ("prod.chat-replies", 3)
 
@@ -99,7 +101,9 @@ def test_topic_off_the_list_is_refused(topic: bytes) -> None:
 
 
 def test_reply_is_a_cloudevent_on_the_asked_partition() -> None:
-    asked = record(b"{}", ("kafka_replyTopic", b"r"), ("kafka_replyPartition", struct.pack(">i", 2)))
+    asked = record(
+        b"{}", ("kafka_replyTopic", b"r"), ("kafka_replyPartition", struct.pack(">i", 2))
+    )
     room = replies("r")
     reply = Reply(topic="model-replies", event_id="9/reply", data={"a": "李"})
     sent = room.publication(room.target(asked, "model-replies"), reply)

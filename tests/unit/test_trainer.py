@@ -205,6 +205,17 @@ def test_worker_with_an_older_fence_releases_nothing(shop: Workshop) -> None:
     assert LATEST not in shop.host.tags()
 
 
+def test_version_released_before_its_worker_was_lost_is_not_trained_again(shop: Workshop) -> None:
+    """The next worker lets it answer and ends the job."""
+    with pytest.raises(LeaseLost):
+        shop.run(make_job(force_retrain=True), NotingWatch("publishing", LeaseLost()))
+    assert shop.registry.get("LXM").current == 1
+    assert LATEST not in shop.host.tags()
+    ready = shop.run(make_job(force_retrain=True, fence=2))
+    assert (ready.version, ready.reused, len(shop.runner.specs)) == (1, False, 1)
+    assert LATEST in shop.host.tags()
+
+
 @pytest.mark.parametrize("stage", ["preparing", "training", "evaluating"])
 def test_cancelled_job_leaves_no_version_serving(shop: Workshop, stage: str) -> None:
     with pytest.raises(JobCancelled):

@@ -1,0 +1,165 @@
+"""The port to the model host: one suite on the fake and on Ollama, embedded and real.
+
+The unit tests rest on the fake; it may do nothing that Ollama does not do too.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from config.settings import OllamaSettings
+from pipeline.model_host import ModelHost, ModelRecipe, OllamaHost
+from schemas.errors import ModelNotReady, OllamaUnavailable
+from tests.fakes import FakeModelHost
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import OllamaUnderTest, WriteAdapter
+
+QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
+OPTIONS: dict[str, float | int | list[str]] = {"temperature": 0, "num_predict": 4, "num_ctx": 512}
+
+
+class HostUnderTest:
+    """A host, a registered base, and names of this run."""
+
+    def __init__(self, host: ModelHost, name: Callable[[str], str], gguf: Path, tpl: str) -> None:
+        self.host = host
+        self.name = name
+        self.gguf = gguf
+        self.template = tpl
+        self.base = name("port-base")
+        host.ensure_base(self.base, gguf)
+
+    def recipe(self, adapter: Path | None = None, base: str | None = None) -> ModelRecipe:
+        return ModelRecipe(
+            base=base or self.base,
+            adapter=adapter,
+            system="You are old.",
+            template=self.template,
+            stop=("<|im_end|>",),
+        )
+
+    def make(self, suffix: str) -> str:
+        tag = f"{self.name(suffix)}:v1"
+        self.host.create(tag, self.recipe())
+        return tag
+
+
+@pytest.fixture(scope="module", params=["fake", "ollama"])
+def under_test(request: pytest.FixtureRequest) -> Iterator[HostUnderTest]:
+    """The fake, then each server of the conftest."""
+    template = "{{ .System }}{{ .Prompt }}"
+    if request.param == "fake":
+        host = FakeModelHost(lambda tag, question: f"{tag} heard {question}")
+        yield HostUnderTest(host, lambda suffix: f"run-{suffix}", Path("base.gguf"), template)
+        return
+    server: OllamaUnderTest = request.getfixturevalue("server")
+    real = OllamaHost(OllamaSettings(host=server.host))
+    gguf = request.getfixturevalue("base_gguf")
+    yield HostUnderTest(real, server.name, gguf, server.template)
+    real._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
+
+
+def test_base_is_registered_once_and_listed_with_its_tag(under_test: HostUnderTest) -> None:
+    under_test.host.ensure_base(under_test.base, under_test.gguf)
+    assert under_test.host.tags().count(f"{under_test.base}:latest") == 1
+
+
+def test_created_model_is_listed_and_answers(under_test: HostUnderTest) -> None:
+    tag = under_test.make("answers")
+    assert tag in under_test.host.tags()
+    reply = under_test.host.ask(tag, QUESTION, OPTIONS)
+    assert reply.text
+    assert reply.prompt_tokens > 0 and reply.completion_tokens > 0
+
+
+def test_model_is_made_with_an_adapter(
+    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, 7)
+    tag = f"{under_test.name('adapted')}:v1"
+    under_test.host.create(tag, under_test.recipe(adapter))
+    assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
+
+
+def test_created_again_replaces_and_stays_one(under_test: HostUnderTest) -> None:
+    tag = under_test.make("again")
+    under_test.make("again")
+    assert under_test.host.tags().count(tag) == 1
+
+
+def test_name_folds_case(under_test: HostUnderTest) -> None:
+    """Two elders whose ids differ in case alone would share a model."""
+    tag = under_test.make("folded")
+    assert under_test.host.ask(tag.upper(), QUESTION, OPTIONS).completion_tokens > 0
+
+
+def test_unknown_name_is_not_ready(under_test: HostUnderTest) -> None:
+    unknown = under_test.name("nobody")
+    with pytest.raises(ModelNotReady):
+        under_test.host.ask(unknown, QUESTION, OPTIONS)
+    with pytest.raises(ModelNotReady):
+        under_test.host.copy(unknown, under_test.name("target"))
+    with pytest.raises(ModelNotReady):
+        under_test.host.create(under_test.name("x"), under_test.recipe(base=unknown))
+
+
+def test_copy_serves_and_outlives_its_original(under_test: HostUnderTest) -> None:
+    tag = under_test.make("original")
+    current = tag.replace(":v1", ":latest")
+    under_test.host.copy(tag, current)
+    assert under_test.host.delete(tag) is True
+    assert tag not in under_test.host.tags()
+    assert under_test.host.ask(current, QUESTION, OPTIONS).completion_tokens > 0
+
+
+def test_copy_replaces_what_had_the_name(under_test: HostUnderTest) -> None:
+    first, second = under_test.make("first"), under_test.make("second")
+    current = f"{under_test.name('current')}:latest"
+    under_test.host.copy(first, current)
+    under_test.host.copy(second, current)
+    assert under_test.host.tags().count(current) == 1
+
+
+def test_name_without_tag_is_latest(under_test: HostUnderTest) -> None:
+    name = under_test.name("untagged")
+    under_test.host.copy(under_test.make("tagged"), name)
+    assert f"{name}:latest" in under_test.host.tags()
+    assert under_test.host.delete(f"{name}:latest") is True
+
+
+def test_delete_says_whether_there_was_anything(under_test: HostUnderTest) -> None:
+    tag = under_test.make("deleted")
+    assert under_test.host.delete(tag) is True
+    assert under_test.host.delete(tag) is False
+
+
+@pytest.mark.parametrize("kind", ["fake", "ollama"])
+def test_host_that_is_down_is_not_available(kind: str) -> None:
+    host: ModelHost
+    if kind == "fake":
+        host = FakeModelHost()
+        host.is_down = True
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        host = OllamaHost(OllamaSettings(host=f"http://127.0.0.1:{port}"))
+    calls: list[Callable[[], object]] = [
+        host.tags,
+        lambda: host.delete("x"),
+        lambda: host.copy("x", "y"),
+        lambda: host.ask("x", QUESTION, OPTIONS),
+        lambda: host.ensure_base("x", Path(__file__)),
+    ]
+    for call in calls:
+        with pytest.raises(OllamaUnavailable):
+            call()
+    if isinstance(host, OllamaHost):
+        host._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed

@@ -1,0 +1,165 @@
+"""The publisher's port: one suite on the fake and on Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from uuid import uuid4
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from config.kafka import KafkaSettings
+from config.metrics import Metrics
+from consumers.embedded.kafka import KafkaServer
+from consumers.embedded.process import free_port
+from consumers.loop import to_record
+from producers.publisher import KafkaPublisher, Publication
+from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic
+from schemas.record import Header
+from tests.fakes import RecordingPublisher
+
+LIMIT_S = 30.0
+HEADERS: tuple[Header, ...] = (("a", b"\xff\x00"), ("empty", b""), ("none", None), ("a", b"2"))
+
+
+class PublisherUnderTest:
+    """A publisher, and a way to see what it published to a topic of three partitions."""
+
+    def __init__(
+        self,
+        publisher: RecordingPublisher | KafkaPublisher,
+        topic: str,
+        seen: Callable[[], list[Publication]],
+    ) -> None:
+        self.publisher = publisher
+        self.topic = topic
+        self.seen = seen
+
+    def publication(
+        self, value: bytes | None = b"{}", key: bytes | None = b"k", partition: int | None = None
+    ) -> Publication:
+        return Publication(
+            topic=self.topic, key=key, value=value, headers=HEADERS, partition=partition
+        )
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an embedded broker."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    with server.process:
+        yield server.bootstrap_servers
+
+
+@pytest.fixture(params=["fake", "kafka"])
+def under_test(request: pytest.FixtureRequest) -> Iterator[PublisherUnderTest]:
+    if request.param == "fake":
+        fake = RecordingPublisher()
+        yield PublisherUnderTest(fake, "t", lambda: fake.published)
+        return
+    address: str = request.getfixturevalue("broker")
+    topic = f"t-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": address})
+    admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
+    settings = KafkaSettings(bootstrap_servers=address, delivery_timeout_ms=5000)
+    with KafkaPublisher(settings, Metrics()) as publisher:
+        yield PublisherUnderTest(publisher, topic, lambda: consumed(address, topic))
+
+
+def consumed(address: str, topic: str) -> list[Publication]:
+    """Read a topic from beginning to end."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": uuid4().hex})
+    found: list[Publication] = []
+    for partition in range(3):
+        where = TopicPartition(topic, partition, 0)
+        _, end = consumer.get_watermark_offsets(where, timeout=LIMIT_S)
+        consumer.assign([where])
+        for _ in range(end):
+            message = consumer.poll(LIMIT_S)
+            assert message is not None and message.error() is None
+            record = to_record(message)
+            found.append(
+                Publication(
+                    topic=topic,
+                    key=record.key,
+                    value=record.value,
+                    headers=record.headers,
+                    partition=partition,
+                )
+            )
+    consumer.close()
+    return found
+
+
+def test_record_arrives_as_it_was_handed_over(under_test: PublisherUnderTest) -> None:
+    sent = under_test.publication(b"\xff\x00", b"\x00key", partition=2)
+    under_test.publisher.publish(sent).result(LIMIT_S)
+    assert under_test.seen() == [sent]
+
+
+def test_record_without_key_or_value_arrives_without(under_test: PublisherUnderTest) -> None:
+    under_test.publisher.confirm([under_test.publication(None, None, partition=0)])
+    (found,) = under_test.seen()
+    assert (found.key, found.value) == (None, None)
+
+
+def test_confirm_returns_when_all_are_there_in_order(under_test: PublisherUnderTest) -> None:
+    values = [str(i).encode() for i in range(100)]
+    under_test.publisher.confirm(under_test.publication(v) for v in values)
+    found = under_test.seen()
+    assert [p.value for p in found] == values
+    assert len({p.partition for p in found}) == 1, "one key, one partition"
+
+
+def test_confirm_of_nothing_is_nothing(under_test: PublisherUnderTest) -> None:
+    under_test.publisher.confirm([])
+    assert under_test.seen() == []
+
+
+def test_each_record_has_a_confirmation_of_its_own(under_test: PublisherUnderTest) -> None:
+    futures = [under_test.publisher.publish(under_test.publication()) for _ in range(3)]
+    done, missing = wait(futures, timeout=LIMIT_S)
+    assert (len(done), missing) == (3, set())
+
+
+def test_failure_is_in_the_future_and_raised_by_confirm() -> None:
+    fake = RecordingPublisher(KafkaUnavailable(), KafkaUnavailable())
+    publication = Publication(topic="t", key=None, value=None, headers=())
+    assert isinstance(fake.publish(publication).exception(), KafkaUnavailable)
+    with pytest.raises(KafkaUnavailable):
+        fake.confirm([publication])
+    assert fake.published == []
+
+
+def test_broker_that_is_away_is_not_available() -> None:
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", delivery_timeout_ms=1000)
+    metrics = Metrics()
+    publication = Publication(topic="t", key=b"k", value=b"{}", headers=())
+    with KafkaPublisher(settings, metrics) as publisher, pytest.raises(KafkaUnavailable):
+        publisher.confirm([publication])
+    failed = metrics.registry.get_sample_value(
+        "modelserver_delivery_failures_total", {"topic": "t"}
+    )
+    assert failed == 1
+
+
+def test_partition_that_does_not_exist_is_told_apart_from_a_broker_that_is_away(
+    broker: str,
+) -> None:
+    topic = f"t-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": broker})
+    admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
+    settings = KafkaSettings(bootstrap_servers=broker, delivery_timeout_ms=5000)
+    wrong = Publication(topic=topic, key=None, value=b"{}", headers=(), partition=99)
+    with KafkaPublisher(settings, Metrics()) as publisher, pytest.raises(NoSuchTopic):
+        publisher.confirm([wrong])
+
+
+def test_record_beyond_the_producers_limit_is_too_large_and_not_tried_again(broker: str) -> None:
+    settings = KafkaSettings(bootstrap_servers=broker, delivery_timeout_ms=5000)
+    huge = Publication(topic="t", key=None, value=b"x" * (5 * 1024 * 1024), headers=())
+    with KafkaPublisher(settings, Metrics()) as publisher, pytest.raises(MessageTooLarge):
+        publisher.confirm([huge])

@@ -1,0 +1,198 @@
+"""The models' registry on a real store: versions, fences, and which one answers."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipeline.models import ModelManager
+from pipeline.registry import DatasetRegistry, ModelRegistry
+from pipeline.store import Store
+from schemas.documents import Job, ModelVersion
+from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
+from schemas.identifiers import current_tag
+from tests.fakes import FakeModelHost, make_job
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+MADE_OF = {
+    "base_model": "b",
+    "method": "lora",
+    "recipe_sha256": "a" * 64,
+    "dataset_sha256": "b" * 64,
+}
+
+
+@pytest.fixture
+def registry(store: Store) -> ModelRegistry:
+    return ModelRegistry(store)
+
+
+def job(number: int, *, fence: int = 1, elder: str = "LXM") -> Job:
+    return make_job(id=f"{elder}_{number}", request_id=str(number), fence=fence, elder_id=elder)
+
+
+def released(registry: ModelRegistry, number: int) -> ModelVersion:
+    version = registry.open_version(job(number), MADE_OF, AT)
+    registry.release("LXM", version)
+    return version
+
+
+def test_versions_count_up_and_the_last_released_answers(registry: ModelRegistry) -> None:
+    assert [released(registry, n).version for n in (1, 2, 3)] == [1, 2, 3]
+    model = registry.get("LXM")
+    assert (model.current, [v.ready for v in model.versions]) == (3, [True] * 3)
+    assert model.serving is not None and model.serving.tag == "afs_elder_LXM:v3"
+
+
+def test_version_that_was_opened_does_not_answer(registry: ModelRegistry) -> None:
+    released(registry, 1)
+    registry.open_version(job(2), MADE_OF, AT)
+    model = registry.get("LXM")
+    assert model.current == 1
+    assert [v.ready for v in model.versions] == [True, False]
+
+
+def test_job_that_comes_again_keeps_its_version(registry: ModelRegistry) -> None:
+    first = registry.open_version(job(1), MADE_OF, AT)
+    again = registry.open_version(job(1, fence=2), MADE_OF, AT)
+    assert (first.version, again.version, again.fence) == (1, 1, 2)
+    assert len(registry.get("LXM").versions) == 1
+
+
+def test_older_fence_releases_nothing(registry: ModelRegistry) -> None:
+    zombie = registry.open_version(job(1), MADE_OF, AT)
+    holder = registry.open_version(job(1, fence=2), MADE_OF, AT)
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", zombie)
+    assert registry.get("LXM").current is None
+    registry.release("LXM", holder)
+    assert registry.get("LXM").current == 1
+
+
+def test_older_fence_does_not_get_the_version_back(registry: ModelRegistry) -> None:
+    registry.open_version(job(1, fence=2), MADE_OF, AT)
+    with pytest.raises(LeaseLost):
+        registry.open_version(job(1, fence=1), MADE_OF, AT)
+
+
+def test_job_taken_over_after_its_release_can_still_be_finished(registry: ModelRegistry) -> None:
+    """The worker died between release and the job's end: the next one goes on from there."""
+    released(registry, 1)
+    version = registry.open_version(job(1, fence=2), MADE_OF, AT)
+    assert (version.version, version.ready) == (1, True)
+
+
+def test_earlier_version_can_answer_again(registry: ModelRegistry) -> None:
+    released(registry, 1)
+    released(registry, 2)
+    registry.select("LXM", 1)
+    assert registry.get("LXM").current == 1
+
+
+def test_version_that_was_never_released_or_never_was_cannot_be_selected(
+    registry: ModelRegistry,
+) -> None:
+    released(registry, 1)
+    registry.open_version(job(2), MADE_OF, AT)
+    for number in (2, 9):
+        with pytest.raises(UnknownVersion):
+            registry.select("LXM", number)
+    assert registry.get("LXM").current == 1
+
+
+def test_retired_numbers_are_not_given_again(registry: ModelRegistry) -> None:
+    released(registry, 1)
+    registry.retire("LXM")
+    assert registry.models() == []
+    assert released(registry, 2).version == 2
+
+
+def test_ids_that_differ_in_case_alone_are_refused(registry: ModelRegistry) -> None:
+    """Ollama takes both names for one model."""
+    registry.open_version(job(1, elder="LI01"), MADE_OF, AT)
+    with pytest.raises(ElderIdClash):
+        registry.open_version(job(2, elder="li01"), MADE_OF, AT)
+    assert registry.find("li01") is None
+
+
+def test_unknown_elder_has_no_model(registry: ModelRegistry) -> None:
+    assert registry.find("NOBODY") is None
+    with pytest.raises(ModelNotReady):
+        registry.get("NOBODY")
+
+
+def test_only_elders_with_a_serving_version_are_listed(registry: ModelRegistry) -> None:
+    released(registry, 1)
+    registry.open_version(job(2, elder="ZJG"), MADE_OF, AT)
+    assert [m.id for m in registry.models()] == ["LXM"]
+
+
+def test_dataset_of_an_elder_is_remembered(store: Store) -> None:
+    datasets = DatasetRegistry(store)
+    assert datasets.find("LXM") is None
+    datasets.record("LXM", {"examples": 1, "elder_name": "李秀梅"})
+    datasets.record("LXM", {"examples": 2})
+    assert datasets.find("LXM") == {"_id": "LXM", "examples": 2, "elder_name": "李秀梅"}
+
+
+# -- the manager over the registry ------------------------------------------------------------
+
+
+class Served:
+    """Versions in the registry and in a host."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self.host = FakeModelHost()
+        self.registry = registry
+        self.manager = ModelManager(registry, self.host)
+        self.host.ensure_base("base", Path("x"))
+
+    def version(self, number: int) -> None:
+        """Make, release and serve a version; each is a model of its own."""
+        made = released(self.registry, number)
+        name = f"weights-{number}"
+        self.host.ensure_base(name, Path(name))
+        self.host.copy(name, made.tag)
+        self.host.delete(name)
+        self.host.copy(made.tag, current_tag("LXM"))
+
+
+@pytest.fixture
+def served(registry: ModelRegistry) -> Served:
+    return Served(registry)
+
+
+def test_rollback_lets_the_version_before_answer(served: Served) -> None:
+    served.version(1)
+    served.version(2)
+    model = served.manager.rollback("LXM")
+    assert model.current == 1
+    assert served.host.recipe(current_tag("LXM")) == Path("weights-1")
+    assert served.manager.rollback("LXM", 2).current == 2
+    assert served.host.recipe(current_tag("LXM")) == Path("weights-2")
+
+
+def test_rollback_beyond_the_first_or_to_nothing_changes_nothing(served: Served) -> None:
+    served.version(1)
+    for number in (None, 7):
+        with pytest.raises(UnknownVersion):
+            served.manager.rollback("LXM", number)
+    assert served.manager.get_model("LXM").current == 1
+
+
+def test_deleted_model_is_gone_from_both_and_others_stay(served: Served) -> None:
+    served.version(1)
+    served.host.copy("base", "afs_elder_LXM2:latest")
+    removed = served.manager.delete_model("LXM")
+    assert sorted(removed) == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
+    assert served.manager.list_models() == ["afs_elder_LXM2:latest"]
+    for act in (served.manager.get_model, served.manager.rollback, served.manager.delete_model):
+        with pytest.raises(ModelNotReady):
+            act("LXM")
+
+
+def test_list_shows_the_elders_alone_or_all(served: Served) -> None:
+    served.version(1)
+    served.host.copy("base", "afs_elder_LXM:v2-candidate3")
+    assert served.manager.list_models() == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
+    assert "base:latest" in served.manager.list_models(filter_afs_only=False)

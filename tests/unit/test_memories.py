@@ -1,0 +1,50 @@
+import pytest
+
+from consumers.demo.elders import Elder, load_elders
+from pipeline.cleaning import CleanAnswer
+from pipeline.memories import Memories
+
+
+def memories_of(elder: Elder) -> Memories:
+    return Memories(
+        CleanAnswer(answer_id=str(number), question=taught.question, answer=taught.answer)
+        for number, taught in enumerate(elder.answers)
+    )
+
+
+@pytest.mark.parametrize("elder", load_elders(), ids=lambda e: e.language)
+def test_each_question_as_taught_finds_its_own_answer(elder: Elder) -> None:
+    memories = memories_of(elder)
+    for number, taught in enumerate(elder.answers):
+        found = memories.find(taught.question)
+        assert found is not None
+        assert (found.answer_id, found.question) == (str(number), taught.question)
+
+
+@pytest.mark.parametrize("elder", load_elders(), ids=lambda e: e.language)
+def test_most_questions_in_other_words_find_their_answer(elder: Elder) -> None:
+    memories = memories_of(elder)
+    found = [memories.find(r.question) for r in elder.rewordings]
+    right = [
+        f is not None and f.answer_id == str(r.answer_index)
+        for f, r in zip(found, elder.rewordings, strict=True)
+    ]
+    assert sum(right) >= 0.75 * len(right)
+
+
+def test_a_question_without_a_shared_word_finds_nothing() -> None:
+    memories = Memories([CleanAnswer(answer_id="1", question="Your boat?", answer="The Gull.")])
+    assert memories.find("xyzzy") is None
+
+
+def test_an_elder_without_answers_is_no_error() -> None:
+    assert Memories([]).find("Where were you born?") is None
+
+
+def test_a_tie_has_no_margin() -> None:
+    twins = [
+        CleanAnswer(answer_id=str(n), question="Your boat?", answer="The Gull.") for n in range(2)
+    ]
+    found = Memories(twins).find("boat")
+    assert found is not None
+    assert found.margin == 0
