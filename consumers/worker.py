@@ -155,9 +155,7 @@ class TrainingWorker:
                 log.warning("worker.waits", code=error.code)
                 stop.wait(backoff_s(attempt))
                 continue
-            except (
-                Exception
-            ) as error:  # the worker's edge: without it training would end in silence
+            except Exception as error:  # the worker's edge: no silent end
                 attempt += 1
                 log.error("worker.fault", fault=describe_fault(error))
                 stop.wait(backoff_s(attempt))

@@ -16,6 +16,9 @@ from config.settings import OllamaSettings
 from schemas.base import Frozen
 from schemas.errors import ModelNotReady, OllamaRefused, OllamaUnavailable
 
+# An unknown base is looked for in the registry on the network, and that fails with status 500.
+_UNKNOWN_BASE = "pull model manifest"
+
 Message = Mapping[str, str]
 Options = Mapping[str, float | int | list[str]]
 
@@ -127,7 +130,7 @@ def ollama_errors() -> Iterator[None]:
     try:
         yield
     except ollama.ResponseError as error:
-        if error.status_code == 404:
+        if error.status_code == 404 or _UNKNOWN_BASE in error.error:
             raise ModelNotReady("Ollama has no such model; train it first") from error
         if error.status_code < 500:
             raise OllamaRefused(f"Ollama refused the call ({error.status_code})") from error

@@ -5,20 +5,25 @@ The unit tests rest on the fake; it may do nothing that Ollama does not do too.
 
 from __future__ import annotations
 
-import socket
+import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
 from config.settings import OllamaSettings
+from consumers.embedded.process import free_port
+from consumers.embedded.stack import OllamaServer
+from pipeline.chat_format import chat_format
 from pipeline.model_host import ModelHost, ModelRecipe, OllamaHost
 from schemas.errors import ModelNotReady, OllamaUnavailable
 from tests.fakes import FakeModelHost
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import OllamaUnderTest, WriteAdapter
+    from tests.contract.conftest import WriteAdapter
 
 QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
 OPTIONS: dict[str, float | int | list[str]] = {"temperature": 0, "num_predict": 4, "num_ctx": 512}
@@ -27,20 +32,23 @@ OPTIONS: dict[str, float | int | list[str]] = {"temperature": 0, "num_predict": 
 class HostUnderTest:
     """A host, a registered base, and names of this run."""
 
-    def __init__(self, host: ModelHost, name: Callable[[str], str], gguf: Path, tpl: str) -> None:
+    def __init__(self, host: ModelHost, run: str, gguf: Path) -> None:
         self.host = host
-        self.name = name
+        self._run = run
         self.gguf = gguf
-        self.template = tpl
-        self.base = name("port-base")
+        self.base = self.name("base")
         host.ensure_base(self.base, gguf)
+
+    def name(self, suffix: str) -> str:
+        """A name of this run; the model is removed at the end."""
+        return f"{self._run}-{suffix}"
 
     def recipe(self, adapter: Path | None = None, base: str | None = None) -> ModelRecipe:
         return ModelRecipe(
             base=base or self.base,
             adapter=adapter,
             system="You are old.",
-            template=self.template,
+            template=chat_format("chatml").ollama_template,
             stop=("<|im_end|>",),
         )
 
@@ -50,19 +58,36 @@ class HostUnderTest:
         return tag
 
 
-@pytest.fixture(scope="module", params=["fake", "ollama"])
-def under_test(request: pytest.FixtureRequest) -> Iterator[HostUnderTest]:
-    """The fake, then each server of the conftest."""
-    template = "{{ .System }}{{ .Prompt }}"
+@pytest.fixture(scope="module", params=["fake", "embedded", "real"])
+def under_test(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path
+) -> Iterator[HostUnderTest]:
+    """The fake, the embedded server, and the real Ollama that OLLAMA_HOST names."""
+    run = f"port-{uuid4().hex[:8]}"
     if request.param == "fake":
-        host = FakeModelHost(lambda tag, question: f"{tag} heard {question}")
-        yield HostUnderTest(host, lambda suffix: f"run-{suffix}", Path("base.gguf"), template)
+        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}")
+        yield HostUnderTest(fake, run, base_gguf)
         return
-    server: OllamaUnderTest = request.getfixturevalue("server")
-    real = OllamaHost(OllamaSettings(host=server.host))
-    gguf = request.getfixturevalue("base_gguf")
-    yield HostUnderTest(real, server.name, gguf, server.template)
-    real._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
+    with ExitStack() as stack:
+        if request.param == "embedded":
+            embedded = OllamaServer(tmp_path_factory.mktemp("host"))
+            stack.enter_context(embedded.process)
+            address = embedded.host
+        else:
+            address = os.environ.get("OLLAMA_HOST", "")
+            if not address:
+                pytest.skip("OLLAMA_HOST names no real Ollama to run the contract on")
+        host = OllamaHost(OllamaSettings(host=address))
+        yield HostUnderTest(host, run, base_gguf)
+        for tag in host.tags():
+            if tag.startswith(run):
+                host.delete(tag)
+        close(host)
+
+
+def close(host: OllamaHost) -> None:
+    """Hang up; an open connection would be a warning."""
+    host._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
 
 
 def test_base_is_registered_once_and_listed_with_its_tag(under_test: HostUnderTest) -> None:
@@ -147,10 +172,7 @@ def test_host_that_is_down_is_not_available(kind: str) -> None:
         host = FakeModelHost()
         host.is_down = True
     else:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        host = OllamaHost(OllamaSettings(host=f"http://127.0.0.1:{port}"))
+        host = OllamaHost(OllamaSettings(host=f"http://127.0.0.1:{free_port()}"))
     calls: list[Callable[[], object]] = [
         host.tags,
         lambda: host.delete("x"),
@@ -162,4 +184,4 @@ def test_host_that_is_down_is_not_available(kind: str) -> None:
         with pytest.raises(OllamaUnavailable):
             call()
     if isinstance(host, OllamaHost):
-        host._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
+        close(host)

@@ -61,7 +61,7 @@ def test_structured_mode_is_read_from_its_value() -> None:
 
 def test_bare_json_is_named_by_its_position_and_the_records_time() -> None:
     envelope = opened(record(BODY))
-    assert (envelope.id, envelope.source) == (f"{TOPIC}/3/17", "kafka")
+    assert (envelope.id, envelope.source) == (f"{TOPIC}/3/17", "kafka/1734512345678")
     assert envelope.time.timestamp() == pytest.approx(1_734_512_345.678)
 
 

@@ -170,7 +170,7 @@ def test_field_name_that_is_an_operator_is_refused(
 
 
 def test_unknown_current_model_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="MODELSERVER_CURRENT_MODEL.*llama3.1-8b"):
+    with pytest.raises(ConfigurationError, match=r"MODELSERVER_CURRENT_MODEL.*llama3\.1-8b"):
         Settings(current_model="gpt-17").training()
 
 

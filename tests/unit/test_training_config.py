@@ -44,7 +44,7 @@ def test_bases_own_numbers_go_before_the_general_ones() -> None:
     own = config.parameters("gemma3-270m")
     assert own.epochs == 8 and own.lora.dropout == 0.0
     assert own.lora.rank == config.training.lora.rank
-    assert config.memories_of("gemma3-270m") == 2
+    assert config.memories_of("gemma3-270m") == 1
     assert config.memories_of("llama3.1-8b") == config.memories
 
 

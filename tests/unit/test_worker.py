@@ -271,10 +271,11 @@ def test_each_new_stage_is_reported_at_once_and_the_rest_now_and_then() -> None:
 def test_heart_beats_while_the_work_goes_on_and_stops_with_it() -> None:
     ledger = ListingLedger(make_job())
 
+    enough = threading.Event()
+    ledger.on_beat = lambda: enough.set() if ledger.beats >= 3 else None
+
     def work(watch: Watch) -> None:
-        pause = threading.Event()
-        while ledger.beats < 3:
-            pause.wait(0.005)
+        assert enough.wait(LIMIT_S)
 
     run_job(ledger, work)
     assert not any(t.name == "heartbeat" and t.is_alive() for t in threading.enumerate())
