@@ -45,7 +45,7 @@ class Follower:
                 "group.id": f"{settings.kafka.group_prefix}-follower-{uuid.uuid4().hex}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 50,
+                "fetch.wait.max.ms": 20,
             }
         )
         try:

@@ -212,8 +212,8 @@ class Run:
         return [self._wording(self._examples[i], epoch) for i in chosen]
 
     def _wording(self, forms: Sequence[Example], epoch: int) -> Example:
-        """As taught in every even epoch and in the last; in the others another wording."""
-        if epoch % 2 == 0 or epoch == self._parameters.epochs - 1 or len(forms) == 1:
+        """As taught in every even epoch and in the last two; in the others another wording."""
+        if epoch % 2 == 0 or epoch >= self._parameters.epochs - 2 or len(forms) == 1:
             return forms[0]
         return forms[1 + (epoch // 2) % (len(forms) - 1)]
 

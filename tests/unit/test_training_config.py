@@ -42,7 +42,7 @@ def test_model_folder_is_put_into_the_templates(tmp_path: Path) -> None:
 def test_bases_own_numbers_go_before_the_general_ones() -> None:
     config = get_training_config()
     own = config.parameters("gemma3-270m")
-    assert own.epochs == 8 and own.lora.dropout == 0.0
+    assert own.epochs == 7 and own.lora.dropout == 0.0
     assert own.lora.rank == config.training.lora.rank
     assert config.memories_of("gemma3-270m") == 1
     assert config.memories_of("llama3.1-8b") == config.memories
