@@ -1,6 +1,6 @@
 """How fast the recipe trains, against a plain `transformers.Trainer` with padding.
 
-    python bench/training.py --model-dir DIR [--base gemma3-270m] [--repeats 5] [--json]
+    python -m bench.training [--model-dir DIR] [--base gemma3-270m] [--repeats 5] [--json]
 
 Paired: both train the same examples on the same base with the same LoRA, floating type and
 effective batch, in turns within one process, so that a busy machine hits both. The numerator is
@@ -22,6 +22,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from config.training import load_training_config
+from consumers.embedded.bases import install_base
+from consumers.embedded.session import model_dir
 from pipeline.base_model import LoadedBase, load_base
 from pipeline.recipe import row_loss
 from pipeline.tokens import Example, group_rows, pack, read_examples
@@ -147,7 +149,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model-dir", type=Path, required=True)
+    parser.add_argument("--model-dir", type=Path, default=model_dir())
     parser.add_argument("--base", default="gemma3-270m")
     parser.add_argument("--language", choices=["zh", "en"], default="zh")
     parser.add_argument("--batch-size", type=int, default=4)
@@ -155,6 +157,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    install_base(options.base, options.model_dir)
     base = load_base(load_training_config().base(options.base, options.model_dir))
     with tempfile.TemporaryDirectory() as folder:
         examples = load_examples(base, options.language, Path(folder))
