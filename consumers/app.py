@@ -88,6 +88,7 @@ class App:
 
     def close(self) -> None:
         """Close the connections."""
+        self.host.close()
         self._client.close()
 
     # Roles ----------------------------------------------------------------------------------

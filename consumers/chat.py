@@ -136,6 +136,7 @@ class ChatExecutor:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+        await self._service.close()
         self._store.close()
         return not pending
 

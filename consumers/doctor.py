@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
 
 from confluent_kafka import KafkaException
@@ -120,7 +121,8 @@ def _check_store(settings: Settings) -> Finding:
 
 def _check_ollama(settings: Settings) -> Finding:
     def look() -> str:
-        return f"{len(OllamaHost(settings.ollama).tags())} model(s)"
+        with closing(OllamaHost(settings.ollama)) as host:
+            return f"{len(host.tags())} model(s)"
 
     return _look("ollama", look, "start Ollama or set OLLAMA_HOST", _UNAVAILABLE)
 

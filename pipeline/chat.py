@@ -44,6 +44,10 @@ class ChatService:
         self._monotonic = monotonic
         self._memories: dict[tuple[str, str], Memories] = {}
 
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
+
     async def answer(self, request: ChatRequest) -> ChatReply:
         """Answer a request as a whole.
 

@@ -70,6 +70,10 @@ class OllamaHost:
         self._client = ollama.Client(host=settings.host, timeout=settings.timeout_s)
         self._keep_alive = settings.keep_alive
 
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
+
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base model under `name` unless it is there; sends the file at most once."""
         with ollama_errors():

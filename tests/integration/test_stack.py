@@ -149,11 +149,13 @@ def test_killed_program_leaves_no_server(tmp_path: Path) -> None:
 
 def test_interrupt_at_the_terminal_reaches_the_program_only(tmp_path: Path) -> None:
     """Ctrl-C goes to the whole foreground group: the servers are not in it."""
+    before = children()
     with (
         EmbeddedStack(tmp_path) as addresses,
         httpx.Client() as client,
     ):
-        groups = {os.getpgid(process.pid) for process in children()}
+        groups = {os.getpgid(process.pid) for process in children() if process not in before}
+        assert len(groups) >= 3
         assert os.getpgid(0) not in groups
         assert client.get(addresses.ollama_host).is_success
 
@@ -161,12 +163,14 @@ def test_interrupt_at_the_terminal_reaches_the_program_only(tmp_path: Path) -> N
 def test_ollama_with_a_loaded_model_ends_at_once(tmp_path: Path) -> None:
     """llama.cpp puts its own signal handlers in; ours must still be the ones that count."""
     base = install_base("smollm2-135m-instruct", tmp_path / "bases")
+    before = children()
     with EmbeddedStack(tmp_path) as addresses:
         client = ollama.Client(addresses.ollama_host)
         client.create("m", files={"m.gguf": client.create_blob(base)}, stream=False)
         answer = client.generate("m", "1, 2, 3,", raw=True, options={"num_predict": 3})
         client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
-        (server,) = [p for p in children() if "consumers.embedded.ollama" in p.cmdline()]
+        started = [process for process in children() if process not in before]
+        (server,) = [p for p in started if "consumers.embedded.ollama" in p.cmdline()]
         assert answer.response
         server.send_signal(signal.SIGTERM)
         began = time.monotonic()
