@@ -17,7 +17,7 @@ from config.metrics import Metrics
 from config.settings import Settings
 from consumers.answers import AnswersHandler
 from consumers.chat import ChatExecutor
-from consumers.dispatch import Dispatcher, Handler, backoff_s
+from consumers.dispatch import Dispatcher, Handler, backoff_s, describe_fault
 from consumers.lanes import Executor, Lanes
 from consumers.loop import ConsumerLoop
 from consumers.models import ModelsHandler
@@ -190,6 +190,10 @@ class App:
             except RetryError as error:
                 attempt += 1
                 log.warning("relay.waits", code=error.code)
+                stop.wait(backoff_s(attempt))
+            except Exception as error:  # the thread's edge: events must not wait in silence
+                attempt += 1
+                log.error("relay.fault", fault=describe_fault(error))
                 stop.wait(backoff_s(attempt))
 
     def _start_chat(self, stop: threading.Event, stack: ExitStack) -> None:
