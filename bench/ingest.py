@@ -24,7 +24,7 @@ from config.settings import Settings, load_settings
 from consumers.answers import AnswersHandler
 from consumers.app import App
 from consumers.dispatch import Received
-from consumers.embedded.session import SESSION_TIMEOUT_MS
+from consumers.embedded.kafka import SESSION_TIMEOUT_MS
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 from consumers.topics import apply_topics
 from schemas.envelope import open_envelope

@@ -1,6 +1,5 @@
 """Checkpoints of one training run: whole or not there, checked by hash, free of pickle."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -99,11 +98,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     whole = optimizer.state_dict()
     whole["state"] = state
     optimizer.load_state_dict(whole)
-
-
-def to_json(value: dict[str, object]) -> str:
-    """Write a value so that equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
 def _checkpoints(folder: Path) -> list[Path]:

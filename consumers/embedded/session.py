@@ -12,11 +12,10 @@ from typing import Self
 import httpx
 
 from consumers.embedded.bases import install_base
+from consumers.embedded.kafka import SESSION_TIMEOUT_MS
 from consumers.embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 
-# The embedded broker makes its first assignment after half of the session's timeout.
-SESSION_TIMEOUT_MS = 6000
 _WATCH_S = 0.5
 
 
