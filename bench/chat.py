@@ -2,9 +2,11 @@
 
     python -m bench.chat [--repeats 60] [--json]
 
-Each question is asked twice, in turns in one run: straight from Ollama with the same messages and
-options, and through Kafka (`chat-requests` to `chat-replies`). The difference of each pair is what
-Kafka, the consumer and MongoDB add. Replies are short, so that the model's own spread stays small.
+Each question is asked twice, in turns in one run and each way first every other time: straight
+from Ollama with the same messages and options, and through Kafka (`chat-requests` to
+`chat-replies`). The consumer has a request from its receipt until the broker has confirmed the
+reply; what that is over the straight question, of each pair, is what the consumer adds (MongoDB
+included). Replies are short, so that the model's own spread stays small.
 """
 
 import argparse
@@ -18,15 +20,17 @@ import ollama
 
 from bench.ingest import settings_for
 from bench.table import show
+from config.metrics import Metrics
 from consumers.app import App
 from consumers.cli.wiring import open_sender
-from consumers.client import Follower, new_id, with_correlation
+from consumers.client import CHAT_FETCH_WAIT_MS, Follower, new_id, with_correlation
 from consumers.embedded.bases import install_base
 from consumers.embedded.session import model_dir
 from consumers.embedded.stack import EmbeddedStack
 from consumers.topics import apply_topics
 from pipeline.chat_format import chat_format
 from pipeline.model_host import ModelRecipe
+from pipeline.store import ensure_indexes
 from schemas.documents import Job
 from schemas.events import ChatOptions, ChatRequest
 from schemas.topics import CHAT_REPLIES
@@ -34,6 +38,7 @@ from schemas.topics import CHAT_REPLIES
 BASE = "smollm2-135m-instruct"
 ELDER = "LXM19580312F"
 OPTIONS = ChatOptions(max_tokens=4)
+WARM_UP = 5
 
 
 def install_model(app: App) -> str:
@@ -78,31 +83,73 @@ def install_model(app: App) -> str:
     return version.tag
 
 
-def measure(app: App, tag: str, repeats: int) -> dict[str, list[float]]:
+class ConsumerClock:
+    """Reads how long the consumer had each request, from its own metric."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._registry = metrics.registry
+        self._seen = (0.0, 0.0)
+
+    def last_ms(self) -> float:
+        """Wait until the request just answered is counted, and return its milliseconds."""
+        seconds, count = self._seen
+        while (now := (self._read("sum"), self._read("count")))[1] == count:
+            time.sleep(0.0005)
+        self._seen = now
+        return (now[0] - seconds) / (now[1] - count) * 1000
+
+    def _read(self, part: str) -> float:
+        name = f"modelserver_chat_duration_seconds_{part}"
+        return self._registry.get_sample_value(name, {"outcome": "answered"}) or 0.0
+
+
+def measure(app: App, clock: ConsumerClock, tag: str, repeats: int) -> dict[str, list[float]]:
     """Milliseconds, in turns."""
     client = ollama.Client(host=app.settings.ollama.host)
     options = {"temperature": 0.0, "num_predict": 4, "num_ctx": app.settings.chat.num_ctx}
     direct: list[float] = []
     through: list[float] = []
-    with Follower(app.settings, [CHAT_REPLIES.name]) as follower, open_sender(app) as sender:
-        for number in range(repeats + 5):
-            question = f"Question {number}: where did you work?"
+    held: list[float] = []
+    with (
+        Follower(app.settings, [CHAT_REPLIES.name], fetch_wait_ms=CHAT_FETCH_WAIT_MS) as follower,
+        open_sender(app) as sender,
+    ):
+
+        def ask_directly(question: str) -> float:
             begun = time.perf_counter()
             client.chat(tag, [{"role": "user", "content": question}], options=options)
-            asked_directly = time.perf_counter() - begun
+            return (time.perf_counter() - begun) * 1000
+
+        def ask_through_kafka(question: str) -> float:
             correlation = new_id().encode()
             request = ChatRequest(elder_id=ELDER, message=question, options=OPTIONS)
             event = sender.events.chat_requested(request, event_id=new_id())
             begun = time.perf_counter()
             sender.send(with_correlation(event, correlation))
-            for incoming in follower.until(lambda e, c=correlation: e.correlation_id == c, 60):
+            for incoming in follower.until(lambda e: e.correlation_id == correlation, 60):
                 if incoming is not None:
                     assert incoming.data["error"] is None, incoming.data
-            if number >= 5:  # the first few warm the caches of both ways
-                direct.append(asked_directly * 1000)
-                through.append((time.perf_counter() - begun) * 1000)
-    added = [t - d for t, d in zip(through, direct, strict=True)]
-    return {"straight from Ollama": direct, "through Kafka": through, "added (paired)": added}
+            return (time.perf_counter() - begun) * 1000
+
+        ways = [(ask_directly, direct), (ask_through_kafka, through)]
+        for number in range(-WARM_UP, repeats):
+            question = f"Question {number}: where did you work?"
+            ask_directly(question)  # so that the host knows the prompt whoever asks first
+            for ask, into in ways if number % 2 else reversed(ways):
+                milliseconds = ask(question)
+                consumer_ms = clock.last_ms() if ask is ask_through_kafka else None
+                if number >= 0:
+                    into.append(milliseconds)
+                    held += [] if consumer_ms is None else [consumer_ms]
+    return {
+        "straight from Ollama": direct,
+        "in the consumer": held,
+        "through Kafka": through,
+        "added by the consumer (paired)": [h - d for h, d in zip(held, direct, strict=True)],
+        "added with both ways through Kafka (paired)": [
+            t - d for t, d in zip(through, direct, strict=True)
+        ],
+    }
 
 
 def main() -> None:
@@ -116,13 +163,14 @@ def main() -> None:
         free = settings.ops.model_copy(update={"port": 0})
         app = App(settings.model_copy(update={"ops": free}))
         apply_topics(app.settings)
+        ensure_indexes(app.store, app.settings.chat.dedup_hours)
         stop = threading.Event()
         service = App(app.settings)
         running = threading.Thread(target=lambda: service.run(["chat"], stop))
         running.start()
         try:
             tag = install_model(app)
-            samples = measure(app, tag, arguments.repeats)
+            samples = measure(app, ConsumerClock(service.metrics), tag, arguments.repeats)
         finally:
             stop.set()
             running.join()

@@ -264,6 +264,7 @@ class App:
         thread = threading.Thread(target=run, name=name)
         thread.start()
         self._threads.append(thread)
+        self.health.watch_thread(thread)
 
     def _ping_host(self) -> None:
         self.host.tags()

@@ -22,6 +22,7 @@ from schemas.errors import KafkaUnavailable
 from schemas.record import Record
 from schemas.rpc import CORRELATION_ID
 
+CHAT_FETCH_WAIT_MS = 10
 _LIMIT_S = 10.0
 
 
@@ -36,8 +37,12 @@ class Incoming(Frozen):
 class Follower:
     """Reads topics from their end on; use as a context manager."""
 
-    def __init__(self, settings: Settings, topics: list[str]) -> None:
-        """`topics` are the catalogue's names. Raises KafkaUnavailable."""
+    def __init__(self, settings: Settings, topics: list[str], *, fetch_wait_ms: int = 250) -> None:
+        """`topics` are the catalogue's names. Raises KafkaUnavailable.
+
+        `fetch_wait_ms` is how long a broker may hold a fetch: Apache Kafka answers as soon as
+        there is a record, the embedded broker holds each to the end.
+        """
         self._names = {settings.topic(name): name for name in topics}
         self._consumer = Consumer(
             settings.kafka.client()
@@ -45,7 +50,7 @@ class Follower:
                 "group.id": f"{settings.kafka.group_prefix}-follower-{uuid.uuid4().hex}",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": 20,
+                "fetch.wait.max.ms": fetch_wait_ms,
             }
         )
         try:

@@ -30,6 +30,7 @@ class Health:
         self._stale_after_s = stale_after_s
         self._polls: dict[str, Callable[[], float]] = {}
         self._assigned: dict[str, Callable[[], bool]] = {}
+        self._threads: list[threading.Thread] = []
         self._checks: dict[str, Check] = {}
         self._cached: tuple[float, dict[str, str]] = (0.0, {})
         self._lock = threading.Lock()
@@ -41,18 +42,24 @@ class Health:
         self._polls[role] = last_poll
         self._assigned[role] = assigned
 
+    def watch_thread(self, thread: threading.Thread) -> None:
+        """Watch a thread that must run as long as the program does."""
+        self._threads.append(thread)
+
     def require(self, name: str, check: Check) -> None:
         """Require a dependency; `check` raises a ModelServerError when it is down."""
         self._checks[name] = check
 
     def faults_of_life(self) -> dict[str, str]:
-        """Return the loops that have stopped polling."""
+        """Return the threads that have ended and the loops that have stopped polling."""
         now = time.time()
-        return {
+        ended = {t.name: "its thread has ended" for t in self._threads if not t.is_alive()}
+        stale = {
             role: f"no poll for {now - poll():.0f} s"
             for role, poll in self._polls.items()
             if now - poll() > self._stale_after_s
         }
+        return stale | ended
 
     def faults_of_readiness(self) -> dict[str, str]:
         """Return what is not ready; dependencies are asked at most every two seconds."""

@@ -9,7 +9,7 @@ from consumers.app import App
 from consumers.cli.models import checked
 from consumers.cli.output import notes, print_json, results
 from consumers.cli.wiring import ElderIdArgument, Json, open_app, open_sender
-from consumers.client import Follower, Sender, new_id, with_correlation
+from consumers.client import CHAT_FETCH_WAIT_MS, Follower, Sender, new_id, with_correlation
 from schemas.errors import TrainingFailed, error_of
 from schemas.events import TERMINAL_STATUSES, ChatRequest, ChatTurn, TrainRequested
 from schemas.topics import CHAT_REPLIES, TRAIN_PROGRESS
@@ -107,7 +107,7 @@ def chat(
     checked(elder_id)
     with (
         open_app() as app,
-        Follower(app.settings, [CHAT_REPLIES.name]) as follower,
+        Follower(app.settings, [CHAT_REPLIES.name], fetch_wait_ms=CHAT_FETCH_WAIT_MS) as follower,
         open_sender(app) as sender,
     ):
         if message is not None:

@@ -135,7 +135,7 @@ def _train(
             elif topic == MODEL_READY.name:
                 seconds[elder_id] = round(time.monotonic() - begun.get(elder_id, 0), 1)
                 bars.update(task, completed=100, description=f"{name}  ready", detail=data["tag"])
-            else:
+            elif elder_id not in seconds:  # the last progress may come after `model-ready`
                 if data["status"] == "running":
                     begun.setdefault(elder_id, time.monotonic())
                 stage = data["stage"] or data["status"]

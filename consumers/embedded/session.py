@@ -10,12 +10,16 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from pydantic import SecretStr
 
+from config.settings import ChatSettings, MongoSettings
 from consumers.embedded.bases import install_base
 from consumers.embedded.kafka import SESSION_TIMEOUT_MS
 from consumers.embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
+from pipeline.store import ensure_indexes, open_client
 
+DATABASE = "heirloom"
 _WATCH_S = 0.5
 
 
@@ -33,6 +37,11 @@ class StackSession:
         self._on_step(f"Installing base model {self._base}")
         install_base(self._base, model_dir())
         self._addresses = self._stack.__enter__()
+        try:
+            _create_indexes(self._addresses.mongodb_uri)
+        except BaseException:
+            self._stack.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -47,7 +56,7 @@ class StackSession:
         """All settings that `modelserver run` and a client need to use this stack."""
         assert self._addresses is not None
         return self._addresses.as_environment() | {
-            "MONGODB_DATABASE": "heirloom",
+            "MONGODB_DATABASE": DATABASE,
             "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
             "MODELSERVER_CURRENT_MODEL": self._base,
             "MODELSERVER_MODEL_DIR": str(model_dir()),
@@ -79,6 +88,17 @@ def running_service(settings: Mapping[str, str], log_path: Path) -> Iterator[Ser
     )
     with service:
         yield service
+
+
+def _create_indexes(uri: str) -> None:
+    """Create them before anybody writes.
+
+    SecantusDB 0.7 hangs for good when an index is made while another client writes to the same
+    collection (tried); to make one that is there already is harmless.
+    """
+    settings = MongoSettings(uri=SecretStr(uri), database=DATABASE)
+    with open_client(settings) as client:
+        ensure_indexes(client[DATABASE], ChatSettings().dedup_hours)
 
 
 def _is_ready(port: int) -> bool:

@@ -1,5 +1,6 @@
 """The operators' server: alive, ready, measured."""
 
+import threading
 import time
 from collections.abc import Iterator
 
@@ -44,6 +45,21 @@ def test_loop_that_stopped_polling_is_named(page: Page) -> None:
     answer = page.get("/livez")
     assert answer.status_code == 503
     assert list(answer.json()["faults"]) == ["chat"]
+
+
+def test_thread_that_has_ended_is_named(page: Page) -> None:
+    """A worker or relay that is gone must not look alive because the loops still poll."""
+    page.health.watch_loop("training", time.time, lambda: True)
+    release = threading.Event()
+    worker = threading.Thread(target=release.wait, name="worker")
+    worker.start()
+    page.health.watch_thread(worker)
+    assert page.get("/livez").status_code == 200
+    release.set()
+    worker.join()
+    answer = page.get("/livez")
+    assert answer.status_code == 503
+    assert list(answer.json()["faults"]) == ["worker"]
 
 
 def test_assigned_with_all_dependencies_is_ready(page: Page) -> None:

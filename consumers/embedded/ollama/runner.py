@@ -1,8 +1,8 @@
 """One llama.cpp: a base model with the adapters that were loaded with it.
 
 No two personas may ever meet in here. A request names the scale of every adapter, so none is left
-over from another; and no state of a prompt outlives its request: llama.cpp's prompt cache would
-answer a request without adapter with another person's text.
+over from another; and what a slot holds of its last prompt is used again for the same adapters
+only: left to itself, llama.cpp would answer a request without adapter with another person's text.
 """
 
 import json
@@ -20,6 +20,7 @@ import xllamacpp
 from consumers.embedded.ollama.failures import Refusal
 from consumers.embedded.ollama.options import Options
 from consumers.embedded.ollama.shapes import Usage
+from consumers.embedded.ollama.slots import Slots
 
 _NS_PER_MS = 1_000_000
 _HTTP_LIMIT_S = 60.0
@@ -59,6 +60,7 @@ class LlamaRunner:
         # llama.cpp listens on a port of its own choice; the key makes it ours alone.
         self._api_key = secrets.token_hex(16)
         parameters = _parameters(base, adapters.values(), threads)
+        self._slots = Slots(slots)
         parameters.n_ctx = context * slots
         parameters.n_parallel = slots
         parameters.api_keys = [self._api_key]
@@ -100,13 +102,15 @@ class LlamaRunner:
                 {"id": index, "scale": 1.0 if digest in adapters else 0.0}
                 for index, digest in enumerate(self.adapters)
             ],
-            "cache_prompt": False,
             "stream": True,
         }
         if schema is not None:
             request["json_schema"] = schema
         chunks = _Chunks(on_piece)
-        self._server.handle_completions(request, chunks)
+        with self._slots.take(adapters) as (slot, is_known):
+            self._server.handle_completions(
+                request | {"id_slot": slot, "cache_prompt": is_known}, chunks
+            )
         return chunks.usage()
 
     def count_tokens(self, text: str) -> int:
@@ -236,12 +240,14 @@ def _parameters(base: Path, adapters: Iterable[Path], threads: int) -> Any:
     parameters.ui = False
     parameters.verbosity = _QUIET
     parameters.fit_params = False
-    # Let nothing of one request be found by another (shown by tests/contract).
+    # A slot's own last prompt, and nothing else, may be gone on from (shown by tests/contract).
+    parameters.cache_prompt = True
     parameters.cache_ram_mib = 0
-    parameters.cache_prompt = False
     parameters.cache_idle_slots = False
     parameters.n_cache_reuse = 0
     parameters.n_ctx_checkpoints = 0
+    # A sliding window forgets what a prompt begins with: with it nothing could be gone on from.
+    parameters.swa_full = True
     return parameters
 
 

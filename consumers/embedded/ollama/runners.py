@@ -20,7 +20,8 @@ MAX_BASES = 3
 MAX_ADAPTERS = 16
 DEFAULT_CONTEXT = 4096
 _EMBED_CONTEXT = 2048
-_FEW_THREADS = 4
+# A batch of tokens, one a request, costs hardly more than one alone: it is memory that is slow.
+_SLOTS = 4
 
 
 @dataclass
@@ -38,7 +39,6 @@ class Runners:
     def __init__(self, store: Store, *, threads: int) -> None:
         self._store = store
         self._threads = threads
-        self._slots = 2 if threads <= _FEW_THREADS else 4
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
         self._embedders: dict[str, LlamaRunner] = {}
@@ -114,7 +114,7 @@ class Runners:
                 base,
                 {digest: self._store.blob_path(digest) for digest in digests},
                 context=context,
-                slots=self._slots,
+                slots=_SLOTS,
                 threads=self._threads,
             )
 
