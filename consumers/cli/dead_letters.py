@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from config.settings import Settings
 from consumers.app import App
@@ -100,29 +100,34 @@ def _letters(settings: Settings, topic: str) -> Iterator[Record]:
     name = broker_name(settings, dead_letter_topic(source))
     consumer = Consumer(
         settings.kafka.client()
-        | {"group.id": f"{settings.kafka.group_prefix}-dlt", "enable.auto.commit": False}
+        | {
+            "group.id": f"{settings.kafka.group_prefix}-dlt",
+            "enable.auto.commit": False,
+            # The end is where the broker says so while reading: the end offset it tells
+            # beforehand can be too small (the embedded one counts one record of a batch).
+            "enable.partition.eof": True,
+        }
     )
     try:
         found = consumer.list_topics(name, timeout=_LIMIT_S).topics[name]
-        for partition in found.partitions:
-            yield from _read_partition(consumer, TopicPartition(name, partition))
+        yield from _read(consumer, name, set(found.partitions))
     finally:
         consumer.close()
 
 
-def _read_partition(consumer: Consumer, where: TopicPartition) -> Iterator[Record]:
-    first, end = consumer.get_watermark_offsets(where, timeout=_LIMIT_S)
-    if first >= end:
-        return
-    consumer.assign([TopicPartition(where.topic, where.partition, first)])
-    position = first
-    while position < end:
+def _read(consumer: Consumer, name: str, unread: set[int]) -> Iterator[Record]:
+    consumer.assign([TopicPartition(name, partition, OFFSET_BEGINNING) for partition in unread])
+    while unread:
         message = consumer.poll(_LIMIT_S)
-        if message is None or message.error() is not None:
+        if message is None:
             raise KafkaUnavailable
-        record = to_record(message)
-        position = record.offset + 1
-        yield record
+        error = message.error()
+        if error is None:
+            yield to_record(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            unread.discard(message.partition() or 0)
+        elif not error.retriable():
+            raise KafkaUnavailable
 
 
 def _describe(record: Record) -> dict[str, Any]:
