@@ -20,10 +20,11 @@ import ollama
 
 from bench.ingest import settings_for
 from bench.table import show
+from config.kafka import CHAT_FETCH_WAIT_MS
 from config.metrics import Metrics
 from consumers.app import App
 from consumers.cli.wiring import open_sender
-from consumers.client import CHAT_FETCH_WAIT_MS, Follower, new_id, with_correlation
+from consumers.client import Follower, new_id, with_correlation
 from consumers.embedded.bases import install_base
 from consumers.embedded.session import model_dir
 from consumers.embedded.stack import EmbeddedStack

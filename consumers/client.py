@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from config.kafka import FETCH_WAIT_MS
 from config.settings import Settings
 from consumers.loop import to_record
 from producers.events import Events
@@ -22,7 +23,6 @@ from schemas.errors import KafkaUnavailable
 from schemas.record import Record
 from schemas.rpc import CORRELATION_ID
 
-CHAT_FETCH_WAIT_MS = 10
 _LIMIT_S = 10.0
 
 
@@ -37,12 +37,10 @@ class Incoming(Frozen):
 class Follower:
     """Reads topics from their end on; use as a context manager."""
 
-    def __init__(self, settings: Settings, topics: list[str], *, fetch_wait_ms: int = 250) -> None:
-        """`topics` are the catalogue's names. Raises KafkaUnavailable.
-
-        `fetch_wait_ms` is how long a broker may hold a fetch: Apache Kafka answers as soon as
-        there is a record, the embedded broker holds each to the end.
-        """
+    def __init__(
+        self, settings: Settings, topics: list[str], *, fetch_wait_ms: int = FETCH_WAIT_MS
+    ) -> None:
+        """`topics` are the catalogue's names. Raises KafkaUnavailable."""
         self._names = {settings.topic(name): name for name in topics}
         self._consumer = Consumer(
             settings.kafka.client()

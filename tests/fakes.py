@@ -12,11 +12,23 @@ from pipeline.training_process import OnProgress
 from producers.publisher import Publication
 from schemas.documents import ElderModel, Job, ModelVersion
 from schemas.errors import LeaseLost, ModelNotReady, OllamaUnavailable, UnknownVersion
+from schemas.events import ModelReady
 from schemas.identifiers import model_tag
 from schemas.record import Header, Record
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+# A language model of any family, so small that it is made and trained in a moment.
+TINY_SIZES = {
+    "vocab_size": 130,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+}
 
 
 def fixed_clock() -> datetime:
@@ -64,6 +76,24 @@ def make_job(**fields: object) -> Job:
         "queued_at": NOW,
     }
     return Job.model_validate(defaults | fields)
+
+
+def make_ready(job: Job) -> ModelReady:
+    """Build the event of a job's released version."""
+    return ModelReady(
+        job_id=job.id,
+        elder_id=job.elder_id,
+        model="afs_elder_LXM",
+        version=1,
+        tag="afs_elder_LXM:v1",
+        base_model="b",
+        method="lora",
+        dataset_sha256="a" * 64,
+        adapter_sha256="b" * 64,
+        evaluation=None,
+        reused=False,
+        previous_version=None,
+    )
 
 
 class RecordingPublisher:

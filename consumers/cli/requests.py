@@ -5,11 +5,12 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from config.kafka import CHAT_FETCH_WAIT_MS
 from consumers.app import App
 from consumers.cli.models import checked
 from consumers.cli.output import notes, print_json, results
 from consumers.cli.wiring import ElderIdArgument, Json, open_app, open_sender
-from consumers.client import CHAT_FETCH_WAIT_MS, Follower, Sender, new_id, with_correlation
+from consumers.client import Follower, Sender, new_id, with_correlation
 from schemas.errors import TrainingFailed, error_of
 from schemas.events import TERMINAL_STATUSES, ChatRequest, ChatTurn, TrainRequested
 from schemas.topics import CHAT_REPLIES, TRAIN_PROGRESS

@@ -7,8 +7,9 @@ from typing import Any
 
 from pymongo import MongoClient
 
+from config.kafka import CHAT_FETCH_WAIT_MS
 from config.settings import Settings
-from consumers.client import CHAT_FETCH_WAIT_MS, Follower, Sender, new_id, with_correlation
+from consumers.client import Follower, Sender, new_id, with_correlation
 from consumers.demo.elders import Elder, Question
 from schemas.base import Frozen
 from schemas.errors import TrainingFailed

@@ -20,20 +20,11 @@ from transformers import (
 
 from pipeline.adapter import CONFIG, WEIGHTS, AdapterUnsupported, export_gguf, save_peft
 from pipeline.files import hash_file
+from tests.fakes import TINY_SIZES
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "pad_token_id": 0,
-}
 CONFIGS: dict[str, type[PretrainedConfig]] = {
     "llama": LlamaConfig,
     "qwen2": Qwen2Config,
@@ -63,7 +54,7 @@ def exported(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], gg
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_matrix_arrives_in_f16_under_llama_cpps_name(tmp_path: Path, family: str) -> None:
     """Seven adapted layers a block, A and B each, with peft's shapes and llama.cpp's metadata."""
-    tensors, reader = exported(tmp_path, CONFIGS[family](**SIZES))
+    tensors, reader = exported(tmp_path, CONFIGS[family](**TINY_SIZES))
     assert reader.fields["general.architecture"].contents() == family
     assert reader.fields["general.type"].contents() == "adapter"
     assert reader.fields["adapter.type"].contents() == "lora"
@@ -82,7 +73,7 @@ def test_every_matrix_arrives_in_f16_under_llama_cpps_name(tmp_path: Path, famil
 )
 def test_only_llamas_q_and_k_rows_change_places(tmp_path: Path, family: str, moved: bool) -> None:
     """Rows go from (half, place) to (place, half) within a head, as in llama.cpp's converter."""
-    tensors, reader = exported(tmp_path, CONFIGS[family](**SIZES))
+    tensors, reader = exported(tmp_path, CONFIGS[family](**TINY_SIZES))
     found = {t.name: np.asarray(t.data) for t in reader.tensors}
     for layer, name, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
         key = f"base_model.model.model.layers.0.self_attn.{layer}.lora_B.weight"
@@ -100,7 +91,7 @@ def test_only_llamas_q_and_k_rows_change_places(tmp_path: Path, family: str, mov
 
 def test_peft_reads_its_folder_back(tmp_path: Path) -> None:
     """A model with the saved adapter answers as the one that was saved."""
-    config = LlamaConfig(**SIZES)
+    config = LlamaConfig(**TINY_SIZES)
     model = adapted(config).eval()
     save_peft(model, tmp_path)
     torch.manual_seed(1)
@@ -114,8 +105,8 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
     hashes = []
     for name in ("one", "two"):
         folder = tmp_path / name
-        save_peft(adapted(Qwen2Config(**SIZES)), folder)
-        export_gguf(folder, Qwen2Config(**SIZES))
+        save_peft(adapted(Qwen2Config(**TINY_SIZES)), folder)
+        export_gguf(folder, Qwen2Config(**TINY_SIZES))
         hashes.append({path.name: hash_file(path) for path in folder.iterdir()})
     assert hashes[0] == hashes[1]
 
@@ -133,7 +124,7 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
 )
 def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     """An adapter that would load and speak otherwise is never written."""
-    config = LlamaConfig(**SIZES)
+    config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     path = tmp_path / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
@@ -144,7 +135,7 @@ def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[st
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
     """The allow-list: a guess about the order of rows would not be noticed."""
-    config = LlamaConfig(**SIZES)
+    config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     config.model_type = "newcomer"
     with pytest.raises(AdapterUnsupported, match="newcomer"):

@@ -13,10 +13,10 @@ from pipeline.ledger import Lease, Ledger, NewJob
 from pipeline.outbox import Announcer, Outbox
 from pipeline.progress import ProgressState
 from pipeline.store import Store, ensure_indexes
-from schemas.documents import Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
-from schemas.events import ErrorBody, ModelReady
+from schemas.events import ErrorBody
+from tests.fakes import make_ready
 
 if TYPE_CHECKING:
     from tests.integration.conftest import WaitUntil
@@ -82,24 +82,6 @@ def taken_over(
 def waiting(store: Store) -> list[OutboundEvent]:
     """All unpublished events."""
     return [event for job in Outbox(store, "test").waiting(100) for event in job.events]
-
-
-def ready(job: Job) -> ModelReady:
-    """The event of a released version."""
-    return ModelReady(
-        job_id=job.id,
-        elder_id=job.elder_id,
-        model="afs_elder_LXM",
-        version=1,
-        tag="afs_elder_LXM:v1",
-        base_model="b",
-        method="lora",
-        dataset_sha256="a" * 64,
-        adapter_sha256="b" * 64,
-        evaluation=None,
-        reused=False,
-        previous_version=None,
-    )
 
 
 # -- accepting --------------------------------------------------------------------------------
@@ -242,7 +224,7 @@ def test_zombie_can_write_nothing(
         lambda: hasty.heartbeat(zombie),
         lambda: hasty.report(zombie, ProgressState(stage="training", progress=50)),
         lambda: hasty.release(zombie, wait_s=0, count_attempt=False),
-        lambda: hasty.finish(zombie, "succeeded", ready=ready(zombie.job)),
+        lambda: hasty.finish(zombie, "succeeded", ready=make_ready(zombie.job)),
         lambda: hasty.finish(zombie, "failed"),
     ]
     for write in writes:
@@ -315,7 +297,7 @@ def test_terminal_state_and_its_events_stand_together(ledger: Ledger, store: Sto
     ledger.accept([request(1)])
     lease = claimed(ledger)
     ledger.report(lease, ProgressState(stage="training", progress=40, step=4, total_steps=10))
-    ended = ledger.finish(lease, "succeeded", ready=ready(lease.job))
+    ended = ledger.finish(lease, "succeeded", ready=make_ready(lease.job))
     assert (ended.status, ended.progress, ended.version) == ("succeeded", 100, 1)
     events = waiting(store)
     assert [e.topic for e in events] == ["train-progress", "train-progress", "model-ready"]

@@ -25,20 +25,11 @@ from schemas.training import (
     TrainingProgress,
     TrainingSpec,
 )
+from tests.fakes import TINY_SIZES
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 130,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "pad_token_id": 0,
-}
 BASE = BaseModelSpec(
     key="tiny", name="tiny", hf_path=Path("/none"), gguf_path=Path("/none"), chat_format="chatml"
 )
@@ -91,7 +82,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def cache() -> Loaded:
     """Return a cache with a tiny Llama in it."""
-    return Loaded(tiny(LlamaConfig(**SIZES)))
+    return Loaded(tiny(LlamaConfig(**TINY_SIZES)))
 
 
 @pytest.fixture
@@ -308,10 +299,10 @@ def plain_loss(model: Any, example: Example) -> torch.Tensor:
 
 LAYERS = ["sliding_attention", "full_attention"]
 SHARED_PREFIX_CONFIGS = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma3": Gemma3TextConfig(**SIZES, layer_types=LAYERS),
+    "llama": LlamaConfig(**TINY_SIZES),
+    "gemma3": Gemma3TextConfig(**TINY_SIZES, layer_types=LAYERS),
     # Examples longer than the window, as max_seq_length above 512 allows for Gemma 3.
-    "gemma3 past its window": Gemma3TextConfig(**SIZES, layer_types=LAYERS, sliding_window=4),
+    "gemma3 past its window": Gemma3TextConfig(**TINY_SIZES, layer_types=LAYERS, sliding_window=4),
 }
 
 

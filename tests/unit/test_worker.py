@@ -25,26 +25,13 @@ from schemas.errors import (
     TrainingFailed,
 )
 from schemas.events import ErrorBody, ModelReady
-from tests.fakes import make_job
+from tests.fakes import make_job, make_ready
 
 SETTINGS = WorkerSettings(
     lease_s=0.2, heartbeat_s=0.01, poll_s=0.01, max_attempts=3, retry_base_s=4
 )
 LIMIT_S = 10.0
-READY = ModelReady(
-    job_id="LXM_1",
-    elder_id="LXM",
-    model="afs_elder_LXM",
-    version=1,
-    tag="afs_elder_LXM:v1",
-    base_model="b",
-    method="lora",
-    dataset_sha256="a" * 64,
-    adapter_sha256=None,
-    evaluation=None,
-    reused=False,
-    previous_version=None,
-)
+READY = make_ready(make_job())
 
 
 class ListingLedger:
@@ -132,8 +119,8 @@ def run_job(
     return metrics
 
 
-def raising(error: Exception) -> Callable[[Watch], None]:
-    def act(watch: Watch) -> None:
+def raising(error: Exception) -> Callable[..., None]:
+    def act(*_: object) -> None:
         raise error
 
     return act
@@ -197,11 +184,7 @@ def test_dependency_that_is_down_costs_no_attempt(error: ModelServerError) -> No
 
 def test_lost_lease_stops_the_work_and_nothing_is_written() -> None:
     ledger = ListingLedger(make_job())
-
-    def lose() -> None:
-        raise LeaseLost
-
-    ledger.on_beat = lose
+    ledger.on_beat = raising(LeaseLost())
     metrics = run_job(ledger, until_stopped)
     assert (ledger.ended, ledger.released) == ([], [])
     assert sample(metrics, "lease_losses_total") == 1
@@ -210,11 +193,7 @@ def test_lost_lease_stops_the_work_and_nothing_is_written() -> None:
 def test_lease_that_could_not_be_renewed_in_time_counts_as_lost() -> None:
     """MongoDB is gone for longer than the lease lasts: another worker may have the job."""
     ledger = ListingLedger(make_job())
-
-    def down() -> None:
-        raise StoreUnavailable
-
-    ledger.on_beat = down
+    ledger.on_beat = raising(StoreUnavailable())
     metrics = run_job(ledger, until_stopped)
     assert ledger.ended == []
     assert ledger.beats > 1
@@ -223,11 +202,7 @@ def test_lease_that_could_not_be_renewed_in_time_counts_as_lost() -> None:
 
 def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
     ledger = ListingLedger(make_job())
-
-    def cancel() -> None:
-        raise JobCancelled
-
-    ledger.on_beat = cancel
+    ledger.on_beat = raising(JobCancelled())
     run_job(ledger, until_stopped)
     assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
 
