@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test unit contract integration e2e check format bench lock clean
+.PHONY: help setup demo test test-kafka unit contract integration e2e check format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,13 @@ integration: setup ## Real broker, store and Ollama
 
 e2e: setup ## The whole story, as a user would try it
 	$(BIN)/pytest tests/e2e --timeout 1500
+
+# What talks to Kafka, on the real one. The first run fetches it from Maven Central (54 MB).
+KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_consumers.py \
+	tests/integration/test_dead_letters_cli.py tests/integration/kafka
+test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
+	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
+	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)
 
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff check --fix .

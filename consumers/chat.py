@@ -26,7 +26,6 @@ from schemas.envelope import Envelope, open_envelope
 from schemas.errors import (
     DeadlineExceeded,
     InternalError,
-    ModelServerError,
     NoSuchTopic,
     RejectError,
     ReplyTopicRefused,
@@ -51,6 +50,7 @@ class Conversation:
         self.request = request
         self.target = target
         self.asked = asked
+        self.pieces = 0
         self.key = hashlib.sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()
 
 
@@ -160,17 +160,31 @@ class ChatExecutor:
         except RejectError as error:
             await self._set_aside(record, error)
             return "refused"
+        reply = await self._find_reply(conversation, record, received_at)
+        # Here no deadline counts: what is on its way must not be followed by another reply.
+        sequence = conversation.pieces if conversation.request.stream else None
+        publication = self._publication(conversation, reply, sequence)
+        await self._publish(publication, asked=conversation.asked)
+        return reply.error.code if reply.error else "answered"
+
+    async def _find_reply(
+        self, conversation: Conversation, record: Record, received_at: float
+    ) -> ChatReply:
+        """Answer within the deadline, or say why not; what is returned is remembered."""
         deadline = self._deadline(record, conversation.request, received_at)
         try:
             async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
                 async with self._free:
-                    return await self._answer(conversation)
+                    return await self._remember(conversation, await self._answer(conversation))
         except TimeoutError:
-            return await self._refuse(conversation, DeadlineExceeded(), received_at)
+            refused: RejectError = DeadlineExceeded()
         except ReplyTopicRefused:
             raise
         except RejectError as error:
-            return await self._refuse(conversation, error, received_at)
+            refused = error
+        elder_id = conversation.request.elder_id
+        refusal = self._service.refusal(elder_id, refused, received_at)
+        return await self._remember(conversation, refusal)
 
     def _open_conversation(self, record: Record) -> Conversation:
         envelope = open_envelope(record, CHAT_REQUESTS.name, self._max_bytes)
@@ -188,57 +202,63 @@ class ChatExecutor:
             waited_s = max(self._clock().timestamp() - record.timestamp_ms / 1000, 0.0)
         return received_at + limit_s - waited_s
 
-    async def _answer(self, conversation: Conversation) -> str:
+    async def _answer(self, conversation: Conversation) -> ChatReply:
         attempt = 0
         while True:
             try:
                 reply = await self._store.recall_reply(conversation.key)
-                if reply is None and conversation.request.stream:
+                if reply is not None:
+                    return reply
+                if conversation.request.stream:
                     return await self._stream(conversation)
-                if reply is None:
-                    reply = await self._service.answer(conversation.request)
-                    await self._store.remember_reply(conversation.key, reply, self._clock())
-                    self._count_tokens(reply)
+                return await self._service.answer(conversation.request)
+            except RetryError as error:
+                attempt += 1
+                await self._back_off(attempt, error)
+
+    async def _remember(self, conversation: Conversation, reply: ChatReply) -> ChatReply:
+        """Return the reply that stands for this request: this one, or what was stored before.
+
+        Refusals are remembered too: a request that comes again must not be told otherwise.
+        """
+        attempt = 0
+        while True:
+            try:
+                stands = await self._store.remember_reply(conversation.key, reply, self._clock())
                 break
             except RetryError as error:
                 attempt += 1
-                self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
-                await asyncio.sleep(backoff_s(attempt))
-        await self._publish(self._publication(conversation, reply), asked=conversation.asked)
-        return "answered"
+                await self._back_off(attempt, error)
+        if stands is reply:
+            self._count_tokens(reply)
+        return stands
 
-    async def _stream(self, conversation: Conversation) -> str:
-        """Send pieces as they come, a few a second, and last the whole reply."""
+    async def _back_off(self, attempt: int, error: RetryError) -> None:
+        self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
+        await asyncio.sleep(backoff_s(attempt))
+
+    async def _stream(self, conversation: Conversation) -> ChatReply:
+        """Send pieces as they come, a few a second, and return the whole reply."""
         begun = time.monotonic()
-        sent_at, sequence, pending = begun, 0, ""
+        sent_at, pending, conversation.pieces = begun, "", 0
         async for part in self._service.stream(conversation.request):
             if isinstance(part, ChatReply):
-                await self._store.remember_reply(conversation.key, part, self._clock())
-                self._count_tokens(part)
-                whole = self._publication(conversation, part, sequence)
-                await self._publish(whole, asked=conversation.asked)
-                return "answered"
-            if not pending and sequence == 0:
+                return part
+            if not pending and conversation.pieces == 0:
                 self._metrics.first_token.observe(time.monotonic() - begun)
             pending += part
             if time.monotonic() - sent_at >= self._settings.stream_interval_s:
                 piece = self._piece(conversation, pending)
-                encoded = self._publication(conversation, piece, sequence, final=False)
+                encoded = self._publication(conversation, piece, conversation.pieces, final=False)
+                conversation.pieces += 1
                 await self._publish(encoded, asked=conversation.asked)
-                sent_at, sequence, pending = time.monotonic(), sequence + 1, ""
-        return "answered"
+                sent_at, pending = time.monotonic(), ""
+        raise InternalError
 
     def _piece(self, conversation: Conversation, text: str) -> ChatReply:
         return ChatReply(
             elder_id=conversation.request.elder_id, reply=text, model=None, duration_ms=0
         )
-
-    async def _refuse(
-        self, conversation: Conversation, error: ModelServerError, received_at: float
-    ) -> str:
-        reply = self._service.refusal(conversation.request.elder_id, error, received_at)
-        await self._publish(self._publication(conversation, reply), asked=conversation.asked)
-        return error.code
 
     async def _set_aside(self, record: Record, error: RejectError) -> None:
         """Answer with the error where somebody waits for it; else a dead letter."""

@@ -203,8 +203,12 @@ class ConsumerLoop:
         log.warning("consumer.kafka_error", role=self._role, error=error.name())
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        if error is not None and error.code() != KafkaError._NO_OFFSET:
-            log.warning("consumer.commit_failed", role=self._role, error=error.name())
+        """Note what an asynchronous commit came to; called from the poll thread."""
+        for position in offsets:
+            refused = error or position.error
+            if refused is not None and refused.code() != KafkaError._NO_OFFSET:
+                log.warning("consumer.commit_failed", role=self._role, error=refused.name())
+                self._tracker.mark_refused([(position.topic, position.partition)])
 
 
 def to_record(message: Message) -> Record:

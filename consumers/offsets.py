@@ -82,6 +82,12 @@ class OffsetTracker:
             if partition in self._partitions:
                 self._partitions[partition].committed = position
 
+    def mark_refused(self, partitions: list[Partition]) -> None:
+        """Take back `mark_committed` where the broker refused: the position is due again."""
+        for partition in partitions:
+            if partition in self._partitions:
+                self._partitions[partition].committed = None
+
     @property
     def in_flight(self) -> int:
         """How many records are under way or wait for an earlier one."""

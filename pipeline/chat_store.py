@@ -63,15 +63,15 @@ class ChatStore:
             document = await self._replies.find_one({"_id": request})
         return None if document is None else ChatReply.model_validate_json(document["reply"])
 
-    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> None:
-        """Remember a reply for a while, so that a redelivered request gets the same one."""
+    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> ChatReply:
+        """Remember a reply for a while and return the one that stands: the first one stored."""
+        document = {"_id": request, "reply": reply.model_dump_json(), "at": at}
         try:
             with store_errors():
-                await self._replies.insert_one(
-                    {"_id": request, "reply": reply.model_dump_json(), "at": at}
-                )
+                await self._replies.insert_one(document)
         except DuplicateKeyError:
-            return  # Answered twice at the same moment; the first stands.
+            return await self.recall_reply(request) or reply
+        return reply
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the store answers."""

@@ -166,6 +166,13 @@ class ServerProcess:
         # What the server itself started has its session, and may have outlived it.
         self._signal_group(signal.SIGKILL)
 
+    def kill(self) -> None:
+        """End the server and its children at once, as a crash would."""
+        is_first, self._stopping = not self._stopping, True
+        if self._process is not None and is_first:
+            self._signal_group(signal.SIGKILL)
+            self._ended.wait()
+
     def _keep(self) -> None:
         try:
             self._process = self._spawn()

@@ -13,7 +13,6 @@ from confluent_kafka.cimpl import NewTopic
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
-from consumers.embedded.kafka import KafkaServer
 from consumers.embedded.process import free_port
 from consumers.loop import to_record
 from producers.publisher import KafkaPublisher, Publication
@@ -46,21 +45,13 @@ class PublisherUnderTest:
         )
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an embedded broker."""
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
-    with server.process:
-        yield server.bootstrap_servers
-
-
 @pytest.fixture(params=["fake", "kafka"])
 def under_test(request: pytest.FixtureRequest) -> Iterator[PublisherUnderTest]:
     if request.param == "fake":
         fake = RecordingPublisher()
         yield PublisherUnderTest(fake, "t", lambda count: fake.published)
         return
-    address: str = request.getfixturevalue("broker")
+    address: str = request.getfixturevalue("kafka_bootstrap_servers")
     topic = f"t-{uuid4().hex[:8]}"
     admin = AdminClient({"bootstrap.servers": address})
     admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
@@ -148,19 +139,21 @@ def test_broker_that_is_away_is_not_available() -> None:
 
 
 def test_partition_that_does_not_exist_is_told_apart_from_a_broker_that_is_away(
-    broker: str,
+    kafka_bootstrap_servers: str,
 ) -> None:
     topic = f"t-{uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": broker})
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap_servers})
     admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
-    settings = KafkaSettings(bootstrap_servers=broker, delivery_timeout_ms=5000)
+    settings = KafkaSettings(bootstrap_servers=kafka_bootstrap_servers, delivery_timeout_ms=5000)
     wrong = Publication(topic=topic, key=None, value=b"{}", headers=(), partition=99)
     with KafkaPublisher(settings, Metrics()) as publisher, pytest.raises(NoSuchTopic):
         publisher.confirm([wrong])
 
 
-def test_record_beyond_the_producers_limit_is_too_large_and_not_tried_again(broker: str) -> None:
-    settings = KafkaSettings(bootstrap_servers=broker, delivery_timeout_ms=5000)
+def test_record_beyond_the_producers_limit_is_too_large_and_not_tried_again(
+    kafka_bootstrap_servers: str,
+) -> None:
+    settings = KafkaSettings(bootstrap_servers=kafka_bootstrap_servers, delivery_timeout_ms=5000)
     huge = Publication(topic="t", key=None, value=b"x" * (5 * 1024 * 1024), headers=())
     with KafkaPublisher(settings, Metrics()) as publisher, pytest.raises(MessageTooLarge):
         publisher.confirm([huge])

@@ -28,9 +28,14 @@ LIMIT_S = 30.0
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackAddresses]:
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StackAddresses]:
     """Kafka, MongoDB and Ollama (without any model) for the whole session."""
     with EmbeddedStack(tmp_path_factory.mktemp("stack")) as addresses:
+        if request.config.option.kafka == "apache":
+            real = request.getfixturevalue("kafka_bootstrap_servers")
+            addresses = addresses.model_copy(update={"kafka_bootstrap_servers": real})
         yield addresses
 
 
@@ -71,7 +76,7 @@ MakeSettings = Callable[[Path], Settings]
 
 
 @pytest.fixture(scope="session")
-def make_settings(stack: StackAddresses) -> MakeSettings:
+def make_settings(stack: StackAddresses, request: pytest.FixtureRequest) -> MakeSettings:
     """Makes settings whose topics, groups and database nobody else has."""
 
     def make(folder: Path) -> Settings:
@@ -80,6 +85,7 @@ def make_settings(stack: StackAddresses) -> MakeSettings:
             kafka=KafkaSettings(
                 bootstrap_servers=stack.kafka_bootstrap_servers,
                 group_prefix=name,
+                group_protocol=request.config.option.group_protocol,
                 session_timeout_ms=6000,
                 delivery_timeout_ms=10_000,
             ),
@@ -119,6 +125,10 @@ class Wire:
 
     def read(self, topics: list[str]) -> None:
         """Read all partitions of these topics from their beginning."""
+        # A broker of a cluster may hear of new topics a little later than the one that made them.
+        deadline = time.monotonic() + LIMIT_S
+        while missing := set(topics) - set(self._consumer.list_topics(timeout=LIMIT_S).topics):
+            assert time.monotonic() < deadline, f"not there within {LIMIT_S:.0f} s: {missing}"
         known = self._consumer.list_topics(timeout=LIMIT_S).topics
         self._consumer.assign(
             [TopicPartition(t, p, 0) for t in topics for p in known[t].partitions]
@@ -152,9 +162,13 @@ class Wire:
 
     def all(self, wanted: Callable[[Record], bool]) -> list[Record]:
         """Return what has come until now, after a last look."""
+        self.take_all()
+        return [r for r in self.seen if wanted(r)]
+
+    def take_all(self) -> None:
+        """Take in what is there now."""
         while self._take(0.3):
             pass
-        return [r for r in self.seen if wanted(r)]
 
     def _take(self, wait_s: float) -> bool:
         message = self._consumer.poll(wait_s)

@@ -5,103 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from config.settings import Settings
-from consumers.app import App
-from consumers.topics import apply_topics
 from schemas.documents import ElderModel
 from schemas.record import Header, Record
+from tests.integration.service import Service
 
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeSettings, WaitUntil, Wire
 
 MIB = 1024 * 1024
-REPLIES = ("chat-replies", "model-replies")
-OUTBOUND = ("dataset-ready", "train-progress", "model-ready", *REPLIES)
-INBOUND = ("answers-updated", "train-requested", "chat-requests", "model-commands")
-
-
-class Service:
-    """All four roles at work, and a plain client beside them."""
-
-    def __init__(self, settings: Settings, wire: Wire) -> None:
-        self.settings = settings
-        self.wire = wire
-        self.app = App(settings)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=lambda: self.app.run(("answers", "training", "chat", "models"), self._stop)
-        )
-
-    def __enter__(self) -> Service:
-        apply_topics(self.settings)
-        self.wire.read(
-            [self.topic(t) for t in OUTBOUND] + [self.topic(f"{t}-dlt") for t in INBOUND]
-        )
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._stop.set()
-        self._thread.join(60)
-        assert not self._thread.is_alive(), "the service must stop"
-
-    def topic(self, name: str) -> str:
-        """The broker's name of a topic."""
-        if name.endswith("-dlt"):
-            return f"{self.settings.topic(name.removesuffix('-dlt'))}-dlt"
-        return self.settings.topic(name)
-
-    def send(self, topic: str, data: object, *headers: Header, key: bytes = b"k") -> None:
-        """Send JSON, or bytes as they are, to partition 0."""
-        value = data if isinstance(data, bytes) or data is None else json.dumps(data).encode()
-        self.wire.send(self.topic(topic), value, *headers, key=key)
-
-    def event(self, topic: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for an event whose data is wanted."""
-        name = self.topic(topic)
-        found = self.wire.find(
-            lambda r: r.topic == name and wanted(json.loads(r.value or b"{}")),
-            f"an event on {topic}",
-        )
-        data: dict[str, Any] = json.loads(found.value or b"")
-        return data
-
-    def dead_letter(self, topic: str, case: str) -> Record:
-        """Wait for the dead letter of a record that was sent with this case header."""
-        name = self.topic(f"{topic}-dlt")
-        return self.wire.find(
-            lambda r: r.topic == name and r.header("case") == case.encode(), f"dead letter: {case}"
-        )
-
-    def reply(self, topic: str, correlation: bytes) -> Record:
-        """Wait for the reply with this correlation id."""
-        name = self.topic(topic)
-        return self.wire.find(
-            lambda r: r.topic == name and r.header("kafka_correlationId") == correlation,
-            f"a reply to {correlation!r}",
-        )
-
-    def ask(self, command: dict[str, Any], *headers: Header) -> dict[str, Any]:
-        """Send a model command and return the body of its reply."""
-        correlation = hashlib.sha256(json.dumps(command).encode()).digest()
-        self.send("model-commands", command, ("kafka_correlationId", correlation), *headers)
-        data: dict[str, Any] = json.loads(self.reply("model-replies", correlation).value or b"")
-        return data
-
-    def answers(self, elder_id: str, *pairs: tuple[str, str]) -> None:
-        """Store answers, as upstream does."""
-        self.app.store["answers"].insert_many(
-            [
-                {"_id": f"{elder_id}-{i}", "elderId": elder_id, "question": q, "answer": a}
-                for i, (q, a) in enumerate(pairs)
-            ]
-        )
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,15 @@ def test_what_is_committed_is_not_offered_again() -> None:
     assert tracker.committable() == {}
 
 
+def test_what_the_broker_refused_to_commit_is_offered_again() -> None:
+    tracker = OffsetTracker()
+    tracker.assign([T0])
+    tracker.finish(started(tracker, 0))
+    tracker.mark_committed(tracker.committable())
+    tracker.mark_refused([T0, T1])
+    assert tracker.committable() == {T0: 1}
+
+
 def test_gaps_in_the_offsets_are_skipped() -> None:
     """Compaction and transactions leave some out."""
     tracker = OffsetTracker()
