@@ -47,6 +47,7 @@ class JobWatch:
         self._verdict: ModelServerError | None = None
         self._stage: Stage | None = None
         self._next_report = 0.0
+        self._renewed = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "JobWatch":
@@ -58,7 +59,13 @@ class JobWatch:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise what must stop the work: LeaseLost, JobCancelled or Stopped."""
+        """Raise what must stop the work: LeaseLost, JobCancelled or Stopped.
+
+        A process that was stopped and goes on past its lease sees it here at once, by its own
+        clock: its heartbeat has not been heard of it yet.
+        """
+        if time.monotonic() - self._renewed > self._settings.lease_s:
+            self._verdict = self._verdict or LeaseLost()
         if self._verdict is not None:
             raise self._verdict
         if self._stop.is_set():
@@ -74,15 +81,15 @@ class JobWatch:
         self._ledger.report(self._lease, state)
 
     def _beat(self) -> None:
-        renewed = time.monotonic()
         while not self._ended.wait(self._settings.heartbeat_s):
             try:
+                asked = time.monotonic()
                 self._ledger.heartbeat(self._lease)
-                renewed = time.monotonic()
+                self._renewed = asked
             except RetryError as error:
                 # MongoDB may be gone for a moment. By our own clock the lease is over after
                 # `lease_s`: then another worker may have the job, and this one must stop.
-                if time.monotonic() - renewed > self._settings.lease_s:
+                if time.monotonic() - self._renewed > self._settings.lease_s:
                     self._verdict = LeaseLost()
                     return
                 log.warning("worker.heartbeat_waits", code=error.code)
@@ -180,10 +187,10 @@ class TrainingWorker:
         return True
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
-        if lease.job.attempt > self._settings.max_attempts:
-            self._fail(lease, TrainingFailed("given up after too many attempts; see the log"))
-            return
         try:
+            if lease.job.attempt > self._settings.max_attempts:
+                self._trainer.take_over(lease.job)
+                raise TrainingFailed("given up after too many attempts; see the log")
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)
                 watch.check()

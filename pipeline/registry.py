@@ -106,6 +106,13 @@ class ModelRegistry:
         update = {"$set": {"versions.$": version.model_dump()}}
         return self._models.update_one(condition, update).matched_count == 1
 
+    def fence_off(self, job: Job) -> None:
+        """Keep earlier holders of a job from releasing the version that it may have."""
+        mine = {"job_id": job.id, "fence": {"$lt": job.fence}, "ready": False}
+        condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
+        with store_errors():
+            self._models.update_one(condition, {"$set": {"versions.$.fence": job.fence}})
+
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer from now on; raises LeaseLost when a newer fence took it over."""
         mine = {"version": version.version, "job_id": version.job_id, "fence": version.fence}

@@ -25,7 +25,13 @@ from pipeline.training_process import TrainingRunner
 from schemas.base import Frozen
 from schemas.documents import ElderModel, Job, ModelVersion
 from schemas.events import ModelReady, Stage, apply_overrides
-from schemas.identifiers import candidate_tag, current_tag, job_id_for, model_name
+from schemas.identifiers import (
+    candidate_tag,
+    current_tag,
+    is_candidate,
+    job_id_for,
+    model_name,
+)
 from schemas.training import (
     BaseModelSpec,
     TrainingOutcome,
@@ -145,16 +151,36 @@ class OllamaTrainer:
         tracker = ProgressTracker()
         with disk_errors():
             self._begin("preparing", tracker, watch)
+            self.take_over(job)
             plan = self._plan(job)
             model = self._registry.find(job.elder_id)
             if not job.force_retrain and (reused := self._reusable(plan, model)):
                 return self._ready(job, reused, model, reused=True)
             version = self._registry.open_version(job, _made_of(plan), self._clock())
-            if not version.ready:
-                version = self._make(job, plan, version, tracker, watch)
-            watch.check()
-            self._host.copy(version.tag, current_tag(job.elder_id))
+            candidate = candidate_tag(job.elder_id, version.version, job.fence)
+            try:
+                if version.ready and version.tag in self._host.tags():
+                    self._host.copy(version.tag, candidate)
+                else:
+                    version = self._make(job, plan, version, candidate, tracker, watch)
+                watch.check()
+                self._host.copy(candidate, current_tag(job.elder_id))
+            finally:
+                self._host.delete(candidate)
             return self._ready(job, version, self._registry.get(job.elder_id), reused=False)
+
+    def take_over(self, job: Job) -> None:
+        """Shut out whoever held this elder's work before and does not know that it is over.
+
+        The registry refuses a version with an older fence. Ollama knows no fences, but every
+        name that the family sees is copied from a candidate, and a candidate that is gone
+        cannot be copied.
+        """
+        self._registry.fence_off(job)
+        prefix = f"{model_name(job.elder_id)}:"
+        for tag in self._host.tags():
+            if tag.startswith(prefix) and is_candidate(tag):
+                self._host.delete(tag)
 
     def _plan(self, job: Job) -> Plan:
         key = job.base_model or self._config.current_model
@@ -178,36 +204,36 @@ class OllamaTrainer:
         return current if same and current.tag in self._host.tags() else None
 
     def _make(
-        self, job: Job, plan: Plan, version: ModelVersion, tracker: ProgressTracker, watch: Watch
+        self,
+        job: Job,
+        plan: Plan,
+        version: ModelVersion,
+        candidate: str,
+        tracker: ProgressTracker,
+        watch: Watch,
     ) -> ModelVersion:
         outcome = self._train(job, plan, tracker, watch)
         self._begin("evaluating", tracker, watch)
-        candidate = candidate_tag(job.elder_id, version.version, job.fence)
-        try:
-            self._register(candidate, plan, outcome)
-            evaluation = evaluate(
-                self._host,
-                candidate,
-                sample_examples(
-                    plan.dataset.path, plan.dataset.examples, self._evaluation.questions
-                ),
-                self._evaluation.threshold,
-                lambda fraction: _note(watch, tracker.update_progress(fraction)),
-            )
-            self._begin("publishing", tracker, watch)
-            self._host.copy(candidate, version.tag)
-            proven = version.model_copy(
-                update={
-                    "adapter_sha256": outcome.adapter_sha256,
-                    "gguf_sha256": outcome.gguf_sha256,
-                    "evaluation": evaluation,
-                    "ready": True,
-                }
-            )
-            self._registry.release(job.elder_id, proven)
-            return proven
-        finally:
-            self._host.delete(candidate)
+        self._register(candidate, plan, outcome)
+        evaluation = evaluate(
+            self._host,
+            candidate,
+            sample_examples(plan.dataset.path, plan.dataset.examples, self._evaluation.questions),
+            self._evaluation.threshold,
+            lambda fraction: _note(watch, tracker.update_progress(fraction)),
+        )
+        self._begin("publishing", tracker, watch)
+        self._host.copy(candidate, version.tag)
+        proven = version.model_copy(
+            update={
+                "adapter_sha256": outcome.adapter_sha256,
+                "gguf_sha256": outcome.gguf_sha256,
+                "evaluation": evaluation,
+                "ready": True,
+            }
+        )
+        self._registry.release(job.elder_id, proven)
+        return proven
 
     def _train(
         self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch

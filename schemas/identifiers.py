@@ -12,6 +12,7 @@ JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
 REQUESTED_JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 MODEL_PREFIX = "afs_elder_"
+_CANDIDATE = "-candidate"
 
 ElderId = Annotated[str, StringConstraints(pattern=ELDER_ID_PATTERN)]
 JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
@@ -48,7 +49,12 @@ def current_tag(elder_id: str) -> str:
 
 def candidate_tag(elder_id: str, version: int, fence: int) -> str:
     """Name a version under evaluation. The fence keeps a zombie worker's candidate apart."""
-    return f"{model_name(elder_id)}:v{version}-candidate{fence}"
+    return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}"
+
+
+def is_candidate(tag: str) -> bool:
+    """Say whether a tag names a version under evaluation."""
+    return _CANDIDATE in tag
 
 
 def job_id_for(elder_id: str, unix_seconds: int, attempt: int = 1) -> str:

@@ -312,6 +312,19 @@ class MemoryRegistry:
         )
         return version
 
+    def fence_off(self, job: Job) -> None:
+        """Raise the fence of the version that a job may have."""
+        model = self.find(job.elder_id)
+        if model is None:
+            return
+        versions = tuple(
+            v.model_copy(update={"fence": max(v.fence, job.fence)})
+            if v.job_id == job.id and not v.ready
+            else v
+            for v in model.versions
+        )
+        self._models[job.elder_id] = model.model_copy(update={"versions": versions})
+
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer."""
         model = self.get(elder_id)

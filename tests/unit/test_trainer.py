@@ -1,5 +1,6 @@
 """The steps of a job over fakes: what is made, in which order, and what stands after a failure."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from schemas.errors import (
     EvaluationFailed,
     JobCancelled,
     LeaseLost,
+    ModelNotReady,
     NoAnswers,
     OllamaUnavailable,
     OverridesOutOfBounds,
@@ -132,7 +134,7 @@ def test_version_answers_only_after_it_was_asked(shop: Workshop) -> None:
     assert {tag for tag, _ in shop.host.asked} == {candidate}
     assert [shop.host.calls[i] for i in copied] == [
         ("copy", candidate, "afs_elder_LXM:v1"),
-        ("copy", "afs_elder_LXM:v1", LATEST),
+        ("copy", candidate, LATEST),
     ]
 
 
@@ -203,6 +205,81 @@ def test_worker_with_an_older_fence_releases_nothing(shop: Workshop) -> None:
         shop.run(make_job(fence=1))
     assert shop.registry.get("LXM").current is None
     assert LATEST not in shop.host.tags()
+
+
+class Zombie(Unwatched):
+    """Is stopped after the check that a stage begins with, and goes on once others were at work.
+
+    The next check tells it, as JobWatch does; what it does before that must be harmless.
+    """
+
+    def __init__(self, stage: str, others: Callable[[], object]) -> None:
+        self._stage = stage
+        self._others = others
+        self._slept = False
+
+    def report(self, state: ProgressState) -> None:
+        if state.stage == self._stage and not self._slept:
+            self._slept = True
+            self._others()
+
+    def check(self) -> None:
+        if self._slept:
+            raise LeaseLost
+
+
+def adapter_of(shop: Workshop, tag: str) -> str:
+    recipe = shop.host.recipe(tag)
+    assert isinstance(recipe, ModelRecipe) and recipe.adapter is not None
+    return f"{recipe.adapter.parent.parent.name}/{recipe.adapter.parent.name}"
+
+
+@pytest.mark.parametrize("stage", ["evaluating", "publishing"])
+def test_zombie_changes_nothing_that_its_successor_made(shop: Workshop, stage: str) -> None:
+    zombie = Zombie(stage, lambda: shop.run(make_job(fence=2)))
+    with pytest.raises((ModelNotReady, LeaseLost)):
+        shop.run(make_job(fence=1), zombie)
+    assert adapter_of(shop, "afs_elder_LXM:v1") == "LXM_1734512345/2"
+    assert adapter_of(shop, LATEST) == "LXM_1734512345/2"
+    assert shop.registry.get("LXM").versions[0].fence == 2
+
+
+def test_zombie_does_not_bring_an_older_version_back(shop: Workshop) -> None:
+    """It is stopped before its very last step, while its successor and then another job end."""
+
+    class StoppedLast(Unwatched):
+        def __init__(self) -> None:
+            self.copies = 0
+
+        def check(self) -> None:
+            released = shop.registry.find("LXM")
+            if released is not None and released.current == 1 and not self.copies:
+                self.copies = 1
+                shop.run(make_job(fence=2))
+                shop.run(second_job(force_retrain=True))
+
+    with pytest.raises(ModelNotReady):
+        shop.run(make_job(fence=1), StoppedLast())
+    assert adapter_of(shop, LATEST) == "LXM_2/1"
+    assert shop.registry.get("LXM").current == 2
+
+
+def test_job_given_up_has_no_version_that_a_zombie_could_release(shop: Workshop) -> None:
+    with pytest.raises((ModelNotReady, LeaseLost)):
+        shop.run(
+            make_job(fence=1),
+            Zombie("publishing", lambda: shop.trainer.take_over(make_job(fence=2))),
+        )
+    assert shop.registry.get("LXM").current is None
+    assert LATEST not in shop.host.tags()
+
+
+def test_version_that_ollama_lost_before_the_job_ended_is_made_again(shop: Workshop) -> None:
+    with pytest.raises(LeaseLost):
+        shop.run(make_job(force_retrain=True), NotingWatch("publishing", LeaseLost()))
+    shop.host.delete("afs_elder_LXM:v1")
+    shop.run(make_job(force_retrain=True, fence=2))
+    assert adapter_of(shop, LATEST) == "LXM_1734512345/2"
 
 
 def test_version_released_before_its_worker_was_lost_is_not_trained_again(shop: Workshop) -> None:

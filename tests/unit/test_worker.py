@@ -86,6 +86,9 @@ class Trainer:
     def __init__(self, act: Callable[[Watch], None] = lambda watch: None) -> None:
         self._act = act
 
+    def take_over(self, job: Job) -> None:
+        """There was nobody before."""
+
     def run(self, job: Job, watch: Watch) -> ModelReady:
         self._act(watch)
         return READY
@@ -198,6 +201,17 @@ def test_lease_that_could_not_be_renewed_in_time_counts_as_lost() -> None:
     assert ledger.ended == []
     assert ledger.beats > 1
     assert sample(metrics, "lease_losses_total") == 1
+
+
+def test_process_that_slept_past_its_lease_stops_before_its_heart_has_beaten() -> None:
+    """As after SIGSTOP and SIGCONT: no heartbeat has told it yet."""
+    ledger = ListingLedger(make_job())
+    slow = SETTINGS.model_copy(update={"heartbeat_s": LIMIT_S})
+    watch = JobWatch(ledger, Lease(job=make_job(), fence=1, owner="me"), slow, threading.Event())  # type: ignore[arg-type]
+    watch.check()
+    threading.Event().wait(SETTINGS.lease_s)
+    with pytest.raises(LeaseLost):
+        watch.check()
 
 
 def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
