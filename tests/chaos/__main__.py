@@ -1,0 +1,109 @@
+"""The fault campaign: `python -m tests.chaos --runs 40 --seed 1`.
+
+Each run has a seed of its own, printed; `--only SEED` plays that run again.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.run import Run, RunResult
+from tests.chaos.world import KafkaKind, World
+from tests.servers.apache_kafka import missing_tools
+
+console = Console(stderr=True)
+
+
+def main() -> int:
+    """Run a campaign; the exit code is 0 only if every run is without fault."""
+    options = _options()
+    kafka: KafkaKind = "embedded" if missing_tools() else "apache"
+    if options.kafka is not None:
+        kafka = options.kafka
+    seeds = (
+        [options.only] if options.only else [options.seed * 10_000 + n for n in range(options.runs)]
+    )
+    chosen = [
+        f for f in FAULTS if (kafka == "apache" or not f.needs_apache) and options.fault in f.name
+    ]
+    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    results: list[RunResult] = []
+    with World(folder, kafka) as world, Progress(console=console, disable=options.quiet) as bars:
+        bar = bars.add_task(f"Faults ({kafka})", total=len(seeds))
+        with ThreadPoolExecutor(options.parallel) as pool:
+            runs = [
+                pool.submit(Run(world, fault_of(seed, chosen), seed, options.group_protocol).go)
+                for seed in seeds
+            ]
+            for done in as_completed(runs):
+                results.append(done.result())
+                bars.advance(bar)
+                _tell(results[-1])
+    print(table(results, kafka, options.group_protocol))
+    failed = [result for result in results if result.verdict.faults]
+    if failed:
+        print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return 1 if failed else 0
+
+
+def fault_of(seed: int, faults: list[Fault]) -> Fault:
+    """Take the faults in turn, so that a campaign has as many of each."""
+    return faults[seed % len(faults)]
+
+
+def table(results: list[RunResult], kafka: str, protocol: str) -> str:
+    """Write the campaign as a Markdown table, a line for each fault."""
+    by_fault: dict[str, list[RunResult]] = defaultdict(list)
+    for result in results:
+        by_fault[result.fault].append(result)
+    lines = [
+        f"Kafka: {kafka}; group protocol: {protocol}; {len(results)} runs",
+        "",
+        "| fault | runs | struck | restarts | lost | doubled | mixed up | other | longest, s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for fault in (f.name for f in FAULTS if f.name in by_fault):
+        runs = by_fault[fault]
+        lines.append(
+            f"| {fault} | {len(runs)} | {sum(r.struck > 0 for r in runs)} "
+            f"| {sum(r.restarts for r in runs)} | {sum(len(r.verdict.lost) for r in runs)} "
+            f"| {sum(len(r.verdict.doubled) for r in runs)} "
+            f"| {sum(len(r.verdict.mixed) for r in runs)} "
+            f"| {sum(len(r.verdict.other) for r in runs)} | {max(r.seconds for r in runs):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _tell(result: RunResult) -> None:
+    if not result.verdict.faults:
+        return
+    console.print(f"[red]FAULT[/] {result.fault}, --only {result.seed}:")
+    for sentence in result.verdict.faults:
+        console.print(f"    {sentence}", markup=False)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--runs", type=int, default=len(FAULTS), help="how many (default: a round)")
+    parser.add_argument("--seed", type=int, default=1, help="of the campaign")
+    parser.add_argument("--only", type=int, help="play one run again, by its own seed")
+    parser.add_argument("--fault", default="", help="only faults whose name contains this")
+    parser.add_argument("--kafka", choices=("embedded", "apache"), help="default: what is there")
+    parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
+    parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

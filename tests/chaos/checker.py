@@ -1,0 +1,338 @@
+"""The checker: decides the invariant from Kafka, MongoDB, Ollama and the disk alone.
+
+It knows what was sent (the driver's operations) and nothing of how the service works. What the
+broker has must be dealt with once; what the driver does not know of may be there or not.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import ollama
+from confluent_kafka import Consumer, TopicPartition
+
+from config.settings import Settings
+from consumers.embedded.stack import StackAddresses
+from consumers.loop import to_record
+from consumers.topics import broker_name
+from pipeline.store import Store
+from schemas.base import Frozen
+from schemas.record import Record
+from schemas.topics import CATALOGUE, all_topics
+from tests.chaos.workload import SOURCE, Elder, Operation
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+LIMIT_S = 30.0
+_ROLES = {
+    "answers-updated": "answers",
+    "train-requested": "training",
+    "chat-requests": "chat",
+    "model-commands": "models",
+}
+
+
+class Verdict(Frozen):
+    """What is wrong, in sentences; nothing at all in a good run."""
+
+    lost: tuple[str, ...] = ()
+    doubled: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+    other: tuple[str, ...] = ()
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """All that is wrong."""
+        return (*self.lost, *self.doubled, *self.mixed, *self.other)
+
+
+class Evidence:
+    """What a run leaves behind, and how to look at it."""
+
+    def __init__(
+        self,
+        servers: StackAddresses,
+        settings: Settings,
+        store: Store,
+        elders: tuple[Elder, ...],
+        operations: list[Operation],
+    ) -> None:
+        self.servers = servers
+        self.settings = settings
+        self.store = store
+        self.elders = elders
+        self.operations = operations
+        self._records: dict[str, list[Record]] = defaultdict(list)
+        self._consumer: Consumer | None = None
+
+    def sent(self, topic: str, *, valid: bool = True) -> set[str]:
+        """The ids that the broker has for certain."""
+        return {
+            o.event_id
+            for o in self.operations
+            if o.topic == topic and o.valid == valid and o.outcome == "ok"
+        }
+
+    def records(self, topic: str) -> list[Record]:
+        """All records of a topic of the catalogue until now."""
+        self._read()
+        return self._records[self._broker_name(topic)]
+
+    def uncommitted(self) -> list[str]:
+        """Partitions of inbound topics whose committed offset is not their end."""
+        found = []
+        for topic, role in _ROLES.items():
+            name = self._broker_name(topic)
+            asking = Consumer(
+                self.settings.kafka.client() | {"group.id": self.settings.kafka.group(role)}
+            )
+            partitions = asking.list_topics(name, timeout=LIMIT_S).topics[name].partitions
+            asked = [TopicPartition(name, p) for p in partitions]
+            for position in asking.committed(asked, timeout=LIMIT_S):
+                # The embedded broker tells an end that counts one record of its last batch.
+                _, end = asking.get_watermark_offsets(position, timeout=LIMIT_S)
+                if max(position.offset, 0) < end:
+                    found.append(f"{topic}/{position.partition}: {position.offset} of {end}")
+            asking.close()
+        return found
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _broker_name(self, topic: str) -> str:
+        return next(broker_name(self.settings, t) for t in all_topics() if t.name == topic)
+
+    def _read(self) -> None:
+        if self._consumer is None:
+            self._consumer = self._open()
+        while (message := self._consumer.poll(0.3)) is not None:
+            if message.error() is None:
+                record = to_record(message)
+                self._records[record.topic].append(record)
+
+    def _open(self) -> Consumer:
+        consumer = Consumer(
+            self.settings.kafka.client()
+            | {
+                "group.id": f"{self.settings.kafka.group_prefix}-checker",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        inbound = {t.name for t in CATALOGUE if t.direction == "in"}
+        names = [broker_name(self.settings, t) for t in all_topics() if t.name not in inbound]
+        known = consumer.list_topics(timeout=LIMIT_S).topics
+        consumer.assign([TopicPartition(n, p, 0) for n in names for p in known[n].partitions])
+        return consumer
+
+
+def is_settled(evidence: Evidence) -> bool:
+    """Say whether nothing is under way any more."""
+    jobs = list(evidence.store["jobs"].find({}, {"status": 1, "has_pending": 1, "request_id": 1}))
+    if {job["request_id"] for job in jobs} < evidence.sent("train-requested"):
+        return False
+    if any(job["status"] not in TERMINAL or job["has_pending"] for job in jobs):
+        return False
+    if evidence.sent("chat-requests") - replies_by_request(evidence).keys():
+        return False
+    return not evidence.uncommitted()
+
+
+def check(evidence: Evidence, *, settled: bool) -> Verdict:
+    """Decide the invariant."""
+    other = [] if settled else [f"not settled in time; uncommitted: {evidence.uncommitted()}"]
+    verdict = Verdict(
+        lost=tuple(_lost(evidence)),
+        doubled=tuple(_doubled(evidence)),
+        mixed=tuple(_mixed(evidence)),
+        other=(*other, *_unlike_what_is_told(evidence)),
+    )
+    evidence.close()
+    return verdict
+
+
+# What is there ---------------------------------------------------------------------------------
+
+
+def replies_by_request(evidence: Evidence) -> dict[str, set[tuple[bytes | None, bytes | None]]]:
+    """The different last replies to each chat request; a repeat is the same one."""
+    found: dict[str, set[tuple[bytes | None, bytes | None]]] = defaultdict(set)
+    for record in evidence.records("chat-replies"):
+        if record.header("final") != b"false":
+            request = (record.header("kafka_correlationId") or b"").decode()
+            found[request].add((record.header("ce_id"), record.value))
+    return dict(found)
+
+
+def ends_by_job(evidence: Evidence) -> dict[str, set[tuple[bytes | None, str]]]:
+    """The different terminal events of each job."""
+    found: dict[str, set[tuple[bytes | None, str]]] = defaultdict(set)
+    for record in evidence.records("train-progress"):
+        told = _data(record)
+        if told["status"] in TERMINAL:
+            found[told["job_id"]].add((record.header("ce_id"), told["status"]))
+    return dict(found)
+
+
+def ready_by_job(evidence: Evidence) -> dict[str, set[bytes | None]]:
+    """The ids of each job's `model-ready`."""
+    found: dict[str, set[bytes | None]] = defaultdict(set)
+    for record in evidence.records("model-ready"):
+        found[_data(record)["job_id"]].add(record.header("ce_id"))
+    return dict(found)
+
+
+def jobs_by_request(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:
+    """The ledger's jobs of each request."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for job in evidence.store["jobs"].find({"request_source": SOURCE}):
+        found[job["request_id"]].append(job)
+    return dict(found)
+
+
+# The invariant ---------------------------------------------------------------------------------
+
+
+def _lost(evidence: Evidence) -> Iterable[str]:
+    jobs, ends = jobs_by_request(evidence), ends_by_job(evidence)
+    for request in sorted(evidence.sent("train-requested")):
+        if request not in jobs:
+            yield f"{request} is not in the ledger"
+    for job in (job for found in jobs.values() for job in found):
+        if job["status"] not in TERMINAL:
+            yield f"job {job['_id']} has no end: {job['status']}"
+        elif job["_id"] not in ends:
+            yield f"job {job['_id']} ended and nobody was told"
+    for request in sorted(evidence.sent("chat-requests") - replies_by_request(evidence).keys()):
+        yield f"{request} has no reply"
+    for topic in ("train-requested", "chat-requests", "answers-updated"):
+        letters = {r.header("ce_id") for r in evidence.records(f"{topic}-dlt")}
+        for poison in sorted(evidence.sent(topic, valid=False)):
+            if poison.encode() not in letters:
+                yield f"{poison} is no dead letter"
+    told = {_data(record)["elder_id"] for record in evidence.records("dataset-ready")}
+    for operation in evidence.operations:
+        if operation.topic == "answers-updated" and operation.outcome == "ok" and operation.valid:
+            if operation.elder_id not in told:
+                yield f"{operation.event_id} has no dataset-ready"
+
+
+def _doubled(evidence: Evidence) -> Iterable[str]:
+    for request, jobs in jobs_by_request(evidence).items():
+        if len(jobs) > 1:
+            yield f"{request} has {len(jobs)} jobs"
+    for job, ends in ends_by_job(evidence).items():
+        if len(ends) > 1:
+            yield f"job {job} has several ends: {sorted(ends, key=str)}"
+    for job, ids in ready_by_job(evidence).items():
+        if len(ids) > 1:
+            yield f"job {job} has several model-ready: {sorted(ids, key=str)}"
+    for request, replies in replies_by_request(evidence).items():
+        if len(replies) > 1:
+            yield f"{request} has {len(replies)} different replies"
+
+
+def _mixed(evidence: Evidence) -> Iterable[str]:
+    for record in evidence.records("chat-replies"):
+        told = _data(record)
+        request = (record.header("kafka_correlationId") or b"").decode()
+        asked = {o.elder_id for o in evidence.operations if o.event_id == request}
+        if told["error"] is None and {told["elder_id"]} != asked:
+            yield f"{request} was answered for {told['elder_id']}"
+        if told["model"] and told["model"].split(":")[0] != f"afs_elder_{told['elder_id']}":
+            yield f"{request} was answered by {told['model']}"
+        if any(not s["answer_id"].startswith(f"{told['elder_id']}-") for s in told["sources"]):
+            yield f"{request} was answered from another's memories"
+    jsonl = evidence.settings.data_dir / evidence.settings.training().paths.jsonl
+    for elder in evidence.elders:
+        for path in (jsonl / elder.id).glob("*.jsonl"):
+            content = path.read_bytes()
+            for other in evidence.elders:
+                if (other.mark.encode() in content) != (other is elder):
+                    yield f"{path.name} of {elder.id}: {other.id}'s mark is wrong"
+
+
+def _unlike_what_is_told(evidence: Evidence) -> Iterable[str]:
+    """A job that succeeded has a model that answers; the names agree; the files are whole."""
+    ready = ready_by_job(evidence)
+    models = {model["_id"]: model for model in evidence.store["models"].find()}
+    client = ollama.Client(evidence.servers.ollama_host, timeout=LIMIT_S)
+    digests = {model.model: model.digest for model in client.list().models}
+    for job in (job for found in jobs_by_request(evidence).values() for job in found):
+        wanted = "failed" if job["elder_id"] == evidence.elders[-1].id else "succeeded"
+        if job["status"] != wanted:
+            yield f"job {job['_id']} {job['status']}: {(job['error'] or {}).get('code')}"
+        if job["status"] == "succeeded":
+            if job["_id"] not in ready:
+                yield f"job {job['_id']} succeeded without model-ready"
+            tag = f"afs_elder_{job['elder_id']}:v{job['version']}"
+            if not _answers(client, tag):
+                yield f"{tag} does not answer"
+    for elder_id, model in models.items():
+        if model["current"] is not None:
+            yield from _unsound(evidence, elder_id, model, digests)
+    yield from _disordered(evidence)
+    yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(evidence, tag))
+    client.close()  # type: ignore[no-untyped-call]
+
+
+def _is_left(evidence: Evidence, tag: str | None) -> bool:
+    mine = any(f"afs_elder_{elder.id}:" in (tag or "") for elder in evidence.elders)
+    return mine and "-candidate" in (tag or "")
+
+
+def _unsound(
+    evidence: Evidence, elder_id: str, model: dict[str, Any], digests: dict[str | None, Any]
+) -> Iterable[str]:
+    current = next(v for v in model["versions"] if v["version"] == model["current"])
+    newest = max(v["version"] for v in model["versions"] if v["ready"])
+    if current["version"] != newest:
+        yield f"{elder_id}: version {current['version']} answers, {newest} is the newest"
+    latest = digests.get(f"afs_elder_{elder_id}:latest")
+    if latest is None or latest != digests.get(current["tag"]):
+        yield f"{elder_id}: latest is not {current['tag']}"
+    folder, paths = evidence.settings.data_dir, evidence.settings.training().paths
+    jsonl = folder / paths.jsonl / elder_id / f"{current['dataset_sha256']}.jsonl"
+    if not jsonl.is_file() or _sha256(jsonl.read_bytes()) != current["dataset_sha256"]:
+        yield f"{elder_id}: the data set of {current['tag']} is not whole"
+    adapters = (folder / paths.adapters / elder_id).glob("*/*/adapter.gguf")
+    if current["gguf_sha256"] not in {_sha256(path.read_bytes()) for path in adapters}:
+        yield f"{elder_id}: the adapter of {current['tag']} is not whole"
+
+
+def _disordered(evidence: Evidence) -> Iterable[str]:
+    """Of each job, what is new comes in order; a repeat says nothing new."""
+    newest: dict[str, int] = {}
+    seen: set[tuple[str, int]] = set()
+    for record in evidence.records("train-progress"):
+        told = _data(record)
+        job, sequence = told["job_id"], told["sequence"]
+        if (job, sequence) in seen:
+            continue
+        seen.add((job, sequence))
+        if sequence < newest.get(job, 0):
+            yield f"job {job}: {sequence} came after {newest[job]}"
+        newest[job] = max(sequence, newest.get(job, 0))
+
+
+def _answers(client: ollama.Client, tag: str) -> bool:
+    try:
+        reply = client.chat(
+            tag, [{"role": "user", "content": "Where were you born?"}], options={"num_predict": 2}
+        )
+    except ollama.ResponseError:
+        return False
+    return bool(reply.eval_count)
+
+
+def _data(record: Record) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(record.value or b"{}")
+    return data
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,122 @@
+"""The catalogue of faults: where each strikes and what it does.
+
+A fault inside the service strikes at a point (a named place in its code, see `points.py`) when
+that place is passed for the `nth` time; a fault around it is done by the driver after a while.
+"""
+
+from typing import Literal
+
+from schemas.base import Frozen
+
+Action = Literal["kill", "stop", "term", "kill_child", "refuse", "disk_full", "out_of_memory"]
+Around = Literal[
+    "broker_clean",
+    "broker_hard",
+    "coordinator_moved",
+    "rebalance",
+    "mongodb_gone",
+    "mongodb_hangs",
+    "ollama_gone",
+    "ollama_hangs",
+    "ollama_slow",
+    "ollama_500",
+    "none",
+]
+
+
+class Fault(Frozen):
+    """One kind of fault. `up_to` bounds the nth passing at which it strikes."""
+
+    name: str
+    point: str | None = None
+    action: Action | None = None
+    around: Around = "none"
+    up_to: int = 1
+    times: int = 1
+    needs_apache: bool = False
+
+
+def _killed(point: str, up_to: int = 2) -> Fault:
+    return Fault(name=f"kill -9 {point}", point=point, action="kill", up_to=up_to)
+
+
+_POINTS_OF_DEATH: dict[str, int] = {
+    "before the insert": 2,
+    "after the insert": 2,
+    "before the commit": 3,
+    "after the commit": 3,
+    "after the claim": 3,
+    "in mid-training": 8,
+    "after the artefact": 2,
+    "before the version tag": 2,
+    "after the release": 2,
+    "after latest": 2,
+    "before the end": 3,
+    "after the end": 3,
+    "after the event": 4,
+    "after the mark": 4,
+    "before the data set": 2,
+    "after the data set": 2,
+    "before the reply is stored": 3,
+    "after the reply is stored": 3,
+    "after the reply": 3,
+    "after the dead letter": 2,
+}
+_POINTS_OF_SLEEP = (
+    "after the claim",
+    "in mid-training",
+    "before the version tag",
+    "after the release",
+    "before latest",
+    "before the end",
+    "after the event",
+    "before the reply is stored",
+)
+_POINTS_OF_TERM = ("after the insert", "in mid-training", "before the end", "after the event")
+
+FAULTS: tuple[Fault, ...] = (
+    Fault(name="none"),
+    *(_killed(point, up_to) for point, up_to in _POINTS_OF_DEATH.items()),
+    *(
+        Fault(name=f"SIGSTOP past the lease {point}", point=point, action="stop", up_to=2)
+        for point in _POINTS_OF_SLEEP
+    ),
+    *(
+        Fault(name=f"SIGTERM {point}", point=point, action="term", up_to=2)
+        for point in _POINTS_OF_TERM
+    ),
+    Fault(
+        name="kill -9 of the training child", point="in mid-training", action="kill_child", up_to=8
+    ),
+    Fault(
+        name="out of memory in training", point="a training step", action="out_of_memory", up_to=4
+    ),
+    Fault(name="commit refused", point="the commit", action="refuse", up_to=3, times=3),
+    Fault(
+        name="commit refused afterwards",
+        point="the asynchronous commit",
+        action="refuse",
+        up_to=3,
+        times=3,
+    ),
+    Fault(name="dead-letter topic not writable", point="the dead letter", action="refuse", times=4),
+    Fault(name="disk full at the JSONL", point="sync of jsonl", action="disk_full", times=3),
+    Fault(
+        name="disk full at the checkpoint",
+        point="sync of checkpoint",
+        action="disk_full",
+        up_to=3,
+        times=3,
+    ),
+    Fault(name="disk full at the adapter", point="sync of adapter", action="disk_full", times=3),
+    Fault(name="rebalance", around="rebalance"),
+    Fault(name="MongoDB gone and back", around="mongodb_gone"),
+    Fault(name="MongoDB hangs", around="mongodb_hangs"),
+    Fault(name="Ollama gone and back", around="ollama_gone"),
+    Fault(name="Ollama hangs", around="ollama_hangs"),
+    Fault(name="Ollama slow", around="ollama_slow"),
+    Fault(name="Ollama answers 500", around="ollama_500"),
+    Fault(name="broker restarted, clean", around="broker_clean", needs_apache=True),
+    Fault(name="broker restarted, hard", around="broker_hard", needs_apache=True),
+    Fault(name="coordinator moved", around="coordinator_moved", needs_apache=True),
+)

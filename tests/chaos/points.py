@@ -1,0 +1,263 @@
+"""Points: named places in the service at which a fault may strike.
+
+Nothing in the service knows of them: they are laid around its methods here, in the process that
+is to suffer. The plan comes by one environment variable; a file is the fuse, so that a fault
+strikes `times` times in a run and not again in the process that takes the victim's place.
+"""
+
+import errno
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from schemas.base import Frozen
+from schemas.errors import KafkaUnavailable
+from tests.chaos.faults import Fault
+
+VARIABLE = "CHAOS_PLAN"
+
+
+class Plan(Frozen):
+    """A fault, when it strikes, and the folder of its fuses."""
+
+    fault: Fault
+    nth: int
+    fuses: Path
+
+
+class Injector:
+    """Counts the passings of its point and strikes."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._passed = 0
+
+    def strikes(self, point: str) -> bool:
+        """Say whether the fault is due at this passing, and burn a fuse if it is."""
+        if point != self._plan.fault.point:
+            return False
+        self._passed += 1
+        return self._passed >= self._plan.nth and self._burn()
+
+    def _burn(self) -> bool:
+        for number in range(self._plan.fault.times):
+            try:
+                (self._plan.fuses / f"{number}").touch(exist_ok=False)
+                return True
+            except FileExistsError:
+                continue
+        return False
+
+    def passed(self, point: str) -> None:
+        """Pass a point; a signal may be all that is heard of this process."""
+        if not self.strikes(point):
+            return
+        action = self._plan.fault.action
+        if action == "kill_child":
+            for child in multiprocessing.active_children():
+                os.kill(child.pid or 0, signal.SIGKILL)
+            return
+        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
+        os.kill(os.getpid(), number[action or ""])
+
+
+def around(
+    owner: Any,
+    name: str,
+    before: Callable[..., None] = lambda *a, **k: None,
+    after: Callable[..., None] = lambda *a, **k: None,
+) -> None:
+    """Call `before` and `after` around a method."""
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before(*args, **kwargs)
+        result = method(*args, **kwargs)
+        after(*args, **kwargs)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def around_async(
+    owner: Any,
+    name: str,
+    before: Callable[..., None] = lambda *a, **k: None,
+    after: Callable[..., None] = lambda *a, **k: None,
+) -> None:
+    """Call `before` and `after` around a coroutine method."""
+    method = getattr(owner, name)
+
+    @functools.wraps(method)
+    async def wrapped(*args: Any, **kwargs: Any) -> Any:
+        before(*args, **kwargs)
+        result = await method(*args, **kwargs)
+        after(*args, **kwargs)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def install() -> None:
+    """Lay the points around the service's methods, in the service and in its training child."""
+    plan = os.environ.get(VARIABLE)
+    if plan is None:
+        return
+    injector = Injector(Plan.model_validate_json(plan))
+    _around_the_disk(injector)
+    if multiprocessing.parent_process() is not None:
+        _around_training(injector)
+        return
+    _around_the_ledger(injector)
+    _around_the_models(injector)
+    _around_kafka(injector)
+    _around_chat(injector)
+
+
+def _around_the_disk(injector: Injector) -> None:
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        kind = "jsonl" if "/jsonl/" in path else "adapter" if "/adapters/" in path else ""
+        if path.endswith("tensors.safetensors"):
+            kind = "checkpoint"
+        if kind and injector.strikes(f"sync of {kind}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    os.fsync = fsync
+
+
+def _around_training(injector: Injector) -> None:
+    import torch
+
+    from pipeline import recipe
+
+    # As often as it can: a minute between two checkpoints is longer than all of this training.
+    recipe.CHECKPOINT_EVERY_S = 0.0
+
+    def starve(*_: object) -> None:
+        if injector.strikes("a training step"):
+            raise torch.OutOfMemoryError("a fault of the campaign")
+
+    around(recipe, "row_loss", starve)
+
+
+def _around_the_ledger(injector: Injector) -> None:
+    from pipeline.ledger import Ledger
+    from pipeline.outbox import Outbox
+    from pipeline.registry import DatasetRegistry
+
+    def point(name: str) -> Callable[..., None]:
+        return lambda *a, **k: injector.passed(name)
+
+    around(Ledger, "accept", point("before the insert"), point("after the insert"))
+    around(Ledger, "finish", point("before the end"), point("after the end"))
+    around(Outbox, "mark_published", point("after the event"), point("after the mark"))
+    around(DatasetRegistry, "record", point("before the data set"), point("after the data set"))
+
+
+def _around_the_models(injector: Injector) -> None:
+    from pipeline.model_host import OllamaHost
+    from pipeline.registry import ModelRegistry
+    from pipeline.trainer import OllamaTrainer
+    from pipeline.training_process import TrainingProcess
+
+    def before_copy(host: OllamaHost, source: str, target: str) -> None:
+        latest = target.endswith(":latest")
+        injector.passed("before latest" if latest else "before the version tag")
+
+    def after_copy(host: OllamaHost, source: str, target: str) -> None:
+        if target.endswith(":latest"):
+            injector.passed("after latest")
+
+    run = TrainingProcess.run
+
+    def training(self: Any, spec: Any, on_progress: Any, check: Any) -> Any:
+        def note(progress: Any) -> None:
+            if progress.stage == "training":
+                injector.passed("in mid-training")
+            on_progress(progress)
+
+        outcome = run(self, spec, note, check)
+        injector.passed("after the artefact")
+        return outcome
+
+    TrainingProcess.run = training  # type: ignore[method-assign]
+    around(OllamaTrainer, "take_over", lambda *a: injector.passed("after the claim"))
+    around(OllamaHost, "copy", before_copy, after_copy)
+    around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
+
+
+class RefusingConsumer:
+    """A consumer whose broker refuses some commits, at once or afterwards."""
+
+    def __init__(self, consumer: Any, injector: Injector, on_commit: Any) -> None:
+        self._consumer = consumer
+        self._injector = injector
+        self._on_commit = on_commit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._consumer, name)
+
+    def commit(self, *, offsets: Any, asynchronous: bool) -> Any:
+        """Refuse, or commit."""
+        self._injector.passed("before the commit")
+        refusal = KafkaError(KafkaError.REBALANCE_IN_PROGRESS, "a fault of the campaign")
+        if self._injector.strikes("the commit"):
+            raise KafkaException(refusal)
+        if asynchronous and self._injector.strikes("the asynchronous commit"):
+            self._on_commit(refusal, offsets)
+            return None
+        result = self._consumer.commit(offsets=offsets, asynchronous=asynchronous)
+        self._injector.passed("after the commit")
+        return result
+
+
+def _around_kafka(injector: Injector) -> None:
+    from consumers.loop import ConsumerLoop
+    from producers.publisher import KafkaPublisher
+
+    def refusing(loop: Any, *_: object, **__: object) -> None:
+        loop._consumer = RefusingConsumer(loop._consumer, injector, loop._on_commit)
+
+    around(ConsumerLoop, "__init__", after=refusing)
+    publish = KafkaPublisher.publish
+
+    def publishing(self: Any, publication: Any) -> "Future[None]":
+        if not publication.topic.endswith("-dlt"):
+            return publish(self, publication)
+        if injector.strikes("the dead letter"):
+            refused: Future[None] = Future()
+            refused.set_exception(KafkaUnavailable())
+            return refused
+        confirmed = publish(self, publication)
+        confirmed.add_done_callback(lambda _: injector.passed("after the dead letter"))
+        return confirmed
+
+    KafkaPublisher.publish = publishing  # type: ignore[method-assign]
+
+
+def _around_chat(injector: Injector) -> None:
+    from consumers.chat import ChatExecutor
+    from pipeline.chat_store import ChatStore
+
+    def point(name: str) -> Callable[..., None]:
+        return lambda *a, **k: injector.passed(name)
+
+    around_async(
+        ChatStore,
+        "remember_reply",
+        point("before the reply is stored"),
+        point("after the reply is stored"),
+    )
+    around_async(ChatExecutor, "_publish", after=point("after the reply"))

@@ -1,0 +1,87 @@
+"""A language model of nothing but random numbers: trained in a moment, served by llama.cpp.
+
+Its tokenizer is that of SmolLM2, out of the packaged GGUF file; its weights are a few MB. The
+way from answers to a served model is the real one, conversion included.
+"""
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from consumers.embedded.bases import install_base
+from pipeline.base_model import convert_gguf
+
+KEY = "tiny"
+_WIDTH, _HIDDEN, _LAYERS, _HEADS = 64, 128, 2, 4
+_SIZES = {
+    "llama.block_count": _LAYERS,
+    "llama.embedding_length": _WIDTH,
+    "llama.feed_forward_length": _HIDDEN,
+    "llama.attention.head_count": _HEADS,
+    "llama.attention.head_count_kv": _HEADS,
+    "llama.rope.dimension_count": _WIDTH // _HEADS,
+}
+_CONFIG = """\
+current_model: tiny
+base_models:
+  tiny:
+    name: Tiny
+    hf_path: "{{model_dir}}/tiny/hf"
+    gguf_path: "{{model_dir}}/tiny/tiny.gguf"
+    description: Random weights, for the fault campaign.
+    chat_format: chatml
+    training: {epochs: 4, batch_size: 1, learning_rate: 1.0e-3, lora: {rank: 2, alpha: 4}}
+    memories: 1
+"""
+
+
+def make_tiny_base(folder: Path) -> Path:
+    """Write the model, its safetensors and a training configuration; return the latter's path."""
+    target = folder / KEY / f"{KEY}.gguf"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _write(gguf.GGUFReader(install_base("smollm2-135m-instruct", folder)), target)
+    convert_gguf(target, folder / KEY / "hf")
+    configuration = folder / "training_config.yaml"
+    configuration.write_text(_CONFIG, encoding="utf-8")
+    return configuration
+
+
+def _write(source: gguf.GGUFReader, target: Path) -> None:
+    writer = gguf.GGUFWriter(target, "llama")
+    for field in source.fields.values():
+        if field.name.startswith("GGUF.") or field.name == "general.architecture":
+            continue
+        kind = field.types[0]
+        value = _SIZES.get(field.name, field.contents())
+        if field.name == "general.file_type":
+            value = int(gguf.LlamaFileType.MOSTLY_F16)
+        part = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, value, kind, sub_type=part)
+    vocabulary = len(source.fields["tokenizer.ggml.tokens"].data)
+    random = np.random.default_rng(1)
+    for name, shape in _shapes(vocabulary).items():
+        value = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.05, shape)
+        # llama.cpp keeps the vectors of its norms in F32.
+        writer.add_tensor(name, value.astype(np.float32 if len(shape) == 1 else np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (vocabulary, _WIDTH),
+        "output_norm.weight": (_WIDTH,),
+    }
+    for layer in range(_LAYERS):
+        block = f"blk.{layer}"
+        for name in ("attn_norm", "ffn_norm"):
+            shapes[f"{block}.{name}.weight"] = (_WIDTH,)
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            shapes[f"{block}.{name}.weight"] = (_WIDTH, _WIDTH)
+        for name in ("ffn_gate", "ffn_up"):
+            shapes[f"{block}.{name}.weight"] = (_HIDDEN, _WIDTH)
+        shapes[f"{block}.ffn_down.weight"] = (_WIDTH, _HIDDEN)
+    return shapes

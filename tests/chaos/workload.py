@@ -1,0 +1,165 @@
+"""What upstream and the families do in one run, and what is known of each thing they did."""
+
+import json
+import random
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from confluent_kafka import Producer
+
+from pipeline.store import Store
+from schemas.base import Frozen
+from schemas.record import Header
+
+Outcome = Literal["ok", "failed", "unknown"]
+SEND_LIMIT_S = 60.0
+SOURCE = "upstream"
+
+
+class Operation(Frozen):
+    """One record that was sent, and whether the broker has it."""
+
+    topic: str
+    event_id: str
+    elder_id: str
+    valid: bool
+    outcome: Outcome
+
+
+class Elder(Frozen):
+    """An elder of the run. The mark stands in each of her answers and in nobody else's."""
+
+    id: str
+    name: str
+    mark: str
+    answers: tuple[tuple[str, str], ...]
+
+
+def make_elders(run: str) -> tuple[Elder, ...]:
+    """Two elders with answers, and one of whom upstream knows nothing."""
+    told = []
+    for letter, place in (("A", "Stromness"), ("B", "Lerwick")):
+        mark = f"{run}{letter}mark"
+        answers = (
+            ("Where were you born?", f"I was born in {place}, {mark}."),
+            ("What was your trade?", f"I built boats of larch, {mark}."),
+            ("What did you eat on Sundays?", f"Mutton broth with barley, {mark}."),
+            ("Who was your mother?", f"Her name was Ann, {mark}."),
+        )
+        told.append(Elder(id=f"{run}-{letter}", name=f"Elder {letter}", mark=mark, answers=answers))
+    return (*told, Elder(id=f"{run}-C", name="Elder C", mark=f"{run}Cmark", answers=()))
+
+
+def store_answers(store: Store, elders: Iterable[Elder]) -> None:
+    """Store answers as upstream does."""
+    for elder in elders:
+        documents = [
+            {"_id": f"{elder.id}-{i}", "elderId": elder.id, "question": q, "answer": a}
+            for i, (q, a) in enumerate(elder.answers)
+        ]
+        if documents:
+            store["answers"].insert_many(documents)
+
+
+class Upstream:
+    """Sends records and keeps a list of what became of each."""
+
+    def __init__(self, bootstrap_servers: str, prefix: str, seed: int) -> None:
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap_servers,
+                "log_level": 2,
+                "enable.idempotence": True,
+                "acks": "all",
+                "partitioner": "murmur2_random",
+                "delivery.timeout.ms": int(SEND_LIMIT_S * 1000),
+            }
+        )
+        self._prefix = prefix
+        self._random = random.Random(seed)
+        self.operations: list[Operation] = []
+
+    def requests(self, elders: tuple[Elder, ...]) -> None:
+        """Everything but chats with models: in no order, some twice, clocks an hour off."""
+        a, b, c = elders
+        hour = timedelta(hours=1)
+        sends = [
+            (self._train, (a, "t1"), {}),
+            (self._train, (b, "t2"), {}),
+            (self._train, (b, "t2"), {}),
+            (self._train, (a, "t3"), {"force_retrain": True, "clock": -hour}),
+            (self._train, (c, "t4"), {}),
+            (self._train, (b, "t5"), {"clock": hour}),
+            (self._updated, (a, "u1"), {}),
+            (self._updated, (b, "u2"), {}),
+            (self._chat, (c, "c1"), {}),
+            (self._poison, ("train-requested", "p1"), {}),
+            (self._poison, ("chat-requests", "p2"), {}),
+            (self._poison, ("answers-updated", "p3"), {}),
+        ]
+        self._random.shuffle(sends)
+        for send, arguments, options in sends:
+            send(*arguments, **options)
+
+    def chats(self, elders: tuple[Elder, ...]) -> None:
+        """Ask the models; one question comes twice and one is streamed."""
+        a, b, _ = elders
+        for number, (elder, options) in enumerate(
+            [(a, {}), (b, {}), (a, {"stream": True}), (b, {}), (b, {})]
+        ):
+            self._chat(elder, f"q{min(number, 3)}", **options)
+
+    def _train(self, elder: Elder, name: str, clock: timedelta | None = None, **more: Any) -> None:
+        body = {"elder_id": elder.id, "elder_name": elder.name, **more}
+        self._send("train-requested", elder.id, name, json.dumps(body).encode(), clock)
+
+    def _updated(self, elder: Elder, name: str) -> None:
+        body = {"elder_id": elder.id, "elder_name": elder.name}
+        self._send("answers-updated", elder.id, name, json.dumps(body).encode())
+
+    def _chat(self, elder: Elder, name: str, **more: Any) -> None:
+        body = {"elder_id": elder.id, "message": "Where were you born?", **more}
+        self._send("chat-requests", elder.id, name, json.dumps(body).encode())
+
+    def _poison(self, topic: str, name: str) -> None:
+        self._send(topic, "poison", name, b'{"elder_id": "\xff', valid=False)
+
+    def _send(
+        self,
+        topic: str,
+        elder_id: str,
+        name: str,
+        value: bytes,
+        clock: timedelta | None = None,
+        *,
+        valid: bool = True,
+    ) -> None:
+        event_id = f"{self._prefix}-{name}"
+        at = datetime.now(UTC) + (clock or timedelta())
+        headers: list[Header] = [
+            ("ce_id", event_id.encode()),
+            ("ce_source", SOURCE.encode()),
+            ("ce_specversion", b"1.0"),
+            ("ce_type", f"heirloom.{topic}.v1".encode()),
+            ("ce_time", at.isoformat().encode()),
+        ]
+        if topic == "chat-requests" and valid:
+            headers.append(("kafka_correlationId", event_id.encode()))
+        told: list[bool] = []
+        self._producer.produce(
+            f"{self._prefix}.{topic}",
+            key=elder_id.encode(),
+            value=value,
+            headers=headers,
+            on_delivery=lambda error, message: told.append(error is None),
+        )
+        self._producer.flush(SEND_LIMIT_S + 5)
+        outcome: Outcome = "unknown" if not told else "ok" if told[0] else "failed"
+        if outcome == "failed":
+            outcome = "unknown"  # A delivery that timed out may have been written all the same.
+        self.operations.append(
+            Operation(
+                topic=topic, event_id=event_id, elder_id=elder_id, valid=valid, outcome=outcome
+            )
+        )
