@@ -6,7 +6,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Literal
@@ -36,17 +36,19 @@ from pipeline.registry import DatasetRegistry, ModelRegistry
 from pipeline.store import ensure_indexes, open_client, store_errors
 from pipeline.trainer import DatasetRoom, OllamaTrainer
 from pipeline.training_process import TrainingProcess
+from pipeline.turn import Turn
 from producers.events import Events
 from producers.publisher import KafkaPublisher
 from producers.relay import Relay
 from producers.replies import Replies
-from schemas.errors import RetryError
+from schemas.errors import RetryError, StoreUnavailable
 from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, MODEL_COMMANDS, TRAIN_REQUESTED, Topic
 
 RoleName = Literal["answers", "training", "chat", "models"]
 ROLES: tuple[RoleName, ...] = ("answers", "training", "chat", "models")
 SOURCE = "heirloom/modelserver"
 _RELAY_POLL_S = 0.2
+_RELAY_LEASE_S = 5.0
 _INGEST_BATCH = 500
 _TRAINING_LIMIT = 5000
 _LANES = 4
@@ -67,6 +69,7 @@ class App:
         self.metrics = metrics or Metrics()
         self.training = settings.training()
         self.health = Health(settings.ops.stale_after_s)
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._client = open_client(settings.mongodb)
         store = self._client[settings.mongodb.database]
         self.store = store
@@ -151,8 +154,9 @@ class App:
         )
         self._start_thread("worker", lambda: worker.run(stop))
         outbox = Outbox(self.store, SOURCE)
-        relay = Relay(outbox, self.events.stored, self.publisher.confirm)
-        self._start_thread("relay", lambda: self._relay(relay, outbox, stop))
+        turn = Turn(self.store, "relay", self.owner, lease_s=_RELAY_LEASE_S)
+        relay = Relay(outbox, self.events.stored, self.publisher.confirm, turn.is_held)
+        self._start_thread("relay", lambda: self._relay(relay, outbox, turn, stop))
 
     def _worker(self, stack: ExitStack) -> TrainingWorker:
         stages = StageClock(self.metrics)
@@ -168,19 +172,21 @@ class App:
             utc_now,
             stages.begin,
         )
-        owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         return TrainingWorker(
-            owner, self.ledger, trainer, stages, self.settings.worker, self.metrics
+            self.owner, self.ledger, trainer, stages, self.settings.worker, self.metrics
         )
 
-    def _relay(self, relay: Relay, outbox: Outbox, stop: threading.Event) -> None:
-        """Publish what the ledger holds; once more after the stop, for what was just stored."""
+    def _relay(self, relay: Relay, outbox: Outbox, turn: Turn, stop: threading.Event) -> None:
+        """Publish what the ledger holds; once more after the stop, for what was just stored.
+
+        One process at a time does it, so that a job's events come in order.
+        """
         attempt = 0
         last = False
         while not last:
             last = stop.is_set()
             try:
-                sent = relay.run_once()
+                sent = relay.run_once() if turn.take() else 0
                 oldest = outbox.oldest() if not sent else None
                 age_s = (utc_now() - oldest).total_seconds() if oldest else 0.0
                 self.metrics.outbox_age.set(age_s)
@@ -195,6 +201,8 @@ class App:
                 attempt += 1
                 log.error("relay.fault", fault=describe_fault(error))
                 stop.wait(backoff_s(attempt))
+        with suppress(StoreUnavailable):  # Then the turn ends by itself.
+            turn.give_back()
 
     def _start_chat(self, stop: threading.Event, stack: ExitStack) -> None:
         settings = self.settings

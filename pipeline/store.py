@@ -25,6 +25,7 @@ JOBS = "jobs"
 DATASETS = "datasets"
 MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
+TURNS = "turns"
 
 # The server steps down, shuts down or starts up; the driver calls these operation failures.
 _PASSING_CODES = frozenset({91, 189, 11600, 11602, 13435, 13436, 10107, 133, 262})

@@ -39,12 +39,15 @@ class Relay:
         outbox: OutboxPort[W],
         encode: Callable[[OutboundEvent], Publication],
         confirm: Callable[[Iterable[Publication]], None],
+        may_publish: Callable[[], bool] = lambda: True,
         *,
         batch: int = 1000,
     ) -> None:
+        """`may_publish` is asked last: two relays at once would bring events out of order."""
         self._outbox = outbox
         self._encode = encode
         self._confirm = confirm
+        self._may_publish = may_publish
         self._batch = batch
 
     def run_once(self) -> int:
@@ -54,6 +57,8 @@ class Relay:
         """
         waiting = self._outbox.waiting(self._batch)
         events = [event for job in waiting for event in job.events]
+        if waiting and not self._may_publish():
+            return 0
         if waiting:
             self._confirm(self._encode(event) for event in events)
             self._outbox.mark_published(waiting)

@@ -8,14 +8,15 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from tests.chaos.faults import FAULTS, Fault
-from tests.chaos.run import Run, RunResult
+from tests.chaos.run import RunResult, Session
 from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
 
@@ -28,25 +29,27 @@ def main() -> int:
     kafka: KafkaKind = "embedded" if missing_tools() else "apache"
     if options.kafka is not None:
         kafka = options.kafka
-    seeds = (
-        [options.only] if options.only else [options.seed * 10_000 + n for n in range(options.runs)]
-    )
-    chosen = [
-        f for f in FAULTS if (kafka == "apache" or not f.needs_apache) and options.fault in f.name
-    ]
+    first = options.seed * 10_000
+    seeds = [options.only] if options.only else list(range(first, first + options.runs))
+    possible = [f for f in FAULTS if kafka == "apache" or not f.needs_apache]
+    chosen = [f for f in possible if options.fault in f.name]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     results: list[RunResult] = []
     with World(folder, kafka) as world, Progress(console=console, disable=options.quiet) as bars:
         bar = bars.add_task(f"Faults ({kafka})", total=len(seeds))
+
+        def note(result: RunResult) -> None:
+            results.append(result)
+            bars.advance(bar)
+            _tell(result)
+
+        def play(lane: int) -> None:
+            mine = seeds[lane :: options.parallel]
+            _play(world, f"s{lane}", options.group_protocol, mine, chosen, note)
+
         with ThreadPoolExecutor(options.parallel) as pool:
-            runs = [
-                pool.submit(Run(world, fault_of(seed, chosen), seed, options.group_protocol).go)
-                for seed in seeds
-            ]
-            for done in as_completed(runs):
-                results.append(done.result())
-                bars.advance(bar)
-                _tell(results[-1])
+            for lane in pool.map(play, range(options.parallel)):
+                assert lane is None
     print(table(results, kafka, options.group_protocol))
     failed = [result for result in results if result.verdict.faults]
     if failed:
@@ -54,6 +57,28 @@ def main() -> int:
     else:
         shutil.rmtree(folder)
     return 1 if failed else 0
+
+
+def _play(
+    world: World,
+    name: str,
+    protocol: str,
+    seeds: list[int],
+    faults: list[Fault],
+    note: Callable[[RunResult], None],
+) -> None:
+    """Play runs one after the other; after one with a fault, with new members and topics."""
+    waiting = list(seeds)
+    number = 0
+    while waiting:
+        with Session(world, f"{name}x{number}", protocol) as session:
+            number += 1
+            while waiting:
+                seed = waiting.pop(0)
+                result = session.run(fault_of(seed, faults), seed)
+                note(result)
+                if result.verdict.faults:
+                    break
 
 
 def fault_of(seed: int, faults: list[Fault]) -> Fault:

@@ -48,35 +48,17 @@ class Verdict(Frozen):
 
 
 class Evidence:
-    """What a run leaves behind, and how to look at it."""
+    """What a session leaves behind, and how to look at it."""
 
-    def __init__(
-        self,
-        servers: StackAddresses,
-        settings: Settings,
-        store: Store,
-        elders: tuple[Elder, ...],
-        operations: list[Operation],
-    ) -> None:
+    def __init__(self, servers: StackAddresses, settings: Settings, store: Store) -> None:
         self.servers = servers
         self.settings = settings
         self.store = store
-        self.elders = elders
-        self.operations = operations
         self._records: dict[str, list[Record]] = defaultdict(list)
         self._consumer: Consumer | None = None
 
-    def sent(self, topic: str, *, valid: bool = True) -> set[str]:
-        """The ids that the broker has for certain."""
-        return {
-            o.event_id
-            for o in self.operations
-            if o.topic == topic and o.valid == valid and o.outcome == "ok"
-        }
-
     def records(self, topic: str) -> list[Record]:
-        """All records of a topic of the catalogue until now."""
-        self._read()
+        """The records of a topic of the catalogue that were read."""
         return self._records[self._broker_name(topic)]
 
     def uncommitted(self) -> list[str]:
@@ -105,7 +87,8 @@ class Evidence:
     def _broker_name(self, topic: str) -> str:
         return next(broker_name(self.settings, t) for t in all_topics() if t.name == topic)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Take in what is there by now."""
         if self._consumer is None:
             self._consumer = self._open()
         while (message := self._consumer.poll(0.3)) is not None:
@@ -130,76 +113,111 @@ class Evidence:
         return consumer
 
 
-def is_settled(evidence: Evidence) -> bool:
+class Case:
+    """One run: its elders, what was sent, and what of the evidence is theirs."""
+
+    def __init__(
+        self, evidence: Evidence, elders: tuple[Elder, ...], operations: list[Operation]
+    ) -> None:
+        self.evidence = evidence
+        self.elders = elders
+        self.operations = operations
+        self._ids = [elder.id for elder in elders]
+        self._keys = {elder.id.encode() for elder in elders}
+
+    def sent(self, topic: str, *, valid: bool = True) -> set[str]:
+        """The ids that the broker has for certain."""
+        return {
+            o.event_id
+            for o in self.operations
+            if o.topic == topic and o.valid == valid and o.outcome == "ok"
+        }
+
+    def records(self, topic: str) -> list[Record]:
+        """The records of a topic of the catalogue about these elders, until now."""
+        return [r for r in self.evidence.records(topic) if r.key in self._keys]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The ledger's jobs of these elders."""
+        return list(self.evidence.store["jobs"].find({"elder_id": {"$in": self._ids}}))
+
+    def models(self) -> list[dict[str, Any]]:
+        """The registry's models of these elders."""
+        return list(self.evidence.store["models"].find({"_id": {"$in": self._ids}}))
+
+
+def is_settled(case: Case) -> bool:
     """Say whether nothing is under way any more."""
-    jobs = list(evidence.store["jobs"].find({}, {"status": 1, "has_pending": 1, "request_id": 1}))
-    if {job["request_id"] for job in jobs} < evidence.sent("train-requested"):
+    case.evidence.read()
+    jobs = case.jobs()
+    if {job["request_id"] for job in jobs} < case.sent("train-requested"):
         return False
     if any(job["status"] not in TERMINAL or job["has_pending"] for job in jobs):
         return False
-    if evidence.sent("chat-requests") - replies_by_request(evidence).keys():
+    if case.sent("chat-requests") - replies_by_request(case).keys():
         return False
-    return not evidence.uncommitted()
+    return not case.evidence.uncommitted()
 
 
-def check(evidence: Evidence, *, settled: bool) -> Verdict:
+def check(case: Case, *, settled: bool) -> Verdict:
     """Decide the invariant."""
-    other = [] if settled else [f"not settled in time; uncommitted: {evidence.uncommitted()}"]
-    verdict = Verdict(
-        lost=tuple(_lost(evidence)),
-        doubled=tuple(_doubled(evidence)),
-        mixed=tuple(_mixed(evidence)),
-        other=(*other, *_unlike_what_is_told(evidence)),
+    case.evidence.read()
+    left = [] if settled else case.evidence.uncommitted()
+    other = [] if settled else [f"not settled in time; uncommitted: {left}"]
+    return Verdict(
+        lost=tuple(_lost(case)),
+        doubled=tuple(_doubled(case)),
+        mixed=tuple(_mixed(case)),
+        other=(*other, *_unlike_what_is_told(case)),
     )
-    evidence.close()
-    return verdict
 
 
 # What is there ---------------------------------------------------------------------------------
 
 
-def replies_by_request(evidence: Evidence) -> dict[str, set[tuple[bytes | None, bytes | None]]]:
+def replies_by_request(case: Case) -> dict[str, set[tuple[bytes | None, bytes | None]]]:
     """The different last replies to each chat request; a repeat is the same one."""
     found: dict[str, set[tuple[bytes | None, bytes | None]]] = defaultdict(set)
-    for record in evidence.records("chat-replies"):
+    for record in case.records("chat-replies"):
         if record.header("final") != b"false":
             request = (record.header("kafka_correlationId") or b"").decode()
             found[request].add((record.header("ce_id"), record.value))
     return dict(found)
 
 
-def ends_by_job(evidence: Evidence) -> dict[str, set[tuple[bytes | None, str]]]:
+def ends_by_job(case: Case) -> dict[str, set[tuple[bytes | None, str]]]:
     """The different terminal events of each job."""
     found: dict[str, set[tuple[bytes | None, str]]] = defaultdict(set)
-    for record in evidence.records("train-progress"):
+    for record in case.records("train-progress"):
         told = _data(record)
         if told["status"] in TERMINAL:
             found[told["job_id"]].add((record.header("ce_id"), told["status"]))
     return dict(found)
 
 
-def ready_by_job(evidence: Evidence) -> dict[str, set[bytes | None]]:
+def ready_by_job(case: Case) -> dict[str, set[bytes | None]]:
     """The ids of each job's `model-ready`."""
     found: dict[str, set[bytes | None]] = defaultdict(set)
-    for record in evidence.records("model-ready"):
+    for record in case.records("model-ready"):
         found[_data(record)["job_id"]].add(record.header("ce_id"))
     return dict(found)
 
 
-def jobs_by_request(evidence: Evidence) -> dict[str, list[dict[str, Any]]]:
+def jobs_by_request(case: Case) -> dict[str, list[dict[str, Any]]]:
     """The ledger's jobs of each request."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for job in evidence.store["jobs"].find({"request_source": SOURCE}):
-        found[job["request_id"]].append(job)
+    for job in case.jobs():
+        if job["request_source"] == SOURCE:
+            found[job["request_id"]].append(job)
     return dict(found)
 
 
 # The invariant ---------------------------------------------------------------------------------
 
 
-def _lost(evidence: Evidence) -> Iterable[str]:
-    jobs, ends = jobs_by_request(evidence), ends_by_job(evidence)
-    for request in sorted(evidence.sent("train-requested")):
+def _lost(case: Case) -> Iterable[str]:
+    jobs, ends = jobs_by_request(case), ends_by_job(case)
+    for request in sorted(case.sent("train-requested")):
         if request not in jobs:
             yield f"{request} is not in the ledger"
     for job in (job for found in jobs.values() for job in found):
@@ -207,63 +225,62 @@ def _lost(evidence: Evidence) -> Iterable[str]:
             yield f"job {job['_id']} has no end: {job['status']}"
         elif job["_id"] not in ends:
             yield f"job {job['_id']} ended and nobody was told"
-    for request in sorted(evidence.sent("chat-requests") - replies_by_request(evidence).keys()):
+    for request in sorted(case.sent("chat-requests") - replies_by_request(case).keys()):
         yield f"{request} has no reply"
     for topic in ("train-requested", "chat-requests", "answers-updated"):
-        letters = {r.header("ce_id") for r in evidence.records(f"{topic}-dlt")}
-        for poison in sorted(evidence.sent(topic, valid=False)):
+        letters = {r.header("ce_id") for r in case.records(f"{topic}-dlt")}
+        for poison in sorted(case.sent(topic, valid=False)):
             if poison.encode() not in letters:
                 yield f"{poison} is no dead letter"
-    told = {_data(record)["elder_id"] for record in evidence.records("dataset-ready")}
-    for operation in evidence.operations:
-        if operation.topic == "answers-updated" and operation.outcome == "ok" and operation.valid:
-            if operation.elder_id not in told:
-                yield f"{operation.event_id} has no dataset-ready"
+    told = {_data(record)["elder_id"] for record in case.records("dataset-ready")}
+    for operation in case.operations:
+        asked = operation.event_id in case.sent("answers-updated")
+        if asked and operation.elder_id not in told:
+            yield f"{operation.event_id} has no dataset-ready"
 
 
-def _doubled(evidence: Evidence) -> Iterable[str]:
-    for request, jobs in jobs_by_request(evidence).items():
+def _doubled(case: Case) -> Iterable[str]:
+    for request, jobs in jobs_by_request(case).items():
         if len(jobs) > 1:
             yield f"{request} has {len(jobs)} jobs"
-    for job, ends in ends_by_job(evidence).items():
+    for job, ends in ends_by_job(case).items():
         if len(ends) > 1:
             yield f"job {job} has several ends: {sorted(ends, key=str)}"
-    for job, ids in ready_by_job(evidence).items():
+    for job, ids in ready_by_job(case).items():
         if len(ids) > 1:
             yield f"job {job} has several model-ready: {sorted(ids, key=str)}"
-    for request, replies in replies_by_request(evidence).items():
+    for request, replies in replies_by_request(case).items():
         if len(replies) > 1:
             yield f"{request} has {len(replies)} different replies"
 
 
-def _mixed(evidence: Evidence) -> Iterable[str]:
-    for record in evidence.records("chat-replies"):
+def _mixed(case: Case) -> Iterable[str]:
+    for record in case.records("chat-replies"):
         told = _data(record)
         request = (record.header("kafka_correlationId") or b"").decode()
-        asked = {o.elder_id for o in evidence.operations if o.event_id == request}
+        asked = {o.elder_id for o in case.operations if o.event_id == request}
         if told["error"] is None and {told["elder_id"]} != asked:
             yield f"{request} was answered for {told['elder_id']}"
         if told["model"] and told["model"].split(":")[0] != f"afs_elder_{told['elder_id']}":
             yield f"{request} was answered by {told['model']}"
         if any(not s["answer_id"].startswith(f"{told['elder_id']}-") for s in told["sources"]):
             yield f"{request} was answered from another's memories"
-    jsonl = evidence.settings.data_dir / evidence.settings.training().paths.jsonl
-    for elder in evidence.elders:
+    jsonl = case.evidence.settings.data_dir / case.evidence.settings.training().paths.jsonl
+    for elder in case.elders:
         for path in (jsonl / elder.id).glob("*.jsonl"):
             content = path.read_bytes()
-            for other in evidence.elders:
+            for other in case.elders:
                 if (other.mark.encode() in content) != (other is elder):
                     yield f"{path.name} of {elder.id}: {other.id}'s mark is wrong"
 
 
-def _unlike_what_is_told(evidence: Evidence) -> Iterable[str]:
+def _unlike_what_is_told(case: Case) -> Iterable[str]:
     """A job that succeeded has a model that answers; the names agree; the files are whole."""
-    ready = ready_by_job(evidence)
-    models = {model["_id"]: model for model in evidence.store["models"].find()}
-    client = ollama.Client(evidence.servers.ollama_host, timeout=LIMIT_S)
+    ready = ready_by_job(case)
+    client = ollama.Client(case.evidence.servers.ollama_host, timeout=LIMIT_S)
     digests = {model.model: model.digest for model in client.list().models}
-    for job in (job for found in jobs_by_request(evidence).values() for job in found):
-        wanted = "failed" if job["elder_id"] == evidence.elders[-1].id else "succeeded"
+    for job in (job for found in jobs_by_request(case).values() for job in found):
+        wanted = "failed" if job["elder_id"] == case.elders[-1].id else "succeeded"
         if job["status"] != wanted:
             yield f"job {job['_id']} {job['status']}: {(job['error'] or {}).get('code')}"
         if job["status"] == "succeeded":
@@ -272,21 +289,21 @@ def _unlike_what_is_told(evidence: Evidence) -> Iterable[str]:
             tag = f"afs_elder_{job['elder_id']}:v{job['version']}"
             if not _answers(client, tag):
                 yield f"{tag} does not answer"
-    for elder_id, model in models.items():
+    for model in case.models():
         if model["current"] is not None:
-            yield from _unsound(evidence, elder_id, model, digests)
-    yield from _disordered(evidence)
-    yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(evidence, tag))
+            yield from _unsound(case, model["_id"], model, digests)
+    yield from _disordered(case)
+    yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
     client.close()  # type: ignore[no-untyped-call]
 
 
-def _is_left(evidence: Evidence, tag: str | None) -> bool:
-    mine = any(f"afs_elder_{elder.id}:" in (tag or "") for elder in evidence.elders)
+def _is_left(case: Case, tag: str | None) -> bool:
+    mine = any(f"afs_elder_{elder.id}:" in (tag or "") for elder in case.elders)
     return mine and "-candidate" in (tag or "")
 
 
 def _unsound(
-    evidence: Evidence, elder_id: str, model: dict[str, Any], digests: dict[str | None, Any]
+    case: Case, elder_id: str, model: dict[str, Any], digests: dict[str | None, Any]
 ) -> Iterable[str]:
     current = next(v for v in model["versions"] if v["version"] == model["current"])
     newest = max(v["version"] for v in model["versions"] if v["ready"])
@@ -295,20 +312,20 @@ def _unsound(
     latest = digests.get(f"afs_elder_{elder_id}:latest")
     if latest is None or latest != digests.get(current["tag"]):
         yield f"{elder_id}: latest is not {current['tag']}"
-    folder, paths = evidence.settings.data_dir, evidence.settings.training().paths
+    folder, paths = case.evidence.settings.data_dir, case.evidence.settings.training().paths
     jsonl = folder / paths.jsonl / elder_id / f"{current['dataset_sha256']}.jsonl"
     if not jsonl.is_file() or _sha256(jsonl.read_bytes()) != current["dataset_sha256"]:
         yield f"{elder_id}: the data set of {current['tag']} is not whole"
-    adapters = (folder / paths.adapters / elder_id).glob("*/*/adapter.gguf")
+    adapters = (folder / paths.adapters / elder_id).rglob("adapter.gguf")
     if current["gguf_sha256"] not in {_sha256(path.read_bytes()) for path in adapters}:
         yield f"{elder_id}: the adapter of {current['tag']} is not whole"
 
 
-def _disordered(evidence: Evidence) -> Iterable[str]:
+def _disordered(case: Case) -> Iterable[str]:
     """Of each job, what is new comes in order; a repeat says nothing new."""
     newest: dict[str, int] = {}
     seen: set[tuple[str, int]] = set()
-    for record in evidence.records("train-progress"):
+    for record in case.records("train-progress"):
         told = _data(record)
         job, sequence = told["job_id"], told["sequence"]
         if (job, sequence) in seen:

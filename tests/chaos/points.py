@@ -1,7 +1,7 @@
 """Points: named places in the service at which a fault may strike.
 
 Nothing in the service knows of them: they are laid around its methods here, in the process that
-is to suffer. The plan comes by one environment variable; a file is the fuse, so that a fault
+is to suffer. An environment variable names the plan; a file is the fuse, so that a fault
 strikes `times` times in a run and not again in the process that takes the victim's place.
 """
 
@@ -35,16 +35,25 @@ class Plan(Frozen):
 class Injector:
     """Counts the passings of its point and strikes."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, path: Path) -> None:
+        """`path` has the plan; another one may be written there at any time."""
+        self._path = path
+        self._written = 0
         self._passed = 0
+        self._plan = self._read()
 
     def strikes(self, point: str) -> bool:
         """Say whether the fault is due at this passing, and burn a fuse if it is."""
+        if self._path.stat().st_mtime_ns != self._written:
+            self._plan, self._passed = self._read(), 0
         if point != self._plan.fault.point:
             return False
         self._passed += 1
         return self._passed >= self._plan.nth and self._burn()
+
+    def _read(self) -> Plan:
+        self._written = self._path.stat().st_mtime_ns
+        return Plan.model_validate_json(self._path.read_text())
 
     def _burn(self) -> bool:
         for number in range(self._plan.fault.times):
@@ -111,7 +120,7 @@ def install() -> None:
     plan = os.environ.get(VARIABLE)
     if plan is None:
         return
-    injector = Injector(Plan.model_validate_json(plan))
+    injector = Injector(Path(plan))
     _around_the_disk(injector)
     if multiprocessing.parent_process() is not None:
         _around_training(injector)
@@ -126,7 +135,7 @@ def _around_the_disk(injector: Injector) -> None:
     sync = os.fsync
 
     def fsync(descriptor: int) -> None:
-        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
         kind = "jsonl" if "/jsonl/" in path else "adapter" if "/adapters/" in path else ""
         if path.endswith("tensors.safetensors"):
             kind = "checkpoint"

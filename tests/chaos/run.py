@@ -1,4 +1,8 @@
-"""One run: two members of each group, some traffic, one fault; then all is looked over."""
+"""A run: some traffic and one fault among two members of each group; then all is looked over.
+
+The members live on from run to run, as far as the faults let them: a session has one pair, one
+database and one set of topics, and each of its runs has elders of its own.
+"""
 
 import json
 import os
@@ -11,6 +15,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import psutil
 from pymongo import MongoClient
@@ -18,10 +24,11 @@ from pymongo import MongoClient
 from config.kafka import KafkaSettings
 from config.settings import MongoSettings, Settings
 from consumers.topics import apply_topics
+from pipeline.files import write_file
 from pipeline.store import Document, Store, ensure_indexes
 from schemas.base import Frozen
 from schemas.topics import CATALOGUE
-from tests.chaos.checker import Evidence, Verdict, check, is_settled
+from tests.chaos.checker import Case, Evidence, Verdict, check, is_settled
 from tests.chaos.faults import Fault
 from tests.chaos.points import VARIABLE, Plan
 from tests.chaos.proxy import Mode, Proxy
@@ -34,6 +41,7 @@ LIMIT_S = 150.0
 _WATCH_S = 0.05
 _ASLEEP_S = LEASE_S + 2.0
 _AROUND_S = 3.0
+_MOST_RESTARTS = 1000
 
 
 class RunResult(Frozen):
@@ -71,10 +79,15 @@ class Member:
                 start_new_session=True,
             )
 
+    @property
+    def pid(self) -> int:
+        """The process id of its present life."""
+        return self._process.pid
+
     def watch(self) -> None:
         """Start it again when it is dead, and wake it when it has slept long enough."""
         if self._process.poll() is not None:
-            if self._wanted:
+            if self._wanted and self.restarts < _MOST_RESTARTS:
                 self._start()
             return
         try:
@@ -102,73 +115,100 @@ class Member:
                     continue
 
 
-class Run:
-    """One run under one seed."""
+class Session:
+    """Two members and their topics, database and proxies, while the context is open."""
 
-    def __init__(self, world: World, fault: Fault, seed: int, group_protocol: str) -> None:
+    def __init__(self, world: World, name: str, group_protocol: str) -> None:
         self._world = world
-        self._fault = fault
-        self._seed = seed
-        self._random = random.Random(seed)
-        self._name = f"c{seed:x}"
-        self._folder = world.folder / "runs" / self._name
+        self._name = name
         self._protocol = group_protocol
+        self._folder = world.folder / name
+        self._plan = self._folder / "plan.json"
         self._members: list[Member] = []
+        self._stack = ExitStack()
         self._stop_watching = threading.Event()
 
-    def go(self) -> RunResult:
-        """Do it and judge it."""
+    def __enter__(self) -> Self:
+        self._folder.mkdir()
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        self._mongodb = self._stack.enter_context(Proxy(self._world.mongodb_port))
+        self._ollama = self._stack.enter_context(Proxy(self._world.ollama_port))
+        client: MongoClient[Document] = MongoClient(self._world.servers.mongodb_uri, tz_aware=True)
+        self._stack.callback(client.close)
+        self._store: Store = client[self._name]
+        self._stack.callback(client.drop_database, self._name)
+        self.settings = self._settings()
+        ensure_indexes(self._store, 1)
+        apply_topics(self.settings, PARTITIONS)
+        self._evidence = Evidence(self._world.servers, self.settings, self._store)
+        self._stack.callback(self._evidence.close)
+        self._write_plan(Plan(fault=Fault(name="none"), nth=1, fuses=self._folder))
+        self._upstream = Upstream(self._world.servers.kafka_bootstrap_servers, self._name)
+        for name in ("one", "two"):
+            self._members.append(self._member(name))
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        watcher.start()
+        self._stack.callback(watcher.join)
+        self._stack.callback(self._stop_watching.set)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for member in self._members:
+            member.leave()
+        self._stack.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """The members' processes."""
+        return [member.pid for member in self._members]
+
+    def run(self, fault: Fault, seed: int) -> RunResult:
+        """Send a run's traffic, do its fault, wait until all is settled and judge it."""
         begun = time.monotonic()
-        (self._folder / "fuses").mkdir(parents=True)
-        with ExitStack() as stack:
-            mongodb = stack.enter_context(Proxy(self._world.mongodb_port))
-            ollama = stack.enter_context(Proxy(self._world.ollama_port))
-            client: MongoClient[Document] = MongoClient(
-                self._world.servers.mongodb_uri, tz_aware=True
-            )
-            stack.callback(client.close)
-            store = client[self._name]
-            stack.callback(client.drop_database, self._name)
-            settings = self._settings()
-            ensure_indexes(store, 1)
-            apply_topics(settings, PARTITIONS)
-            verdict = self._play(store, settings, mongodb, ollama)
+        chance = random.Random(seed)
+        fuses = self._folder / f"fuses-{seed}"
+        fuses.mkdir()
+        nth = chance.randint(1, fault.up_to)
+        self._write_plan(Plan(fault=fault, nth=nth, fuses=fuses))
+        before = self._restarts()
+        elders = make_elders(f"r{seed:x}")
+        store_answers(self._store, elders)
+        case = Case(self._evidence, elders, operations := [])
+        nuisance = threading.Thread(target=self._disturb, args=(fault, chance))
+        nuisance.start()
+        self._upstream.requests(elders, operations, chance)
+        settled = self._wait(lambda: is_settled(case))
+        self._upstream.chats(elders, operations)
+        nuisance.join()
+        settled = self._wait(lambda: is_settled(case)) and settled
         return RunResult(
-            fault=self._fault.name,
-            seed=self._seed,
-            struck=len(list((self._folder / "fuses").iterdir())),
-            restarts=sum(member.restarts for member in self._members),
+            fault=fault.name,
+            seed=seed,
+            struck=len(list(fuses.iterdir())),
+            restarts=self._restarts() - before,
             seconds=time.monotonic() - begun,
-            verdict=verdict,
+            verdict=check(case, settled=settled),
         )
 
-    def _play(self, store: Store, settings: Settings, mongodb: Proxy, ollama: Proxy) -> Verdict:
-        elders = make_elders(self._name)
-        store_answers(store, elders)
-        upstream = Upstream(self._world.servers.kafka_bootstrap_servers, self._name, self._seed)
-        evidence = Evidence(self._world.servers, settings, store, elders, upstream.operations)
-        watcher = threading.Thread(target=self._watch, daemon=True)
-        try:
-            environment = self._environment(mongodb, ollama)
-            log = self._folder
-            self._members = [Member(name, environment, log) for name in ("one", "two")]
-            watcher.start()
-            nuisance = threading.Thread(
-                target=self._disturb, args=(mongodb, ollama, environment, settings)
-            )
-            nuisance.start()
-            upstream.requests(elders)
-            settled = self._wait(lambda: is_settled(evidence))
-            upstream.chats(elders)
-            nuisance.join()
-            settled = self._wait(lambda: is_settled(evidence)) and settled
-        finally:
-            self._stop_watching.set()
-            if watcher.is_alive():
-                watcher.join()
-            for member in self._members:
-                member.leave()
-        return check(evidence, settled=settled)
+    def _write_plan(self, plan: Plan) -> None:
+        write_file(self._plan, plan.model_dump_json().encode())
+
+    def _restarts(self) -> int:
+        return sum(member.restarts for member in self._members)
+
+    def _member(self, name: str) -> Member:
+        return Member(name, self._environment(), self._folder)
 
     def _watch(self) -> None:
         while not self._stop_watching.wait(_WATCH_S):
@@ -180,50 +220,45 @@ class Run:
         while not is_so():
             if time.monotonic() > deadline:
                 return False
-            time.sleep(0.2)
+            time.sleep(0.1)
         return True
 
-    def _disturb(
-        self, mongodb: Proxy, ollama: Proxy, environment: dict[str, str], settings: Settings
-    ) -> None:
+    def _disturb(self, fault: Fault, chance: random.Random) -> None:
         """Do what the fault does around the service, a moment after the traffic began."""
-        around = self._fault.around
-        time.sleep(self._random.uniform(0.5, 6.0) if around != "none" else 0)
+        around = fault.around
+        if around == "none":
+            return
+        time.sleep(chance.uniform(0.2, 3.0))
         modes: dict[str, tuple[Proxy, Mode]] = {
-            "mongodb_gone": (mongodb, "gone"),
-            "mongodb_hangs": (mongodb, "hang"),
-            "ollama_gone": (ollama, "gone"),
-            "ollama_hangs": (ollama, "hang"),
-            "ollama_slow": (ollama, "slow"),
-            "ollama_500": (ollama, "500"),
+            "mongodb_gone": (self._mongodb, "gone"),
+            "mongodb_hangs": (self._mongodb, "hang"),
+            "ollama_gone": (self._ollama, "gone"),
+            "ollama_hangs": (self._ollama, "hang"),
+            "ollama_slow": (self._ollama, "slow"),
+            "ollama_500": (self._ollama, "500"),
         }
         if around in modes:
             proxy, mode = modes[around]
             proxy.set_mode(mode)
-            time.sleep(self._random.uniform(1.0, 2 * _AROUND_S))
+            time.sleep(chance.uniform(1.0, 2 * _AROUND_S))
             proxy.set_mode("pass")
         elif around == "rebalance":
-            third = Member("three", environment, self._folder)
-            time.sleep(_AROUND_S)
+            third = self._member("three")
+            time.sleep(2 * _AROUND_S)
             third.leave()
         elif around == "coordinator_moved":
-            group = settings.kafka.group(self._random.choice(("training", "chat")))
+            group = self.settings.kafka.group(chance.choice(("training", "chat")))
             self._world.bounce(self._world.coordinator(group), hard=True, away_s=_AROUND_S)
-        elif around in ("broker_clean", "broker_hard"):
-            node = self._random.randint(1, 3)
+        else:
+            node = chance.randint(1, 3)
             self._world.bounce(node, hard=around == "broker_hard", away_s=1.0)
 
-    def _environment(self, mongodb: Proxy, ollama: Proxy) -> dict[str, str]:
-        plan = Plan(
-            fault=self._fault,
-            nth=self._random.randint(1, self._fault.up_to),
-            fuses=self._folder / "fuses",
-        )
+    def _environment(self) -> dict[str, str]:
         settings = {
             "KAFKA_BOOTSTRAP_SERVERS": self._world.servers.kafka_bootstrap_servers,
-            "MONGODB_URI": f"mongodb://127.0.0.1:{mongodb.port}/?directConnection=true",
+            "MONGODB_URI": f"mongodb://127.0.0.1:{self._mongodb.port}/?directConnection=true",
             "MONGODB_DATABASE": self._name,
-            "OLLAMA_HOST": f"http://127.0.0.1:{ollama.port}",
+            "OLLAMA_HOST": f"http://127.0.0.1:{self._ollama.port}",
             "MODELSERVER_TOPICS": json.dumps(self._topics()),
             "MODELSERVER_KAFKA__GROUP_PREFIX": self._name,
             "MODELSERVER_KAFKA__GROUP_PROTOCOL": self._protocol,
@@ -245,7 +280,7 @@ class Run:
             "MODELSERVER_OPS__PORT": "0",
             "MODELSERVER_LOG__FILE": "false",
             "OMP_NUM_THREADS": "1",
-            VARIABLE: plan.model_dump_json(),
+            VARIABLE: str(self._plan),
         }
         return {**os.environ, **settings}
 

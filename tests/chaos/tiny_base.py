@@ -8,7 +8,9 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import yaml
 
+from config.training import BUNDLED_CONFIG
 from consumers.embedded.bases import install_base
 from pipeline.base_model import convert_gguf
 
@@ -22,18 +24,15 @@ _SIZES = {
     "llama.attention.head_count_kv": _HEADS,
     "llama.rope.dimension_count": _WIDTH // _HEADS,
 }
-_CONFIG = """\
-current_model: tiny
-base_models:
-  tiny:
-    name: Tiny
-    hf_path: "{{model_dir}}/tiny/hf"
-    gguf_path: "{{model_dir}}/tiny/tiny.gguf"
-    description: Random weights, for the fault campaign.
-    chat_format: chatml
-    training: {epochs: 4, batch_size: 1, learning_rate: 1.0e-3, lora: {rank: 2, alpha: 4}}
-    memories: 1
-"""
+_TINY = {
+    "name": "Tiny",
+    "hf_path": "{{model_dir}}/tiny/hf",
+    "gguf_path": "{{model_dir}}/tiny/tiny.gguf",
+    "description": "Random weights, for the fault campaign.",
+    "chat_format": "chatml",
+    "training": {"epochs": 4, "batch_size": 1, "learning_rate": 1e-3, "lora": {"rank": 2}},
+    "memories": 1,
+}
 
 
 def make_tiny_base(folder: Path) -> Path:
@@ -43,7 +42,9 @@ def make_tiny_base(folder: Path) -> Path:
     _write(gguf.GGUFReader(install_base("smollm2-135m-instruct", folder)), target)
     convert_gguf(target, folder / KEY / "hf")
     configuration = folder / "training_config.yaml"
-    configuration.write_text(_CONFIG, encoding="utf-8")
+    whole = yaml.safe_load(BUNDLED_CONFIG.read_text(encoding="utf-8"))
+    whole |= {"current_model": KEY, "base_models": {KEY: _TINY}}
+    configuration.write_text(yaml.safe_dump(whole), encoding="utf-8")
     return configuration
 
 

@@ -65,7 +65,7 @@ def store_answers(store: Store, elders: Iterable[Elder]) -> None:
 class Upstream:
     """Sends records and keeps a list of what became of each."""
 
-    def __init__(self, bootstrap_servers: str, prefix: str, seed: int) -> None:
+    def __init__(self, bootstrap_servers: str, prefix: str) -> None:
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap_servers,
@@ -77,10 +77,10 @@ class Upstream:
             }
         )
         self._prefix = prefix
-        self._random = random.Random(seed)
-        self.operations: list[Operation] = []
 
-    def requests(self, elders: tuple[Elder, ...]) -> None:
+    def requests(
+        self, elders: tuple[Elder, ...], operations: list[Operation], chance: random.Random
+    ) -> None:
         """Everything but chats with models: in no order, some twice, clocks an hour off."""
         a, b, c = elders
         hour = timedelta(hours=1)
@@ -94,36 +94,38 @@ class Upstream:
             (self._updated, (a, "u1"), {}),
             (self._updated, (b, "u2"), {}),
             (self._chat, (c, "c1"), {}),
-            (self._poison, ("train-requested", "p1"), {}),
-            (self._poison, ("chat-requests", "p2"), {}),
-            (self._poison, ("answers-updated", "p3"), {}),
+            (self._poison, (a, "p1"), {"topic": "train-requested"}),
+            (self._poison, (a, "p2"), {"topic": "chat-requests"}),
+            (self._poison, (b, "p3"), {"topic": "answers-updated"}),
         ]
-        self._random.shuffle(sends)
+        chance.shuffle(sends)
         for send, arguments, options in sends:
-            send(*arguments, **options)
+            operations.append(send(*arguments, **options))
 
-    def chats(self, elders: tuple[Elder, ...]) -> None:
+    def chats(self, elders: tuple[Elder, ...], operations: list[Operation]) -> None:
         """Ask the models; one question comes twice and one is streamed."""
         a, b, _ = elders
         for number, (elder, options) in enumerate(
             [(a, {}), (b, {}), (a, {"stream": True}), (b, {}), (b, {})]
         ):
-            self._chat(elder, f"q{min(number, 3)}", **options)
+            operations.append(self._chat(elder, f"q{min(number, 3)}", **options))
 
-    def _train(self, elder: Elder, name: str, clock: timedelta | None = None, **more: Any) -> None:
+    def _train(
+        self, elder: Elder, name: str, clock: timedelta | None = None, **more: Any
+    ) -> Operation:
         body = {"elder_id": elder.id, "elder_name": elder.name, **more}
-        self._send("train-requested", elder.id, name, json.dumps(body).encode(), clock)
+        return self._send("train-requested", elder.id, name, json.dumps(body).encode(), clock)
 
-    def _updated(self, elder: Elder, name: str) -> None:
+    def _updated(self, elder: Elder, name: str) -> Operation:
         body = {"elder_id": elder.id, "elder_name": elder.name}
-        self._send("answers-updated", elder.id, name, json.dumps(body).encode())
+        return self._send("answers-updated", elder.id, name, json.dumps(body).encode())
 
-    def _chat(self, elder: Elder, name: str, **more: Any) -> None:
+    def _chat(self, elder: Elder, name: str, **more: Any) -> Operation:
         body = {"elder_id": elder.id, "message": "Where were you born?", **more}
-        self._send("chat-requests", elder.id, name, json.dumps(body).encode())
+        return self._send("chat-requests", elder.id, name, json.dumps(body).encode())
 
-    def _poison(self, topic: str, name: str) -> None:
-        self._send(topic, "poison", name, b'{"elder_id": "\xff', valid=False)
+    def _poison(self, elder: Elder, name: str, topic: str) -> Operation:
+        return self._send(topic, elder.id, name, b'{"elder_id": "\xff', valid=False)
 
     def _send(
         self,
@@ -134,8 +136,8 @@ class Upstream:
         clock: timedelta | None = None,
         *,
         valid: bool = True,
-    ) -> None:
-        event_id = f"{self._prefix}-{name}"
+    ) -> Operation:
+        event_id = f"{elder_id}-{name}"
         at = datetime.now(UTC) + (clock or timedelta())
         headers: list[Header] = [
             ("ce_id", event_id.encode()),
@@ -155,11 +157,8 @@ class Upstream:
             on_delivery=lambda error, message: told.append(error is None),
         )
         self._producer.flush(SEND_LIMIT_S + 5)
-        outcome: Outcome = "unknown" if not told else "ok" if told[0] else "failed"
-        if outcome == "failed":
-            outcome = "unknown"  # A delivery that timed out may have been written all the same.
-        self.operations.append(
-            Operation(
-                topic=topic, event_id=event_id, elder_id=elder_id, valid=valid, outcome=outcome
-            )
+        # A delivery that failed may have been written all the same: its answer was lost.
+        outcome: Outcome = "ok" if told == [True] else "unknown"
+        return Operation(
+            topic=topic, event_id=event_id, elder_id=elder_id, valid=valid, outcome=outcome
         )
