@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test test-kafka unit contract integration e2e check format bench lock clean
+.PHONY: help setup demo test test-kafka chaos unit contract integration e2e check format bench lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)
+
+chaos: setup ## Faults one after the other; "make chaos ARGS='--runs 230'" for long, "ARGS=-h" for more
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -154,9 +154,8 @@ class OllamaTrainer:
             self.take_over(job)
             plan = self._plan(job)
             model = self._registry.find(job.elder_id)
-            if not job.force_retrain and (reused := self._reusable(plan, model)):
-                return self._ready(job, reused, model, reused=True)
-            version = self._registry.open_version(job, _made_of(plan), self._clock())
+            reused = None if job.force_retrain else self._reusable(plan, model)
+            version = reused or self._registry.open_version(job, _made_of(plan), self._clock())
             candidate = candidate_tag(job.elder_id, version.version, job.fence)
             try:
                 if version.ready and version.tag in self._host.tags():
@@ -164,10 +163,11 @@ class OllamaTrainer:
                 else:
                     version = self._make(job, plan, version, candidate, tracker, watch)
                 watch.check()
+                # Of a reused version too: whoever released it may have died before this step.
                 self._host.copy(candidate, current_tag(job.elder_id))
             finally:
                 self._host.delete(candidate)
-            return self._ready(job, version, self._registry.get(job.elder_id), reused=False)
+            return self._ready(job, version, self._registry.get(job.elder_id))
 
     def take_over(self, job: Job) -> None:
         """Shut out whoever held this elder's work before and does not know that it is over.
@@ -280,14 +280,8 @@ class OllamaTrainer:
         self._on_stage(stage)
         _note(watch, tracker.start_tracking(stage))
 
-    def _ready(
-        self, job: Job, version: ModelVersion, model: ElderModel | None, *, reused: bool
-    ) -> ModelReady:
-        earlier = [
-            v.version
-            for v in (model.versions if model else ())
-            if v.ready and v.version < version.version
-        ]
+    def _ready(self, job: Job, version: ModelVersion, model: ElderModel) -> ModelReady:
+        earlier = [v.version for v in model.versions if v.ready and v.version < version.version]
         return ModelReady(
             job_id=job.id,
             elder_id=job.elder_id,
@@ -299,7 +293,7 @@ class OllamaTrainer:
             dataset_sha256=version.dataset_sha256,
             adapter_sha256=version.adapter_sha256,
             evaluation=version.evaluation,
-            reused=reused,
+            reused=version.job_id != job.id,
             previous_version=max(earlier, default=None),
         )
 

@@ -311,14 +311,16 @@ def _unsound(
         yield f"{elder_id}: version {current['version']} answers, {newest} is the newest"
     latest = digests.get(f"afs_elder_{elder_id}:latest")
     if latest is None or latest != digests.get(current["tag"]):
-        yield f"{elder_id}: latest is not {current['tag']}"
+        yield f"{elder_id}: latest is {latest}, {current['tag']} {digests.get(current['tag'])}"
     folder, paths = case.evidence.settings.data_dir, case.evidence.settings.training().paths
     jsonl = folder / paths.jsonl / elder_id / f"{current['dataset_sha256']}.jsonl"
     if not jsonl.is_file() or _sha256(jsonl.read_bytes()) != current["dataset_sha256"]:
         yield f"{elder_id}: the data set of {current['tag']} is not whole"
     adapters = (folder / paths.adapters / elder_id).rglob("adapter.gguf")
-    if current["gguf_sha256"] not in {_sha256(path.read_bytes()) for path in adapters}:
-        yield f"{elder_id}: the adapter of {current['tag']} is not whole"
+    found = {_sha256(path.read_bytes()) for path in adapters}
+    if current["gguf_sha256"] not in found:
+        wanted = current["gguf_sha256"]
+        yield f"{elder_id}: the adapter of {current['tag']} is {found}, not {wanted}"
 
 
 def _disordered(case: Case) -> Iterable[str]:

@@ -164,6 +164,15 @@ def test_unchanged_elder_gets_the_same_version_at_once(shop: Workshop) -> None:
     assert len(shop.runner.specs) == 1
 
 
+def test_version_whose_worker_died_before_it_was_latest_becomes_latest(shop: Workshop) -> None:
+    """The job's next attempt finds it released and unchanged: it is no other's work reused."""
+    with pytest.raises(LeaseLost):
+        shop.run(watch=NotingWatch("publishing", LeaseLost()))
+    ready = shop.run(make_job(fence=2))
+    assert (ready.version, ready.reused, len(shop.runner.specs)) == (1, False, 1)
+    assert LATEST in shop.host.tags()
+
+
 def test_forced_retrain_makes_the_next_version(shop: Workshop) -> None:
     shop.run()
     again = shop.run(second_job(force_retrain=True))
