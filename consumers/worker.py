@@ -189,7 +189,7 @@ class TrainingWorker:
     def _run(self, lease: Lease, stop: threading.Event) -> None:
         try:
             if lease.job.attempt > self._settings.max_attempts:
-                self._trainer.take_over(lease.job)
+                self._trainer.fence_off(lease.job)
                 raise TrainingFailed("given up after too many attempts; see the log")
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)

@@ -4,7 +4,7 @@ from pipeline.model_host import ModelHost
 from pipeline.registry import ModelRegistry
 from schemas.documents import ElderModel
 from schemas.errors import ModelNotReady, UnknownVersion
-from schemas.identifiers import MODEL_PREFIX, current_tag, is_candidate, model_name
+from schemas.identifiers import MODEL_PREFIX, current_tag, model_name, read_candidate
 
 
 class ModelManager:
@@ -19,7 +19,7 @@ class ModelManager:
         tags = self._host.tags()
         if not filter_afs_only:
             return sorted(tags)
-        return sorted(t for t in tags if t.startswith(MODEL_PREFIX) and not is_candidate(t))
+        return sorted(t for t in tags if t.startswith(MODEL_PREFIX) and read_candidate(t) is None)
 
     def get_model(self, elder_id: str) -> ElderModel:
         """Return an elder's model; raises ModelNotReady where none answers."""

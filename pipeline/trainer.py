@@ -28,9 +28,9 @@ from schemas.events import ModelReady, Stage, apply_overrides
 from schemas.identifiers import (
     candidate_tag,
     current_tag,
-    is_candidate,
     job_id_for,
     model_name,
+    read_candidate,
 )
 from schemas.training import (
     BaseModelSpec,
@@ -151,12 +151,13 @@ class OllamaTrainer:
         tracker = ProgressTracker()
         with disk_errors():
             self._begin("preparing", tracker, watch)
-            self.take_over(job)
+            self.fence_off(job)
             plan = self._plan(job)
             model = self._registry.find(job.elder_id)
             reused = None if job.force_retrain else self._reusable(plan, model)
             version = reused or self._registry.open_version(job, _made_of(plan), self._clock())
             candidate = candidate_tag(job.elder_id, version.version, job.fence)
+            self._remove_earlier_candidates(job.elder_id, version.version, job.fence)
             try:
                 if version.ready and version.tag in self._host.tags():
                     self._host.copy(version.tag, candidate)
@@ -169,17 +170,20 @@ class OllamaTrainer:
                 self._host.delete(candidate)
             return self._ready(job, version, self._registry.get(job.elder_id))
 
-    def take_over(self, job: Job) -> None:
-        """Shut out whoever held this elder's work before and does not know that it is over.
-
-        The registry refuses a version with an older fence. Ollama knows no fences, but every
-        name that the family sees is copied from a candidate, and a candidate that is gone
-        cannot be copied.
-        """
+    def fence_off(self, job: Job) -> None:
+        """Shut out whoever held this job before and does not know that it is over."""
         self._registry.fence_off(job)
-        prefix = f"{model_name(job.elder_id)}:"
+
+    def _remove_earlier_candidates(self, elder_id: str, version: int, fence: int) -> None:
+        """Shut out earlier holders of this elder's work from Ollama too, which knows no fences.
+
+        Every name that the family sees is copied from a candidate, and a candidate that is gone
+        cannot be copied. Only earlier ones go: this may itself be a worker that lost its lease.
+        """
+        prefix = f"{model_name(elder_id)}:"
         for tag in self._host.tags():
-            if tag.startswith(prefix) and is_candidate(tag):
+            found = read_candidate(tag) if tag.startswith(prefix) else None
+            if found is not None and found < (version, fence):
                 self._host.delete(tag)
 
     def _plan(self, job: Job) -> Plan:

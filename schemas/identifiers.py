@@ -24,6 +24,7 @@ Fence = Annotated[int, Field(ge=1)]
 Version = Annotated[int, Field(ge=1)]
 
 _ELDER_ID = re.compile(ELDER_ID_PATTERN)
+_CANDIDATE_TAG = re.compile(rf":v(\d+){_CANDIDATE}(\d+)$")
 
 
 def is_elder_id(text: str) -> bool:
@@ -52,9 +53,10 @@ def candidate_tag(elder_id: str, version: int, fence: int) -> str:
     return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}"
 
 
-def is_candidate(tag: str) -> bool:
-    """Say whether a tag names a version under evaluation."""
-    return _CANDIDATE in tag
+def read_candidate(tag: str) -> tuple[int, int] | None:
+    """Return the version and the fence that a candidate's tag names; None for another tag."""
+    found = _CANDIDATE_TAG.search(tag)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def job_id_for(elder_id: str, unix_seconds: int, attempt: int = 1) -> str:

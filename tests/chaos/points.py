@@ -202,7 +202,7 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
-    around(OllamaTrainer, "take_over", lambda *a: injector.passed("after the claim"))
+    around(OllamaTrainer, "fence_off", lambda *a: injector.passed("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
 

@@ -273,11 +273,26 @@ def test_zombie_does_not_bring_an_older_version_back(shop: Workshop) -> None:
     assert shop.registry.get("LXM").current == 2
 
 
+def test_zombie_that_wakes_before_its_first_step_takes_nothing_from_its_successor(
+    shop: Workshop,
+) -> None:
+    """Its successor has a candidate under evaluation, which it must not remove."""
+
+    class Successor(Unwatched):
+        def report(self, state: ProgressState) -> None:
+            if state.stage == "publishing":
+                with pytest.raises(LeaseLost):
+                    shop.run(make_job(fence=1))
+
+    shop.run(make_job(fence=2), Successor())
+    assert adapter_of(shop, LATEST) == "LXM_1734512345/2"
+
+
 def test_job_given_up_has_no_version_that_a_zombie_could_release(shop: Workshop) -> None:
     with pytest.raises((ModelNotReady, LeaseLost)):
         shop.run(
             make_job(fence=1),
-            Zombie("publishing", lambda: shop.trainer.take_over(make_job(fence=2))),
+            Zombie("publishing", lambda: shop.trainer.fence_off(make_job(fence=2))),
         )
     assert shop.registry.get("LXM").current is None
     assert LATEST not in shop.host.tags()

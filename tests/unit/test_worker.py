@@ -86,7 +86,7 @@ class Trainer:
     def __init__(self, act: Callable[[Watch], None] = lambda watch: None) -> None:
         self._act = act
 
-    def take_over(self, job: Job) -> None:
+    def fence_off(self, job: Job) -> None:
         """There was nobody before."""
 
     def run(self, job: Job, watch: Watch) -> ModelReady:
