@@ -24,6 +24,7 @@ from pipeline.system_prompt import SystemPromptGenerator
 from pipeline.training_process import TrainingRunner
 from schemas.base import Frozen
 from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.errors import TrainingFailed
 from schemas.events import ModelReady, Stage, apply_overrides
 from schemas.identifiers import (
     candidate_tag,
@@ -262,6 +263,8 @@ class OllamaTrainer:
             watch.report(tracker.update_training(progress))
 
         outcome = self._runner.run(spec, note, watch.check)
+        if not outcome.gguf_path.is_relative_to(spec.work_dir):
+            raise TrainingFailed("the training left its adapter outside this attempt's folder")
         check_file(outcome.gguf_path, outcome.gguf_sha256)
         return outcome
 

@@ -41,8 +41,10 @@ class TrainingRunner(Protocol):
 class TrainingProcess:
     """Trains in a child process that is kept from job to job."""
 
-    def __init__(self) -> None:
+    def __init__(self, child: Callable[[Connection, int], None] | None = None) -> None:
+        """`child` is what the child process runs, `serve` unless a test says otherwise."""
         self._context = multiprocessing.get_context("spawn")
+        self._target = child or serve
         self._child: Any = None
         self._pipe: Connection | None = None
 
@@ -65,36 +67,43 @@ class TrainingProcess:
     def run(
         self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
     ) -> TrainingOutcome:
-        """Train in the child; starts one if there is none."""
+        """Train in the child; starts one if there is none.
+
+        However it ends, the child has nothing under way afterwards: what it would send later
+        must not be taken for the next elder's.
+        """
         pipe = self._ensure_child()
         try:
             pipe.send_bytes(spec.model_dump_json().encode())
-            while True:
-                self._check(check)
-                if not pipe.poll(_POLL_S):
-                    continue
-                message = json.loads(pipe.recv_bytes())
-                if "progress" in message:
-                    on_progress(
-                        TrainingProgress.model_validate_json(json.dumps(message["progress"]))
-                    )
-                elif "outcome" in message:
-                    return TrainingOutcome.model_validate_json(json.dumps(message["outcome"]))
-                else:
-                    raise error_of(message["code"], message["message"])
+            last = self._follow(pipe, _name_of(spec), on_progress, check)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             code = self._reap()
             raise TrainingFailed(
                 f"the training process ended with exit code {code}; the next attempt resumes "
                 "from the last checkpoint"
             ) from error
-
-    def _check(self, check: Callable[[], None]) -> None:
-        try:
-            check()
         except BaseException:
             self._stop_training()
             raise
+        if "outcome" in last:
+            return TrainingOutcome.model_validate_json(json.dumps(last["outcome"]))
+        raise error_of(last["code"], last["message"])
+
+    def _follow(
+        self, pipe: Connection, run: str, on_progress: OnProgress, check: Callable[[], None]
+    ) -> dict[str, Any]:
+        """Pass progress on until the run's last message, and return that."""
+        while True:
+            check()
+            if not pipe.poll(_POLL_S):
+                continue
+            message: dict[str, Any] = json.loads(pipe.recv_bytes())
+            if message["run"] != run:
+                self.close()
+                raise TrainingFailed("the training process answered for another job")
+            if "progress" not in message:
+                return message
+            on_progress(TrainingProgress.model_validate_json(json.dumps(message["progress"])))
 
     def _stop_training(self) -> None:
         """Ask the child to stop at its next step; end it if it does not."""
@@ -118,7 +127,10 @@ class TrainingProcess:
         self._pipe, theirs = self._context.Pipe()
         # spawn: a forked child would share the parent's threads, sockets and locks.
         self._child = self._context.Process(
-            target=serve, args=(theirs, os.getpid()), name="modelserver-training", daemon=True
+            target=self._target,
+            args=(theirs, os.getpid()),
+            name="modelserver-training",
+            daemon=True,
         )
         self._child.start()
         theirs.close()
@@ -164,14 +176,20 @@ def serve(pipe: Connection, parent: int) -> None:
         except (EOFError, OSError):
             return
         if request != b"stop":
-            _send(pipe, _train(cache, TrainingSpec.model_validate_json(request), pipe))
+            spec = TrainingSpec.model_validate_json(request)
+            _send(pipe, {"run": _name_of(spec)} | _train(cache, spec, pipe))
+
+
+def _name_of(spec: TrainingSpec) -> str:
+    """Name one attempt at one job; every message of the child says which it is about."""
+    return f"{spec.job_id}/{spec.fence}"
 
 
 def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
     from pipeline.recipe import train
 
     def tell(progress: TrainingProgress) -> None:
-        _send(pipe, {"progress": progress.model_dump(mode="json")})
+        _send(pipe, {"run": _name_of(spec), "progress": progress.model_dump(mode="json")})
 
     try:
         outcome = train(spec, cache, on_progress=tell, should_stop=lambda: _stop_requested(pipe))
@@ -190,9 +208,12 @@ def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
 
 def _stop_requested(pipe: Connection) -> bool:
     try:
-        return pipe.poll(0) and pipe.recv_bytes() == b"stop"
+        if not pipe.poll(0):
+            return False
+        pipe.recv_bytes()  # Nothing but "stop" is sent while a run is under way.
     except (EOFError, OSError):
-        return True
+        pass
+    return True
 
 
 def _send(pipe: Connection, message: dict[str, Any]) -> None:

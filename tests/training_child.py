@@ -1,0 +1,55 @@
+"""A training child for tests: it answers as the real one does, and trains nothing."""
+
+import hashlib
+from multiprocessing.connection import Connection
+
+from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
+
+STEPS = 5
+
+
+def serve_in_play(pipe: Connection, parent: int) -> None:
+    """Take a moment for each step, listen for `stop` after each, and leave no file."""
+    while True:
+        try:
+            request = pipe.recv_bytes()
+        except (EOFError, OSError):
+            return
+        if request != b"stop":
+            _play(pipe, TrainingSpec.model_validate_json(request))
+
+
+def _play(pipe: Connection, spec: TrainingSpec) -> None:
+    run = f"{spec.job_id}/{spec.fence}"
+    for step in range(1, STEPS + 1):
+        progress = TrainingProgress(
+            stage="training", step=step, total_steps=STEPS, epoch=1, total_epochs=1
+        )
+        pipe.send_bytes(_message(run, "progress", progress.model_dump_json()))
+        if pipe.poll(0.05):
+            pipe.recv_bytes()
+            pipe.send_bytes(
+                b'{"run": "%s", "code": "job_cancelled", "message": "stopped"}' % run.encode()
+            )
+            return
+    pipe.send_bytes(_message(run, "outcome", _outcome(spec).model_dump_json()))
+
+
+def _message(run: str, kind: str, body: str) -> bytes:
+    return f'{{"run": "{run}", "{kind}": {body}}}'.encode()
+
+
+def _outcome(spec: TrainingSpec) -> TrainingOutcome:
+    sha256 = hashlib.sha256(spec.elder_id.encode()).hexdigest()
+    return TrainingOutcome(
+        adapter_path=spec.work_dir / "adapter",
+        adapter_sha256=sha256,
+        gguf_path=spec.work_dir / "adapter" / "adapter.gguf",
+        gguf_sha256=sha256,
+        total_steps=STEPS,
+        resumed_from_step=0,
+        final_loss=0.1,
+        train_seconds=0.1,
+        trained_tokens=1,
+        tokens_per_second=10.0,
+    )
