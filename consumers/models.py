@@ -61,7 +61,7 @@ class ModelsHandler:
             try:
                 command = read_command(one.envelope)
                 target = self._replies.target(one.record, MODEL_REPLIES.name)
-                result = self.run(command)
+                result = self.run(command, f"{one.envelope.source}/{one.envelope.id}")
             except RejectError as error:
                 refused.append((one, error))
                 continue
@@ -92,8 +92,11 @@ class ModelsHandler:
             target, _reply(ModelReply(command="", error=body), f"{record.position}/reply")
         )
 
-    def run(self, command: Command) -> dict[str, Any]:
-        """Carry out a command; raises the errors of what it touches."""
+    def run(self, command: Command, request: str) -> dict[str, Any]:
+        """Carry out a command; raises the errors of what it touches.
+
+        A command that comes again does nothing twice: `request` says which it is.
+        """
         match command:
             case ListModels():
                 return {"models": self._manager.list_models(command.filter_afs_only)}
@@ -102,7 +105,7 @@ class ModelsHandler:
             case DeleteModel():
                 return {"deleted": self._manager.delete_model(command.elder_id)}
             case RollbackModel():
-                model = self._manager.rollback(command.elder_id, command.version)
+                model = self._manager.rollback(command.elder_id, command.version, request)
                 return describe_model(model)
             case ExportJsonl():
                 return self._export(command)
@@ -125,7 +128,7 @@ class ModelsHandler:
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
     """Write a model as replies and the command line show it."""
-    document = model.model_dump(mode="json", exclude={"id", "next_version"})
+    document = model.model_dump(mode="json", exclude={"id", "next_version", "commands"})
     return {"elder_id": model.id, **document}
 
 

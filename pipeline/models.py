@@ -44,12 +44,16 @@ class ModelManager:
             self._host.delete(tag)
         return tags
 
-    def rollback(self, elder_id: str, version: int | None = None) -> ElderModel:
+    def rollback(
+        self, elder_id: str, version: int | None = None, request: str | None = None
+    ) -> ElderModel:
         """Let an earlier version answer again; without a number, the one before the current.
 
-        Raises ModelNotReady, or UnknownVersion where there is no such version.
+        A `request` that was carried out before changes nothing more. Raises ModelNotReady, or UnknownVersion where there is no such version.
         """
         model = self.get_model(elder_id)
+        if request is not None and request in model.commands:
+            return model
         earlier = [
             v.version for v in model.versions if v.ready and v.version < (model.current or 0)
         ]
@@ -58,7 +62,7 @@ class ModelManager:
         if target is None or not target.ready:
             raise UnknownVersion
         self._host.copy(target.tag, current_tag(elder_id))
-        self._registry.select(elder_id, target.version)
+        self._registry.select(elder_id, target.version, request)
         return self.get_model(elder_id)
 
     def _tags_of(self, elder_id: str) -> list[str]:

@@ -15,6 +15,9 @@ from schemas.documents import ElderModel, Job, ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import model_tag
 
+# A command comes again within a moment, if at all.
+_COMMANDS_KEPT = 50
+
 
 class ModelRegistry:
     """The `models` collection. Every method raises StoreUnavailable when MongoDB is down."""
@@ -123,12 +126,18 @@ class ModelRegistry:
             if self._models.update_one(condition, update).matched_count == 0:
                 raise LeaseLost
 
-    def select(self, elder_id: str, number: int) -> None:
-        """Make a released version the current one; raises UnknownVersion."""
+    def select(self, elder_id: str, number: int, request: str | None = None) -> None:
+        """Make a released version the current one; raises UnknownVersion.
+
+        `request` is remembered with it, so that a command that comes again is known as done.
+        """
         ready = {"version": number, "ready": True}
         condition = {"_id": elder_id, "versions": {"$elemMatch": ready}}
+        update: Document = {"$set": {"current": number}}
+        if request is not None:
+            update["$push"] = {"commands": {"$each": [request], "$slice": -_COMMANDS_KEPT}}
         with store_errors():
-            result = self._models.update_one(condition, {"$set": {"current": number}})
+            result = self._models.update_one(condition, update)
         if result.matched_count == 0:
             raise UnknownVersion
 

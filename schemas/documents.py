@@ -104,6 +104,8 @@ class ElderModel(Stored):
     current: Version | None = None
     next_version: Version = 1
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
+    commands: tuple[str, ...] = ()
+    """The last commands that changed `current`, by source and id: none is done twice."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""

@@ -337,13 +337,15 @@ class MemoryRegistry:
             update={"versions": (*others, ready), "current": version.version}
         )
 
-    def select(self, elder_id: str, number: int) -> None:
+    def select(self, elder_id: str, number: int, request: str | None = None) -> None:
         """Make a released version the current one."""
         model = self.get(elder_id)
         version = model.version(number)
         if version is None or not version.ready:
             raise UnknownVersion
-        self._models[elder_id] = model.model_copy(update={"current": number})
+        commands = (*model.commands, request) if request else model.commands
+        update = {"current": number, "commands": commands}
+        self._models[elder_id] = model.model_copy(update=update)
 
     def retire(self, elder_id: str) -> None:
         """Take all versions out of service."""

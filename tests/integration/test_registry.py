@@ -172,6 +172,15 @@ def test_rollback_lets_the_version_before_answer(served: Served) -> None:
     assert served.host.recipe(current_tag("LXM")) == Path("weights-2")
 
 
+def test_rollback_that_is_asked_for_again_by_the_same_command_is_done_once(served: Served) -> None:
+    """A command is delivered again when its member dies before the commit."""
+    for number in (1, 2, 3):
+        served.version(number)
+    for _ in range(2):
+        assert served.manager.rollback("LXM", request="family/7").current == 2
+    assert served.manager.rollback("LXM", request="family/8").current == 1
+
+
 def test_rollback_beyond_the_first_or_to_nothing_changes_nothing(served: Served) -> None:
     served.version(1)
     for number in (None, 7):
