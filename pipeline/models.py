@@ -49,7 +49,8 @@ class ModelManager:
     ) -> ElderModel:
         """Let an earlier version answer again; without a number, the one before the current.
 
-        A `request` that was carried out before changes nothing more. Raises ModelNotReady, or UnknownVersion where there is no such version.
+        A `request` that was carried out before changes nothing more. Raises ModelNotReady, or
+        UnknownVersion where there is no such version.
         """
         model = self.get_model(elder_id)
         if request is not None and request in model.commands:
