@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 from typing import Literal
 
@@ -154,9 +155,16 @@ class App:
         )
         self._start_thread("worker", lambda: worker.run(stop))
         outbox = Outbox(self.store, SOURCE)
-        turn = Turn(self.store, "relay", self.owner, lease_s=_RELAY_LEASE_S)
-        relay = Relay(outbox, self.events.stored, self.publisher.confirm, turn.is_held)
+        turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
+        # A producer of its own: what it holds is dropped when the turn is lost.
+        publisher = stack.enter_context(KafkaPublisher(self.settings.kafka, self.metrics))
+        confirm = partial(publisher.confirm, may_go_on=turn.keep)
+        relay = Relay(outbox, self.events.stored, confirm, turn.is_held)
         self._start_thread("relay", lambda: self._relay(relay, outbox, turn, stop))
+
+    def _relay_lease_s(self) -> float:
+        """Long enough that a renewal which times out does so before the lease is over."""
+        return max(_RELAY_LEASE_S, 2 * self.settings.mongodb.timeout_s)
 
     def _worker(self, stack: ExitStack) -> TrainingWorker:
         stages = StageClock(self.metrics)

@@ -145,6 +145,8 @@ class ConsumerLoop:
         if not positions:
             return
         offsets = [TopicPartition(t, p, offset) for (t, p), offset in positions.items()]
+        # Before the call: a refusal may come at any time after it.
+        self._tracker.mark_committed(positions)
         try:
             if asynchronous:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
@@ -153,8 +155,7 @@ class ConsumerLoop:
         except KafkaException as error:
             # Not lost: the same position is committed again, or the records come once more.
             log.warning("consumer.commit_failed", role=self._role, error=error.args[0].name())
-            return
-        self._tracker.mark_committed(positions)
+            self._tracker.mark_refused(list(positions))
 
     def _leave(self) -> None:
         finished = self._executor.stop(self._grace_s)

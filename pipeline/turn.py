@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.store import TURNS, Store, store_errors
+from schemas.errors import StoreUnavailable
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 # As numbers: SecantusDB never finds a date smaller than $$NOW.
@@ -48,6 +49,13 @@ class Turn:
             taken = self._update() or self._make()
         self._asked_at = asked_at if taken else asked_at - self._lease_s
         return taken
+
+    def keep(self) -> bool:
+        """Take or keep the turn; where MongoDB does not answer, say whether the lease runs."""
+        try:
+            return self.take()
+        except StoreUnavailable:
+            return self.is_held()
 
     def is_held(self) -> bool:
         """Say whether the lease still runs by this process's own clock."""

@@ -1,6 +1,7 @@
 """Confirmed delivery: a publication is done when the broker says so, and not before."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from types import TracebackType
@@ -18,6 +19,7 @@ from schemas.record import Header
 
 _POLL_S = 0.1
 _CONFIRM_MARGIN_S = 5.0
+_ASK_S = 0.5
 _NO_SUCH_TOPIC = frozenset(
     {
         KafkaError._UNKNOWN_PARTITION,
@@ -96,12 +98,26 @@ class KafkaPublisher:
                 confirmed.set_exception(_failure(error.args[0]))
                 return confirmed
 
-    def confirm(self, publications: Iterable[Publication]) -> None:
-        """Publish and wait for all; raises the first failure."""
+    def confirm(
+        self,
+        publications: Iterable[Publication],
+        may_go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Publish and wait for all; raises the first failure.
+
+        `may_go_on` is asked while the broker is slow. Once it says no, whatever this producer
+        still holds is dropped, not sent later, and KafkaUnavailable is raised.
+        """
         futures = [self.publish(p) for p in publications]
-        _, missing = wait(futures, timeout=self._limit_s)
-        if missing:
-            raise KafkaUnavailable
+        deadline = time.monotonic() + self._limit_s
+        _, missing = wait(futures, timeout=_ASK_S)
+        while missing:
+            if not may_go_on():
+                self._producer.purge()
+                raise KafkaUnavailable("the right to publish was lost while Kafka was waited for")
+            if time.monotonic() > deadline:
+                raise KafkaUnavailable
+            _, missing = wait(missing, timeout=_ASK_S)
         for future in futures:
             future.result()
 

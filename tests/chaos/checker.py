@@ -6,12 +6,14 @@ broker has must be dealt with once; what the driver does not know of may be ther
 
 import hashlib
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Any
 
 import ollama
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from config.settings import Settings
 from consumers.embedded.stack import StackAddresses
@@ -25,6 +27,7 @@ from tests.chaos.workload import SOURCE, Elder, Operation
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 LIMIT_S = 30.0
+_PAUSE_S = 0.5
 _ROLES = {
     "answers-updated": "answers",
     "train-requested": "training",
@@ -62,22 +65,31 @@ class Evidence:
         return self._records[self._broker_name(topic)]
 
     def uncommitted(self) -> list[str]:
-        """Partitions of inbound topics whose committed offset is not their end."""
-        found = []
+        """Partitions of inbound topics whose committed offset is not their end.
+
+        A broker that is away or was just followed by another is asked again for a while.
+        """
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                return list(self._ask_for_uncommitted())
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def _ask_for_uncommitted(self) -> Iterable[str]:
         for topic, role in _ROLES.items():
-            name = self._broker_name(topic)
-            asking = Consumer(
-                self.settings.kafka.client() | {"group.id": self.settings.kafka.group(role)}
-            )
-            partitions = asking.list_topics(name, timeout=LIMIT_S).topics[name].partitions
-            asked = [TopicPartition(name, p) for p in partitions]
-            for position in asking.committed(asked, timeout=LIMIT_S):
-                # The embedded broker tells an end that counts one record of its last batch.
-                _, end = asking.get_watermark_offsets(position, timeout=LIMIT_S)
-                if max(position.offset, 0) < end:
-                    found.append(f"{topic}/{position.partition}: {position.offset} of {end}")
-            asking.close()
-        return found
+            group = {"group.id": self.settings.kafka.group(role)}
+            with closing(Consumer(self.settings.kafka.client() | group)) as asking:
+                name = self._broker_name(topic)
+                partitions = asking.list_topics(name, timeout=LIMIT_S).topics[name].partitions
+                asked = [TopicPartition(name, p) for p in partitions]
+                for position in asking.committed(asked, timeout=LIMIT_S):
+                    # The embedded broker tells an end that counts one record of its last batch.
+                    _, end = asking.get_watermark_offsets(position, timeout=LIMIT_S)
+                    if max(position.offset, 0) < end:
+                        yield f"{topic}/{position.partition}: {position.offset} of {end}"
 
     def close(self) -> None:
         """Hang up."""

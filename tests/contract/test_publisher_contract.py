@@ -138,6 +138,26 @@ def test_broker_that_is_away_is_not_available() -> None:
     assert failed == 1
 
 
+def test_who_may_not_go_on_keeps_nothing_to_send_later() -> None:
+    away = f"127.0.0.1:{free_port()}"
+    settings = KafkaSettings(bootstrap_servers=away, delivery_timeout_ms=60_000)
+    metrics = Metrics()
+    asked: list[bool] = []
+
+    def may_go_on() -> bool:
+        asked.append(len(asked) < 2)
+        return asked[-1]
+
+    publications = [Publication(topic="t", key=b"k", value=b"{}", headers=())] * 3
+    with KafkaPublisher(settings, metrics) as publisher, pytest.raises(KafkaUnavailable):
+        publisher.confirm(publications, may_go_on)
+    assert asked == [True, True, False]
+    failed = metrics.registry.get_sample_value(
+        "modelserver_delivery_failures_total", {"topic": "t"}
+    )
+    assert failed == 3, "dropped, each with its confirmation"
+
+
 def test_partition_that_does_not_exist_is_told_apart_from_a_broker_that_is_away(
     kafka_bootstrap_servers: str,
 ) -> None:

@@ -1,6 +1,9 @@
 """One holder at a time, on a real store."""
 
-from pipeline.store import Store
+from pymongo import MongoClient
+
+from consumers.embedded.process import free_port
+from pipeline.store import Document, Store
 from pipeline.turn import Turn
 
 LEASE_S = 0.3
@@ -60,3 +63,18 @@ def test_somebody_elses_turn_cannot_be_given_back(store: Store) -> None:
     assert one.take()
     two.give_back()
     assert not two.take()
+
+
+def test_store_that_is_away_ends_no_turn_before_its_time() -> None:
+    clock = Clock()
+    away: MongoClient[Document] = MongoClient(
+        f"mongodb://127.0.0.1:{free_port()}", serverSelectionTimeoutMS=50
+    )
+    with away:
+        one = turn(away["nowhere"], "one", clock)
+        assert not one.keep(), "it never had it"
+        one._asked_at = clock.now
+        clock.now += 59
+        assert one.keep(), "the lease still runs"
+        clock.now += 2
+        assert not one.keep()
