@@ -1,4 +1,7 @@
-"""What the Ollama contract is tried on: the embedded server, and a real Ollama if one is named.
+"""What the contracts are tried on: stores and Ollama servers, ours and real ones.
+
+Ollama is the embedded server, and a real one if one is named; the store is the fake and the
+embedded one.
 
 Set OLLAMA_HOST to run the suite on a real Ollama as well. Models get names of this run only and
 are removed at the end, so a server in use is left as it was.
@@ -17,8 +20,13 @@ import ollama
 import pytest
 from numpy.typing import NDArray
 
+from config.settings import MongoSettings
 from consumers.embedded.bases import install_base
+from consumers.embedded.mongodb import MongoDbServer
 from consumers.embedded.stack import OllamaServer
+from pipeline.store import Store, ensure_indexes, open_client
+from tests.fake_mongo import FakeStore
+from tests.false_clock import FalseClock
 
 CHATML = (
     "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
@@ -187,3 +195,35 @@ def write_random_adapter(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+@pytest.fixture(scope="session")
+def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an embedded store."""
+    server = MongoDbServer(tmp_path_factory.mktemp("mongodb"))
+    with server.process:
+        yield server.uri
+
+
+@pytest.fixture(params=["fake", "real"])
+def clock(request: pytest.FixtureRequest) -> FalseClock | None:
+    """The fake store's clock, which moves a little at each look; the real one has its own."""
+    return FalseClock(tick_ms=1) if request.param == "fake" else None
+
+
+@pytest.fixture
+def store(clock: FalseClock | None, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """An empty database with its indexes."""
+    if clock is not None:
+        fake = FakeStore(clock).as_store()
+        ensure_indexes(fake, dedup_hours=1)
+        yield fake
+        return
+    mongo = MongoSettings(
+        uri=request.getfixturevalue("mongodb"), database=f"test_{uuid4().hex[:12]}"
+    )
+    client = open_client(mongo)
+    ensure_indexes(client[mongo.database], dedup_hours=1)
+    yield client[mongo.database]
+    client.drop_database(mongo.database)
+    client.close()

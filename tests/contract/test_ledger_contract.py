@@ -1,11 +1,15 @@
-"""The ledger on a real store: accepted once, held by one, told of to the end."""
+"""The ledger: accepted once, held by one, told of to the end; on the fake store and a real one.
+
+The state machines and the simulation (tests/unit) rest on the fake store: this suite shows that
+it is no easier than the real one. On the fake, waiting moves its false clock.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,13 +21,31 @@ from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
 from schemas.events import ErrorBody
 from tests.fakes import make_ready
+from tests.false_clock import FalseClock
 
-if TYPE_CHECKING:
-    from tests.integration.conftest import WaitUntil
-
+WaitUntil = Callable[[Callable[[], object], str], None]
+LIMIT_S = 30.0
+LOOK_S = 0.02
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = int(AT.timestamp())
 SHORT_S = 0.15
+
+
+@pytest.fixture
+def wait_until(clock: FalseClock | None) -> WaitUntil:
+    """Waits for a condition, on the false clock where there is one; fails with its name."""
+    pause = threading.Event()
+
+    def wait(is_so: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + LIMIT_S
+        while not is_so():
+            assert time.monotonic() < deadline, f"not so within {LIMIT_S:.0f} s: {what}"
+            if clock is None:
+                pause.wait(LOOK_S)
+            else:
+                clock.advance(LOOK_S)
+
+    return wait
 
 
 @pytest.fixture
@@ -64,9 +86,7 @@ def claimed(ledger: Ledger, owner: str = "a") -> Lease:
     return lease
 
 
-def taken_over(
-    ledger: Ledger, wait_until: Callable[[Callable[[], object], str], None], owner: str = "b"
-) -> Lease:
+def taken_over(ledger: Ledger, wait_until: WaitUntil, owner: str = "b") -> Lease:
     """Claim a job once its lease has run out."""
     found: list[Lease] = []
 

@@ -1,0 +1,249 @@
+"""MongoDB's filters, expressions and updates, as far as the ledger speaks them.
+
+Owns no documents: every function takes one and gives one back. What it does not know it refuses,
+so that a test never passes on a meaning that was guessed. It also refuses what one of the two
+real stores is known to do differently: dates are compared as numbers (`$toLong`) or not at all.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+Document = dict[str, Any]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NUMBERS = (int, float)
+
+
+class NotInTheFake(NotImplementedError):
+    """The fake store was asked for what it does not know; teach it, with a contract test."""
+
+
+class Missing:
+    """The type of MISSING, a field that is not there: not the same as null in an expression."""
+
+
+MISSING = Missing()
+
+
+def value_at(document: Document, path: str) -> Any:
+    """Follow a dotted path through documents; MISSING where it ends early."""
+    found: Any = document
+    for name in path.split("."):
+        if isinstance(found, list):
+            raise NotInTheFake(f"a path through a list: {path}")
+        found = found.get(name, MISSING) if isinstance(found, dict) else MISSING
+    return found
+
+
+def kind(value: Any) -> str:
+    """Name a value's BSON type, as far as values of different types are never equal."""
+    if value is None or value is MISSING:
+        return "null"
+    for name, types in (
+        ("bool", bool),
+        ("number", _NUMBERS),
+        ("string", str),
+        ("date", datetime),
+        ("array", list),
+        ("object", dict),
+    ):
+        if isinstance(value, types):
+            return name
+    raise NotInTheFake(f"a value of type {type(value).__name__}")
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """Equality in a filter: null is also a field that is not there; true is no number."""
+    if kind(left) == "null":
+        return kind(right) == "null"
+    return kind(left) == kind(right) and bool(left == right)
+
+
+# Filters ------------------------------------------------------------------------------------
+
+
+def matches(document: Document, condition: Document, now: datetime) -> bool:
+    """Say whether a document is one that the filter means."""
+    return all(_matches_one(document, n, wanted, now) for n, wanted in condition.items())
+
+
+def _matches_one(document: Document, name: str, wanted: Any, now: datetime) -> bool:
+    if name == "$expr":
+        return bool(evaluate(wanted, document, now))
+    if name.startswith("$"):
+        raise NotInTheFake(f"filter {name}")
+    found = value_at(document, name)
+    if isinstance(wanted, dict):
+        if not wanted:
+            raise NotInTheFake("equality with a document")
+        return all(_holds(operator, found, operand) for operator, operand in wanted.items())
+    return _equals(found, wanted)
+
+
+def _equals(found: Any, wanted: Any) -> bool:
+    if isinstance(found, list) or isinstance(wanted, (list, dict)):
+        raise NotInTheFake("equality with or inside a list, or with a document")
+    return is_same(found, wanted)
+
+
+def _holds(operator: str, found: Any, operand: Any) -> bool:
+    if operator == "$nin":
+        return not any(_equals(found, one) for one in operand)
+    if operator == "$in":
+        return any(_equals(found, one) for one in operand)
+    if operator == "$type" and operand == "date":
+        return kind(found) == "date"
+    if operator == "$size":
+        return isinstance(found, list) and len(found) == operand
+    if operator == "$lte":
+        return _is_at_most(found, operand)
+    raise NotInTheFake(f"filter {operator}: {operand!r}")
+
+
+def _is_at_most(found: Any, operand: Any) -> bool:
+    if kind(operand) != "number":
+        raise NotInTheFake(f"$lte with a {kind(operand)}")
+    if kind(found) in ("array", "object"):
+        raise NotInTheFake("$lte of a list or a document")
+    # A filter compares within one type: null and the rest are never "at most" a number.
+    return kind(found) == "number" and found <= operand
+
+
+# Expressions --------------------------------------------------------------------------------
+
+
+def evaluate(expression: Any, document: Document, now: datetime) -> Any:
+    """Work out an aggregation expression; MISSING where it is a field that is not there."""
+    if isinstance(expression, str) and expression.startswith("$"):
+        return _variable(expression, document, now)
+    if isinstance(expression, dict):
+        if len(expression) != 1:
+            raise NotInTheFake(f"an expression of {len(expression)} operators")
+        ((operator, operand),) = expression.items()
+        return _operation(operator, operand, document, now)
+    if isinstance(expression, list):
+        raise NotInTheFake("a list as an expression")
+    kind(expression)
+    return expression
+
+
+def _variable(name: str, document: Document, now: datetime) -> Any:
+    if name == "$$NOW":
+        return now
+    if name.startswith("$$"):
+        raise NotInTheFake(f"variable {name}")
+    return value_at(document, name[1:])
+
+
+def _operation(operator: str, operand: Any, document: Document, now: datetime) -> Any:
+    if operator == "$literal":
+        return operand
+    if operator == "$toLong":
+        return _to_long(evaluate(operand, document, now))
+    known = _OF_TWO.get(operator)
+    if known is None or not isinstance(operand, list) or len(operand) != 2:
+        raise NotInTheFake(f"expression {operator}: {operand!r}")
+    left, right = (evaluate(part, document, now) for part in operand)
+    return known(left, right)
+
+
+def _to_long(value: Any) -> int | None:
+    if kind(value) == "null":
+        return None
+    if kind(value) != "date":
+        raise NotInTheFake(f"$toLong of a {kind(value)}")
+    since: timedelta = value - _EPOCH
+    return since // timedelta(milliseconds=1)
+
+
+def _if_null(value: Any, otherwise: Any) -> Any:
+    return otherwise if kind(value) == "null" else value
+
+
+def _less(left: Any, right: Any) -> bool:
+    # In an expression, other than in a filter, null is less than any number.
+    if "null" in (kind(left), kind(right)) and {kind(left), kind(right)} <= {"null", "number"}:
+        return kind(left) == "null" and kind(right) == "number"
+    if kind(left) != "number" or kind(right) != "number":
+        raise NotInTheFake(f"comparison of a {kind(left)} with a {kind(right)}")
+    return bool(left < right)
+
+
+def _add(left: Any, right: Any) -> Any:
+    if "null" in (kind(left), kind(right)):
+        return None
+    if kind(right) != "number" or kind(left) not in ("number", "date"):
+        raise NotInTheFake(f"$add of a {kind(left)} and a {kind(right)}")
+    return left + (timedelta(milliseconds=right) if kind(left) == "date" else right)
+
+
+def _subtract(left: Any, right: Any) -> Any:
+    if "null" in (kind(left), kind(right)):
+        return None
+    if kind(left) != "number" or kind(right) != "number":
+        raise NotInTheFake(f"$subtract of a {kind(right)} from a {kind(left)}")
+    return left - right
+
+
+_OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
+    "$lt": _less,
+    "$gt": lambda left, right: _less(right, left),
+    "$add": _add,
+    "$subtract": _subtract,
+    "$ifNull": _if_null,
+}
+
+
+# Updates ------------------------------------------------------------------------------------
+
+
+def updated(document: Document, update: Any, now: datetime) -> Document:
+    """Return the document after an update, plain or a pipeline; the given one stays as it is."""
+    if isinstance(update, list):
+        for stage in update:
+            document = _after_stage(document, stage, now)
+        return document
+    if not update or len({p for names in update.values() for p in names}) != sum(
+        len(names) for names in update.values()
+    ):
+        raise NotInTheFake("an update of nothing, or of one field twice")
+    after = dict(document)
+    for operator, changes in update.items():
+        for name, change in changes.items():
+            after[_plain(name)] = _changed(operator, document.get(name, MISSING), change, now)
+    return {name: value for name, value in after.items() if value is not MISSING}
+
+
+def _after_stage(document: Document, stage: Document, now: datetime) -> Document:
+    if list(stage) != ["$set"]:
+        raise NotInTheFake(f"a pipeline stage {list(stage)}")
+    values = {_plain(n): evaluate(e, document, now) for n, e in stage["$set"].items()}
+    if MISSING in values.values():
+        raise NotInTheFake("a field set to one that is not there")
+    return document | values
+
+
+def _plain(name: str) -> str:
+    if "." in name or name.startswith("$") or name == "_id":
+        raise NotInTheFake(f"an update of {name}")
+    return name
+
+
+def _changed(operator: str, found: Any, change: Any, now: datetime) -> Any:
+    if operator == "$set":
+        return change
+    if operator == "$push" and isinstance(change, dict) and list(change) == ["$each"]:
+        return [*_listed(found, operator), *change["$each"]]
+    if operator == "$pull" and isinstance(change, dict):
+        if found is MISSING:
+            return MISSING
+        return [one for one in _listed(found, operator) if not matches(one, change, now)]
+    raise NotInTheFake(f"update {operator}: {change!r}")
+
+
+def _listed(found: Any, operator: str) -> list[Any]:
+    if found is MISSING:
+        return []
+    if not isinstance(found, list):
+        raise NotInTheFake(f"{operator} on a {kind(found)}")
+    return found

@@ -1,0 +1,169 @@
+"""A witness of everything that happens to the ledger's jobs; it fails on what may never happen.
+
+It sees each document in the moment of its change (`FakeStore.on_change`) and each event that is
+published. It knows the promises and nothing of how they are kept; the state machine and the
+simulation both have it looking on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.ledger import Lease, NewJob
+from schemas.envelope import OutboundEvent
+from schemas.events import TERMINAL_STATUSES
+from schemas.topics import MODEL_READY, TRAIN_PROGRESS
+from tests.fake_mongo_language import Document
+from tests.false_clock import FalseClock
+
+# What the relay and the coalescing of progress may change of a job that has ended.
+_OUTBOX_FIELDS = {"outbox", "latest", "has_pending", "pending_since"}
+
+
+class Crash(BaseException):
+    """The process is gone: nothing on the way out may catch this and go on."""
+
+
+def new_request(number: int, elder: str, *, second: int = 0, job_id: str | None = None) -> NewJob:
+    """A request; its number is its event's id and its place in the log."""
+    return NewJob(
+        request_source="upstream",
+        request_id=f"event-{number}",
+        requested_at=datetime(2026, 1, 1, second=second, tzinfo=UTC),
+        elder_id=elder,
+        elder_name="李秀梅",
+        force_retrain=False,
+        job_id=job_id,
+        base_model=None,
+        overrides={},
+        traceparent=None,
+        queue_order=number,
+    )
+
+
+def waiting_events(document: Document | None) -> list[Document]:
+    """A job's unpublished events."""
+    if document is None:
+        return []
+    return [*document["outbox"], *filter(None, [document.get("latest")])]
+
+
+class Witness:
+    """Watches one ledger. `is_one_relay`: only then are first publications in order."""
+
+    def __init__(self, clock: FalseClock, *, is_one_relay: bool = True) -> None:
+        self.jobs: dict[str, Document] = {}
+        self.published: dict[str, OutboundEvent] = {}
+        self.lease_at_work: Callable[[], Lease | None] = lambda: None
+        self._clock = clock
+        self._is_one_relay = is_one_relay
+        self._events: dict[str, Document] = {}
+        self._last_published: dict[str, int] = {}
+        self._last_claimed: dict[str, int] = {}
+
+    # Publishing -----------------------------------------------------------------------------
+
+    def publish(self, event: OutboundEvent) -> None:
+        """Take an event as the broker would; twice is the same event."""
+        known = self.published.setdefault(event.id, event)
+        assert known == event, f"{event.id} was published with another content"
+        job_id = event.data["job_id"]
+        if known is event and self._is_one_relay:
+            last = self._last_published.get(job_id, 0)
+            assert event.sequence is not None and event.sequence > last, f"{event.id} comes late"
+            self._last_published[job_id] = event.sequence
+
+    def check_all_told(self) -> None:
+        """When all is done: every job ended, and every end was told once."""
+        for job_id, job in self.jobs.items():
+            assert job["status"] in TERMINAL_STATUSES, f"{job_id} never ended: {job['status']}"
+            assert not job["has_pending"] and not waiting_events(job), f"{job_id} is not told of"
+            told = {e.id for e in self.published.values() if e.data["job_id"] == job_id}
+            assert {e["event_id"] for e in self._telling_of_the_end(job_id)} <= told
+
+    # Changing -------------------------------------------------------------------------------
+
+    def change(self, before: Document | None, after: Document) -> None:
+        """Look at one write."""
+        self._check_holder(before)
+        if before is None:
+            assert (after["status"], after["fence"], after["sequence"]) == ("queued", 0, 1)
+            assert after["has_pending"], "a new job must be told of"
+        else:
+            self._check_step(before, after)
+        self._check_events(before, after)
+        self.jobs[after["_id"]] = after
+        requests = {(j["request_source"], j["request_id"]) for j in self.jobs.values()}
+        assert len(requests) == len(self.jobs), "a request has two jobs"
+
+    def _check_holder(self, before: Document | None) -> None:
+        lease = self.lease_at_work()
+        if lease is not None:
+            assert before is not None and before["_id"] == lease.job.id
+            held = (before["fence"], before["status"])
+            assert held == (lease.fence, "running"), f"a lease of fence {lease.fence} wrote {held}"
+
+    def _check_step(self, before: Document, after: Document) -> None:
+        assert after["sequence"] >= before["sequence"], "the sequence went back"
+        if after["fence"] != before["fence"]:
+            self._check_claim(before, after)
+            return
+        steps = {
+            "queued": {"queued", "cancelled"},
+            "running": {"running", "queued", *TERMINAL_STATUSES},
+        }
+        was, is_now = before["status"], after["status"]
+        assert is_now in steps.get(was, {was}), f"{was} became {is_now}"
+        if was != "running" and is_now == was:
+            changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
+            assert changed <= _OUTBOX_FIELDS, f"a {was} job changed in {changed}"
+
+    def _check_claim(self, before: Document, after: Document) -> None:
+        now, elder, order = self._clock.now, after["elder_id"], after["queue_order"]
+        assert before["status"] in ("queued", "running") and after["status"] == "running"
+        counted = (after["fence"], after["attempt"])
+        assert counted == (before["fence"] + 1, before["attempt"] + 1)
+        assert after["lease_until"] > now
+        if before["status"] == "running":
+            assert before["lease_until"] < now, "a lease that still runs was taken"
+        for other in self.jobs.values():
+            if other["elder_id"] == elder and other["_id"] != after["_id"]:
+                assert other["status"] != "running", "two jobs of one elder run"
+                is_passed = other["status"] == "queued" and other["queue_order"] < order
+                assert not is_passed, f"{after['_id']} overtook {other['_id']}"
+        assert self._last_claimed.get(elder, 0) <= order, f"{after['_id']} was overtaken"
+        self._last_claimed[elder] = order
+
+    def _check_events(self, before: Document | None, after: Document) -> None:
+        waiting = waiting_events(after)
+        assert after["has_pending"] or not waiting, "an event waits without its flag"
+        for event in waiting:
+            known = self._events.setdefault(event["event_id"], event)
+            assert known == event, f"{event['event_id']} changed"
+        kept = {event["event_id"] for event in waiting}
+        for event in waiting_events(before):
+            is_gone = event["event_id"] not in kept and event["event_id"] not in self.published
+            if is_gone:
+                assert before is not None and event == before.get("latest"), "an event was lost"
+                newest = max((e["sequence"] for e in waiting), default=0)
+                assert newest > event["sequence"], "the newest progress was lost"
+        ends = self._telling_of_the_end(after["_id"])
+        progress = [e for e in ends if e["topic"] == TRAIN_PROGRESS.name]
+        assert len(progress) == (after["status"] in TERMINAL_STATUSES), "an end is told once"
+        is_ready = after["status"] == "succeeded" and after["version"] is not None
+        assert len(ends) - len(progress) == is_ready, "model-ready goes with success"
+
+    def _telling_of_the_end(self, job_id: str) -> list[Document]:
+        """The events, waiting or published, that tell of a job's end."""
+        return [e for e in self._events.values() if _job_of(e) == job_id and _tells_of_the_end(e)]
+
+
+def _job_of(event: Document) -> Any:
+    return event["data"]["job_id"]
+
+
+def _tells_of_the_end(event: Document) -> bool:
+    is_ready = event["topic"] == MODEL_READY.name
+    return is_ready or event["data"].get("status") in TERMINAL_STATUSES
