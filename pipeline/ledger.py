@@ -7,6 +7,7 @@ state and the events that tell of it are one update, so neither stands without t
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -74,40 +75,51 @@ class Ledger:
 
         A request that is in the ledger already is left alone: redelivery changes nothing.
         """
-        new = list(requests)
+        rest = list(requests)
+        accepted = 0
         with store_errors():
             now = self._server_time()
-            accepted, clashes = self._insert_many([self._document(r, 1, now) for r in new])
-            for index in clashes:
-                accepted += self._insert_renamed(new[index], now)
+            documents = [self._document(request, 1, now) for request in rest]
+            while rest:
+                inserted = self._insert_until_clash(documents[-len(rest) :])
+                accepted += inserted
+                rest = rest[inserted:]
+                if rest:
+                    accepted += self._insert_renamed(rest.pop(0), now)
+                # Known ones come in a row, redelivered.
+                while rest and self._is_known(rest[0]):
+                    rest.pop(0)
         return accepted
 
-    def _insert_many(self, documents: list[Document]) -> tuple[int, list[int]]:
-        if not documents:
-            return 0, []
+    def _insert_until_clash(self, documents: list[Document]) -> int:
+        """Insert in order, so that no job is seen before an earlier one of its elder."""
         try:
-            self._jobs.insert_many(documents, ordered=False)
+            self._jobs.insert_many(documents, ordered=True)
         except BulkWriteError as error:
             details = error.details
             if details.get("writeConcernErrors"):
                 raise StoreUnavailable from error
-            failures = details["writeErrors"]
-            if any(f["code"] != _DUPLICATE_KEY for f in failures):
+            (failure,) = details["writeErrors"]
+            if failure["code"] != _DUPLICATE_KEY:
                 raise
-            return len(documents) - len(failures), [f["index"] for f in failures]
-        return len(documents), []
+            index: int = failure["index"]
+            return index
+        return len(documents)
 
     def _insert_renamed(self, request: NewJob, now: datetime) -> int:
         """Insert under the next free name, unless the request itself is known."""
-        key = {"request_source": request.request_source, "request_id": request.request_id}
         attempt = 2
-        while self._jobs.find_one(key, {"_id": 1}) is None:
+        while not self._is_known(request):
             try:
                 self._jobs.insert_one(self._document(request, attempt, now))
                 return 1
             except DuplicateKeyError:
                 attempt += 1
         return 0
+
+    def _is_known(self, request: NewJob) -> bool:
+        key = {"request_source": request.request_source, "request_id": request.request_id}
+        return self._jobs.find_one(key, {"_id": 1}) is not None
 
     def _document(self, request: NewJob, attempt: int, now: datetime) -> Document:
         seconds = int(request.requested_at.timestamp())
@@ -165,11 +177,16 @@ class Ledger:
         backing_off = {"status": "queued", "not_before": {"$type": "date"}, "$expr": _NOT_YET}
         # No `distinct` here: SecantusDB does not know $$NOW in it.
         waiting = {d["elder_id"] for d in self._jobs.find(backing_off, {"elder_id": 1})}
-        candidate = self._jobs.find_one(
+        oldest = self._jobs.find_one(
             {"status": "queued", "elder_id": {"$nin": [*busy, *waiting]}},
             sort=[("queued_at", ASCENDING), ("queue_order", ASCENDING)],
         )
-        return None if candidate is None else self._take(candidate, owner)
+        if oldest is None:
+            return None
+        # A reader held up in `accept` stores an earlier time: within an elder the log decides.
+        of_elder = {"status": "queued", "elder_id": oldest["elder_id"]}
+        first = self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])
+        return None if first is None else self._take(first, owner)
 
     def _take(self, seen: Document, owner: str) -> Lease | None:
         fence = seen["fence"] + 1
@@ -193,7 +210,25 @@ class Ledger:
             return None  # Another job of this elder was claimed in between.
         if result.matched_count == 0:
             return None
-        return Lease(job=self.get(seen["_id"]), fence=fence, owner=owner)
+        lease = Lease(job=self.get(seen["_id"]), fence=fence, owner=owner)
+        return None if self._gave_way(lease, seen) else lease
+
+    def _gave_way(self, lease: Lease, seen: Document) -> bool:
+        """Give a job back if an earlier one of its elder waits again.
+
+        It ran while we looked and was released before we wrote. From now on ours keeps the
+        elder's place, so this look is not overtaken by another.
+        """
+        earlier = {
+            "elder_id": seen["elder_id"],
+            "status": "queued",
+            "queue_order": {"$lt": seen["queue_order"]},
+        }
+        if self._jobs.find_one(earlier, {"_id": 1}) is None:
+            return False
+        with suppress(LeaseLost):
+            self.release(lease, wait_s=0, count_attempt=False)
+        return True
 
     def _lease_end(self) -> Document:
         return {"$add": ["$$NOW", self._lease_ms]}

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from bson import Int64
+
 Document = dict[str, Any]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NUMBERS = (int, float)
 
 
 class NotInTheFake(NotImplementedError):
@@ -23,10 +24,24 @@ class Missing:
 
 
 MISSING = Missing()
+_KINDS: dict[type, str] = {
+    type(None): "null",
+    Missing: "null",
+    bool: "bool",
+    int: "number",
+    float: "number",
+    Int64: "number",
+    str: "string",
+    datetime: "date",
+    list: "array",
+    dict: "object",
+}
 
 
 def value_at(document: Document, path: str) -> Any:
     """Follow a dotted path through documents; MISSING where it ends early."""
+    if "." not in path:
+        return document.get(path, MISSING)
     found: Any = document
     for name in path.split("."):
         if isinstance(found, list):
@@ -37,26 +52,18 @@ def value_at(document: Document, path: str) -> Any:
 
 def kind(value: Any) -> str:
     """Name a value's BSON type, as far as values of different types are never equal."""
-    if value is None or value is MISSING:
-        return "null"
-    for name, types in (
-        ("bool", bool),
-        ("number", _NUMBERS),
-        ("string", str),
-        ("date", datetime),
-        ("array", list),
-        ("object", dict),
-    ):
-        if isinstance(value, types):
-            return name
-    raise NotInTheFake(f"a value of type {type(value).__name__}")
+    known = _KINDS.get(type(value))
+    if known is None:
+        raise NotInTheFake(f"a value of type {type(value).__name__}")
+    return known
 
 
 def is_same(left: Any, right: Any) -> bool:
     """Equality in a filter: null is also a field that is not there; true is no number."""
-    if kind(left) == "null":
-        return kind(right) == "null"
-    return kind(left) == kind(right) and bool(left == right)
+    of_left = kind(left)
+    if of_left != kind(right):
+        return False
+    return of_left == "null" or bool(left == right)
 
 
 # Filters ------------------------------------------------------------------------------------
@@ -95,16 +102,16 @@ def _holds(operator: str, found: Any, operand: Any) -> bool:
         return kind(found) == "date"
     if operator == "$size":
         return isinstance(found, list) and len(found) == operand
-    if operator == "$lte":
-        return _is_at_most(found, operand)
+    if operator in ("$lt", "$lte"):
+        return _is_at_most(found, operand) and (operator == "$lte" or found != operand)
     raise NotInTheFake(f"filter {operator}: {operand!r}")
 
 
 def _is_at_most(found: Any, operand: Any) -> bool:
     if kind(operand) != "number":
-        raise NotInTheFake(f"$lte with a {kind(operand)}")
+        raise NotInTheFake(f"$lt or $lte with a {kind(operand)}")
     if kind(found) in ("array", "object"):
-        raise NotInTheFake("$lte of a list or a document")
+        raise NotInTheFake("$lt or $lte of a list or a document")
     # A filter compares within one type: null and the rest are never "at most" a number.
     return kind(found) == "number" and found <= operand
 

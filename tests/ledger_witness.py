@@ -61,7 +61,7 @@ class Witness:
         self._is_one_relay = is_one_relay
         self._events: dict[str, Document] = {}
         self._last_published: dict[str, int] = {}
-        self._last_claimed: dict[str, int] = {}
+        self._last_begun: dict[str, int] = {}
 
     # Publishing -----------------------------------------------------------------------------
 
@@ -82,6 +82,21 @@ class Witness:
             assert not job["has_pending"] and not waiting_events(job), f"{job_id} is not told of"
             told = {e.id for e in self.published.values() if e.data["job_id"] == job_id}
             assert {e["event_id"] for e in self._telling_of_the_end(job_id)} <= told
+
+    # Claiming -------------------------------------------------------------------------------
+
+    def begin(self, lease: Lease) -> None:
+        """Look at work that begins: the jobs of one elder begin in the order of the log."""
+        job = self.jobs[lease.job.id]
+        if (job["status"], job["fence"]) != ("running", lease.fence):
+            return  # It is over before its holder has heard of it: no write of this lease counts.
+        elder, order = job["elder_id"], job["queue_order"]
+        for other in self.jobs.values():
+            is_before = other["elder_id"] == elder and other["queue_order"] < order
+            is_passed = is_before and other["status"] == "queued"
+            assert not is_passed, f"{job['_id']} overtook {other['_id']}"
+        assert self._last_begun.get(elder, 0) <= order, f"{job['_id']} was overtaken"
+        self._last_begun[elder] = order
 
     # Changing -------------------------------------------------------------------------------
 
@@ -110,7 +125,7 @@ class Witness:
         if after["fence"] != before["fence"]:
             self._check_claim(before, after)
             return
-        steps = {
+        steps: dict[str, set[str]] = {
             "queued": {"queued", "cancelled"},
             "running": {"running", "queued", *TERMINAL_STATUSES},
         }
@@ -121,20 +136,15 @@ class Witness:
             assert changed <= _OUTBOX_FIELDS, f"a {was} job changed in {changed}"
 
     def _check_claim(self, before: Document, after: Document) -> None:
-        now, elder, order = self._clock.now, after["elder_id"], after["queue_order"]
         assert before["status"] in ("queued", "running") and after["status"] == "running"
         counted = (after["fence"], after["attempt"])
         assert counted == (before["fence"] + 1, before["attempt"] + 1)
-        assert after["lease_until"] > now
+        assert after["lease_until"] > self._clock.now
         if before["status"] == "running":
-            assert before["lease_until"] < now, "a lease that still runs was taken"
+            assert before["lease_until"] < self._clock.now, "a lease that still runs was taken"
         for other in self.jobs.values():
-            if other["elder_id"] == elder and other["_id"] != after["_id"]:
-                assert other["status"] != "running", "two jobs of one elder run"
-                is_passed = other["status"] == "queued" and other["queue_order"] < order
-                assert not is_passed, f"{after['_id']} overtook {other['_id']}"
-        assert self._last_claimed.get(elder, 0) <= order, f"{after['_id']} was overtaken"
-        self._last_claimed[elder] = order
+            is_beside = other["elder_id"] == after["elder_id"] and other["_id"] != after["_id"]
+            assert not (is_beside and other["status"] == "running"), "two jobs of one elder run"
 
     def _check_events(self, before: Document | None, after: Document) -> None:
         waiting = waiting_events(after)

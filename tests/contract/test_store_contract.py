@@ -43,6 +43,7 @@ def found(store: Store, condition: Document) -> list[str]:
         ({"flag": True}, {"j1"}),
         ({"flag": 1}, {"j2"}),
         ({"deep.n": {"$lte": 3}}, {"j2"}),
+        ({"deep.n": {"$lt": 4}}, {"j2"}),
         ({"list": {"$size": 0}}, {"j3"}),
         ({"elder_id": {"$nin": ["E", "F"]}}, {"j4"}),
     ],
