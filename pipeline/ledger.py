@@ -26,6 +26,7 @@ from schemas.identifiers import job_id_for
 _DUPLICATE_KEY = 11000
 # SecantusDB never finds a date smaller than $$NOW; as numbers both stores compare alike.
 _LEASE_EXPIRED = {"$lt": [{"$toLong": "$lease_until"}, {"$toLong": "$$NOW"}]}
+_DUE = {"$lte": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}  # null is less
 _NOT_YET = {"$gt": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}
 
 
@@ -191,8 +192,8 @@ class Ledger:
     def _take(self, seen: Document, owner: str) -> Lease | None:
         fence = seen["fence"] + 1
         condition: Document = {"_id": seen["_id"], "fence": seen["fence"], "status": seen["status"]}
-        if seen["status"] == "running":
-            condition["$expr"] = _LEASE_EXPIRED
+        # What we saw may have been released since we looked for those that back off.
+        condition["$expr"] = _LEASE_EXPIRED if seen["status"] == "running" else _DUE
         fields: Document = {
             "status": "running",
             "fence": fence,

@@ -194,6 +194,7 @@ def _subtract(left: Any, right: Any) -> Any:
 
 _OF_TWO: dict[str, Callable[[Any, Any], Any]] = {
     "$lt": _less,
+    "$lte": lambda left, right: not _less(right, left),
     "$gt": lambda left, right: _less(right, left),
     "$add": _add,
     "$subtract": _subtract,

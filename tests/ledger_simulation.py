@@ -212,6 +212,7 @@ class Simulation:
             *((w, w.beat) for w in self.workers),
         ]
         self._running: list[tuple[Process, Callable[[], None]]] = []
+        self._intruder = self._turns[0]
         # Some histories are wild, some nearly quiet.
         self._wildness = self.draw.choice([0.2, 1.0, 2.5])
 
@@ -282,8 +283,10 @@ class Simulation:
         process, _ = self._running[-1]
         lives = process.lives
         for _ in range(self.draw.randint(1, 3)):
-            turn = self.draw.choice(self._turns)
-            if turn not in self._running:
-                self._take(turn)
+            # The same one goes on often: what it began it may end while others are held up.
+            if self.draw.random() < 0.5:
+                self._intruder = self.draw.choice(self._turns)
+            if self._intruder not in self._running:
+                self._take(self._intruder)
         if process.lives != lives:
             raise Crash  # Its heart died, and with it its hand.

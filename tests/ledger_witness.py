@@ -142,6 +142,8 @@ class Witness:
         assert after["lease_until"] > self._clock.now
         if before["status"] == "running":
             assert before["lease_until"] < self._clock.now, "a lease that still runs was taken"
+        elif before["not_before"] is not None:
+            assert before["not_before"] <= self._clock.now, "a job that backs off was taken"
         for other in self.jobs.values():
             is_beside = other["elder_id"] == after["elder_id"] and other["_id"] != after["_id"]
             assert not (is_beside and other["status"] == "running"), "two jobs of one elder run"

@@ -25,8 +25,8 @@ def job(number: int, elder: str = "E", **fields: Any) -> Document:
     return {"_id": f"j{number}", "elder_id": elder, "status": "queued"} | key | fields
 
 
-def before_now(field: str) -> Document:
-    return {"$expr": {"$lt": [{"$toLong": f"${field}"}, {"$toLong": "$$NOW"}]}}
+def before_now(field: str, operator: str = "$lt") -> Document:
+    return {"$expr": {operator: [{"$toLong": f"${field}"}, {"$toLong": "$$NOW"}]}}
 
 
 def found(store: Store, condition: Document) -> list[str]:
@@ -39,6 +39,8 @@ def found(store: Store, condition: Document) -> list[str]:
         ({"at": None}, {"j1", "j2"}),
         ({"at": {"$type": "date"}}, {"j3", "j4"}),
         (before_now("at"), {"j1", "j2", "j3"}),
+        (before_now("at", "$lte"), {"j1", "j2", "j3"}),
+        (before_now("at", "$gt"), {"j4"}),
         ({"at": {"$type": "date"}} | before_now("at"), {"j3"}),
         ({"flag": True}, {"j1"}),
         ({"flag": 1}, {"j2"}),

@@ -1,6 +1,6 @@
 """The jobs of one elder begin in the order of the log, whoever is held up between two steps.
 
-The simulation found these three; here each is told by itself.
+The simulation found all of these; here each is told by itself.
 """
 
 from collections.abc import Callable
@@ -108,3 +108,20 @@ def test_job_released_during_a_claim_is_not_overtaken(store: FakeStore, ledger: 
     assert ledger.claim("w") is None, "the elder's first job backs off"
     store.clock.advance(6)
     assert order_of_claims(store, ledger) == ["event-1", "event-2"]
+
+
+def test_job_that_began_to_back_off_during_a_claim_is_not_taken(
+    store: FakeStore, ledger: Ledger
+) -> None:
+    """It was free when the claim asked who backs off, and queued again when it asked for a job."""
+    ledger.accept([new_request(1, "LXM")])
+
+    def other_worker_fails() -> None:
+        lease = ledger.claim("other")
+        assert lease is not None
+        ledger.release(lease, wait_s=5, count_attempt=True)
+
+    once(store, 2, "find_one", other_worker_fails)
+    assert ledger.claim("w") is None
+    store.clock.advance(6)
+    assert order_of_claims(store, ledger) == ["event-1"]
