@@ -21,6 +21,9 @@ JSON_CONTENT_TYPE = b"application/json"
 BARE_SOURCE = "kafka"
 # The last second of the year 9999, in unix milliseconds.
 _LAST_MS = 253_402_300_799_000
+_FAULTS_TOLD = 5
+_LONGEST_NAME = 64
+_LONGEST_FAULT = 300
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
@@ -93,11 +96,26 @@ def format_time(time: datetime) -> str:
 
 
 def describe(error: ValidationError) -> str:
-    """Say what is wrong and where, without the value: it may be an elder's words."""
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc'])) or 'the event'}: {e['msg']}"
-        for e in error.errors(include_input=False, include_url=False, include_context=False)
-    )
+    """Say what is wrong and where, without the value: it may be an elder's words.
+
+    Short, however long the list of faults is and whatever a sender calls a field: this goes
+    into headers, and a dead letter must not outgrow its topic for the sake of its reason.
+    """
+    faults = error.errors(include_input=False, include_url=False, include_context=False)
+    told = [f"{_place(e['loc'])}: {_clip(e['msg'], _LONGEST_FAULT)}" for e in faults[:_FAULTS_TOLD]]
+    if len(faults) > _FAULTS_TOLD:
+        told.append(f"and {len(faults) - _FAULTS_TOLD} more")
+    return "; ".join(told)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(_clip(str(part), _LONGEST_NAME) for part in location[:10]) or "the event"
+
+
+def _clip(text: str, longest: int) -> str:
+    """Cut a text short, without characters that a terminal would obey."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:longest])
+    return clean if len(text) <= longest else f"{clean}…"
 
 
 def refusal(error: ValidationError) -> RejectError:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import FailFast, Field, StringConstraints, ValidationError
 
 from schemas.base import Frozen, Inbound
 from schemas.envelope import Envelope, describe, refusal
@@ -33,7 +33,10 @@ class AnswersUpdated(Inbound):
 
     elder_id: ElderId
     elder_name: ElderName | None = None
-    answer_ids: tuple[Annotated[str, StringConstraints(max_length=200)], ...] = ()
+    # One fault is enough: half a million of them in one record would take half a gigabyte.
+    answer_ids: Annotated[
+        tuple[Annotated[str, StringConstraints(max_length=200)], ...], FailFast()
+    ] = ()
 
 
 class TrainRequested(Inbound):
@@ -125,7 +128,7 @@ class ChatRequest(Inbound):
 
     elder_id: ElderId
     message: ChatText
-    conversation_history: Annotated[tuple[ChatTurn, ...], Field(max_length=200)] = ()
+    conversation_history: Annotated[tuple[ChatTurn, ...], Field(max_length=200), FailFast()] = ()
     stream: bool = False
     options: ChatOptions = ChatOptions()
 

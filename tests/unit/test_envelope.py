@@ -6,8 +6,16 @@ from datetime import UTC, datetime
 import pytest
 
 from schemas.envelope import Envelope, OutboundEvent, format_time, open_envelope
-from schemas.errors import InvalidEvent, MalformedRecord, MessageTooLarge, ModelServerError
+from schemas.errors import (
+    InvalidEvent,
+    MalformedRecord,
+    MessageTooLarge,
+    ModelServerError,
+    OverridesOutOfBounds,
+)
+from schemas.events import AnswersUpdated, apply_overrides, read_event
 from schemas.record import Header, Record
+from schemas.training import TrainingParameters
 from tests.fakes import record
 
 TOPIC = "train-requested"
@@ -163,3 +171,21 @@ def test_time_is_written_in_utc_to_the_millisecond() -> None:
     assert format_time(datetime(2026, 1, 2, 3, 4, 5, 678999, tzinfo=UTC)) == (
         "2026-01-02T03:04:05.678Z"
     )
+
+
+def test_refusal_stays_short_however_many_fields_are_wrong_and_whatever_their_names() -> None:
+    """It goes into the dead letter's headers, which must not outgrow the topic."""
+    overrides = {f"\x1b[2J{number}" + "k" * 5000: number for number in range(2000)}
+    with pytest.raises(OverridesOutOfBounds) as caught:
+        apply_overrides(TrainingParameters(), overrides)
+    assert len(caught.value.message) < 1000
+    assert "and 1995 more" in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_list_of_wrong_items_is_refused_at_its_first() -> None:
+    body = b'{"elder_id":"L","answer_ids":[' + b",".join([b"1"] * 100_000) + b"]}"
+    envelope = open_envelope(record(body, topic="answers-updated"), "answers-updated", 2**20)
+    with pytest.raises(InvalidEvent) as caught:
+        read_event(envelope, AnswersUpdated)
+    assert caught.value.message == "answer_ids.0: Input should be a valid string"
