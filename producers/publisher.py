@@ -14,7 +14,7 @@ from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
-from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic
+from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic, TopicRefuses
 from schemas.record import Header
 
 _POLL_S = 0.1
@@ -28,6 +28,16 @@ _NO_SUCH_TOPIC = frozenset(
         KafkaError.TOPIC_EXCEPTION,
     }
 )
+# A broker's "no" to this topic or to this record in it; asking again changes nothing.
+_TOPIC_REFUSES = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+    }
+)
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 log = structlog.get_logger(__name__)
 
@@ -95,7 +105,7 @@ class KafkaPublisher:
                 self._producer.poll(_POLL_S)
             except KafkaException as error:
                 self._metrics.delivery_failures.labels(publication.topic).inc()
-                confirmed.set_exception(_failure(error.args[0]))
+                confirmed.set_exception(failure_of(error.args[0]))
                 return confirmed
 
     def confirm(
@@ -130,7 +140,7 @@ class KafkaPublisher:
                 confirmed.set_result(None)
             else:
                 self._metrics.delivery_failures.labels(topic).inc()
-                confirmed.set_exception(_failure(error))
+                confirmed.set_exception(failure_of(error))
 
         return on_delivery
 
@@ -152,9 +162,12 @@ def to_publication(event: OutboundEvent, topic: str) -> Publication:
     )
 
 
-def _failure(error: KafkaError) -> Exception:
-    if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+def failure_of(error: KafkaError) -> Exception:
+    """Name a failed delivery by what it asks for: wait, go elsewhere, or make it smaller."""
+    if error.code() in _TOO_LARGE:
         return MessageTooLarge("the event is larger than the broker accepts")
     if error.code() in _NO_SUCH_TOPIC:
         return NoSuchTopic()
+    if error.code() in _TOPIC_REFUSES:
+        return TopicRefuses(f"the topic does not take the event ({error.name()})")
     return KafkaUnavailable(f"Kafka did not take the event ({error.name()})")

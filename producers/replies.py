@@ -13,7 +13,12 @@ from schemas.errors import ReplyTopicRefused
 from schemas.record import Record
 from schemas.rpc import ReplyTarget, read_target
 
-NO_SUCH_PLACE = "the reply topic or partition does not exist; create it or name another"
+NO_SUCH_PLACE = (
+    "the reply topic or partition does not exist or takes no reply; mend it or name another"
+)
+# What a broker lets a topic be called. The client fails on a longer name as if Kafka were down,
+# and on a NUL with a fault of Python's.
+_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class Reply(Frozen):
@@ -52,9 +57,14 @@ class Replies:
         ours = self._topic_name(default)
         if target.topic is None:
             return target.model_copy(update={"topic": ours, "partition": None})
-        if target.topic != ours and not any(p.fullmatch(target.topic) for p in self._allowed):
+        if target.topic != ours and not self._is_allowed(target.topic):
             raise ReplyTopicRefused
         return target
+
+    def _is_allowed(self, topic: str) -> bool:
+        if _LEGAL_NAME.fullmatch(topic) is None:
+            return False
+        return any(pattern.fullmatch(topic) for pattern in self._allowed)
 
     def publication(self, target: ReplyTarget, reply: Reply) -> Publication:
         """Encode a reply, with the request's key and correlation id untouched."""

@@ -4,6 +4,7 @@
     ├── RetryError      a dependency is down: wait, back off, keep polling; never a dead letter
     │   ├── KafkaUnavailable
     │   │   └── NoSuchTopic
+    │   │       └── TopicRefuses
     │   ├── StoreUnavailable
     │   ├── OllamaUnavailable
     │   └── DiskFull
@@ -55,6 +56,12 @@ class NoSuchTopic(KafkaUnavailable):
     """The topic or partition does not exist; run `modelserver topics apply`."""
 
     code = "no_such_topic"
+
+
+class TopicRefuses(NoSuchTopic):
+    """The topic is there and does not take the event; check its settings and our rights on it."""
+
+    code = "topic_refuses"
 
 
 class StoreUnavailable(RetryError):

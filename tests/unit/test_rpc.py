@@ -100,6 +100,14 @@ def test_topic_off_the_list_is_refused(topic: bytes) -> None:
         replies(r"family-replies").target(record(b"{}", *headers), "chat-replies")
 
 
+@pytest.mark.parametrize("topic", [b"a" * 250 + b"-replies", b"a\0-replies", "答-replies".encode()])
+def test_name_no_broker_lets_a_topic_have_is_refused_whatever_the_list_lets(topic: bytes) -> None:
+    """The client takes such a name for a broker that is away: the reply would be tried for ever."""
+    headers: tuple[Header, ...] = (("kafka_replyTopic", topic),)
+    with pytest.raises(ReplyTopicRefused):
+        replies(r".*").target(record(b"{}", *headers), "chat-replies")
+
+
 def test_reply_is_a_cloudevent_on_the_asked_partition() -> None:
     asked = record(
         b"{}", ("kafka_replyTopic", b"r"), ("kafka_replyPartition", struct.pack(">i", 2))
