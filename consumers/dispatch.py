@@ -14,7 +14,7 @@ import structlog
 
 from config.metrics import Metrics
 from consumers.lanes import Work
-from producers.dead_letters import dead_letter
+from producers.dead_letters import dead_letter, empty_letter
 from producers.publisher import Publication
 from schemas.base import Frozen
 from schemas.envelope import Envelope, open_envelope
@@ -25,11 +25,14 @@ from schemas.errors import (
     RejectError,
     RetryError,
     Stopped,
+    TopicRefuses,
 )
 from schemas.record import Record
 
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 15.0
+# A letter of this size fits any topic as brokers make them (1 MiB), with the reason.
+_SMALL_BYTES = 512 * 1024
 
 T = TypeVar("T")
 
@@ -122,6 +125,9 @@ class Dispatcher:
             return []
         try:
             return self._handler.handle(opened)
+        except RejectError as error:  # what it published for a record was refused
+            if len(opened) == 1:
+                return [(opened[0], error)]
         except ModelServerError:
             raise
         except Exception as error:  # the handlers' edge: a bug must not stop the consumer
@@ -132,12 +138,7 @@ class Dispatcher:
         return [rejection for one in opened for rejection in self._handle([one])]
 
     def _set_aside(self, refused: list[tuple[Record, RejectError]]) -> None:
-        letters = []
-        for record, error in refused:
-            reply = self._handler.refuse(record, error)
-            if reply is None or not self._is_delivered(reply):
-                letters.append(dead_letter(record, self._group, error))
-        self._confirm(letters)
+        self._send_letters([one for one in refused if not self._is_answered(*one)])
         for record, error in refused:
             self._metrics.dead_letters.labels(self._topic, error.code).inc()
             self._metrics.consumed.labels(self._topic, "refused").inc()
@@ -145,13 +146,41 @@ class Dispatcher:
                 "record.refused", topic=self._topic, position=record.position, code=error.code
             )
 
-    def _is_delivered(self, reply: Publication) -> bool:
-        """Publish an error reply; False where the place it was asked to does not exist."""
+    def _is_answered(self, record: Record, error: RejectError) -> bool:
+        """Publish the error reply; False where there is none, or no place that takes it."""
         try:
-            self._confirm([reply])
-        except NoSuchTopic:
+            reply = self._handler.refuse(record, error)
+            if reply is not None:
+                self._confirm([reply])
+        except (NoSuchTopic, RejectError):
             return False
-        return True
+        except ModelServerError:
+            raise
+        except Exception as fault:  # the handlers' edge: no record may end a lane
+            log.error("refusal.failed", topic=self._topic, fault=describe_fault(fault))
+            return False
+        return reply is not None
+
+    def _send_letters(self, refused: list[tuple[Record, RejectError]]) -> None:
+        """Send dead letters: small ones together, and what may be too large by itself."""
+        alone = [one for one in refused if one[0].size > _SMALL_BYTES]
+        together = [one for one in refused if one[0].size <= _SMALL_BYTES]
+        try:
+            self._confirm([dead_letter(r, self._group, error) for r, error in together])
+        except RejectError:
+            alone = refused  # A topic with a smaller limit than brokers have.
+        for record, error in alone:
+            self._send_alone(record, error)
+
+    def _send_alone(self, record: Record, error: RejectError) -> None:
+        try:
+            self._confirm([dead_letter(record, self._group, error)])
+        except RejectError:
+            log.warning("letter.emptied", position=record.position, bytes=record.size)
+            try:
+                self._confirm([empty_letter(record, self._group, error)])
+            except RejectError as refusal:
+                raise TopicRefuses from refusal  # Waited for: only an operator can mend that.
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do it until its dependencies let it be done; raises Stopped at the program's end."""

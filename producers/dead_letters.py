@@ -13,12 +13,39 @@ from schemas.topics import DEAD_LETTER_SUFFIX
 
 PREFIX = "kafka_dlt-"
 ERROR_CODE = "heirloom_error-code"
+LEFT_OUT = "heirloom_left-out"
 _TIMESTAMP_TYPES = {"none": "NoTimestampType", "create": "CreateTime", "append": "LogAppendTime"}
 
 
 def dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
     """Build the dead letter of a record: same key, value, headers and partition."""
-    added: tuple[Header, ...] = (
+    return Publication(
+        topic=record.topic + DEAD_LETTER_SUFFIX,
+        key=record.key,
+        value=record.value,
+        headers=record.headers + _reason(record, group, error),
+        partition=record.partition,
+    )
+
+
+def empty_letter(record: Record, group: str, error: ModelServerError) -> Publication:
+    """Build the letter of a record that is larger than any letter may be.
+
+    A compressed record can be: the broker measures what it stores, the client what it unpacks.
+    It names the record's place, where the record itself stays as long as its topic keeps it.
+    """
+    left_out = (LEFT_OUT, b"key, value and headers: larger than a dead letter may be")
+    return Publication(
+        topic=record.topic + DEAD_LETTER_SUFFIX,
+        key=None,
+        value=None,
+        headers=(left_out, *_reason(record, group, error)),
+        partition=record.partition,
+    )
+
+
+def _reason(record: Record, group: str, error: ModelServerError) -> tuple[Header, ...]:
+    return (
         (f"{PREFIX}original-topic", record.topic.encode()),
         (f"{PREFIX}original-partition", struct.pack(">i", record.partition)),
         (f"{PREFIX}original-offset", struct.pack(">q", record.offset)),
@@ -28,11 +55,4 @@ def dead_letter(record: Record, group: str, error: ModelServerError) -> Publicat
         (f"{PREFIX}exception-fqcn", f"{type(error).__module__}.{type(error).__name__}".encode()),
         (f"{PREFIX}exception-message", error.message.encode(errors="replace")),
         (ERROR_CODE, error.code.encode()),
-    )
-    return Publication(
-        topic=record.topic + DEAD_LETTER_SUFFIX,
-        key=record.key,
-        value=record.value,
-        headers=record.headers + added,
-        partition=record.partition,
     )

@@ -29,6 +29,12 @@ class Record(Frozen):
         return next((v for k, v in reversed(self.headers) if k == name), None)
 
     @property
+    def size(self) -> int:
+        """How many bytes its key, value and headers have."""
+        headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers
+
+    @property
     def position(self) -> str:
         """`topic/partition/offset`, which is unique for ever."""
         return f"{self.topic}/{self.partition}/{self.offset}"

@@ -13,10 +13,12 @@ from producers.publisher import Publication
 from schemas.errors import (
     InvalidEvent,
     KafkaUnavailable,
+    MessageTooLarge,
     NoSuchTopic,
     RejectError,
     Stopped,
     StoreUnavailable,
+    TopicRefuses,
 )
 from schemas.record import Record
 from tests.fakes import RecordingPublisher, record
@@ -31,6 +33,7 @@ class ListingHandler:
         self.act = act
         self.batches: list[list[bytes]] = []
         self.reply: Publication | None = None
+        self.fault_of_reply: Exception | None = None
 
     def handle(self, received: Sequence[Received]) -> list[Rejection]:
         values = [one.envelope.data for one in received]
@@ -44,7 +47,18 @@ class ListingHandler:
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:
+        if self.fault_of_reply is not None:
+            raise self.fault_of_reply
         return self.reply
+
+
+class EscapingHandler(ListingHandler):
+    """Lets an error of one record end the call."""
+
+    def handle(self, received: Sequence[Received]) -> list[Rejection]:
+        for one in received:
+            self.act(one.envelope.data)
+        return []
 
 
 class Bench:
@@ -176,6 +190,57 @@ def test_error_reply_to_a_place_that_does_not_exist_becomes_a_dead_letter() -> N
     bench = Bench(handler, NoSuchTopic())
     bench.process(b"1")
     assert [p.topic for p in bench.publisher.published] == [f"{TOPIC}-dlt"]
+
+
+@pytest.mark.parametrize("failure", [MessageTooLarge(), TopicRefuses(), ValueError("a NUL")])
+def test_error_reply_that_cannot_be_sent_becomes_a_dead_letter(failure: Exception) -> None:
+    """As one that carries back a key of nearly 2 MiB: it would have ended the lane."""
+    handler = ListingHandler(refusing(b"1", InvalidEvent()))
+    handler.reply = Publication(topic="replies", key=None, value=b"no", headers=())
+    bench = Bench(handler, failure)
+    bench.process(b"1")
+    assert bench.letters() == {b"1": b"invalid_event"}
+
+
+def test_fault_in_making_the_error_reply_leaves_the_dead_letter() -> None:
+    handler = ListingHandler(refusing(b"1", InvalidEvent()))
+    handler.fault_of_reply = ZeroDivisionError()
+    bench = Bench(handler)
+    bench.process(b"1")
+    assert bench.letters() == {b"1": b"invalid_event"}
+
+
+def test_refusal_that_a_handler_let_through_is_that_records() -> None:
+    """What was published for a record can be refused too, as a reply that is too large."""
+    bench = Bench(EscapingHandler(refusing(b"2", MessageTooLarge())))
+    bench.process(b"1", b"2", b"3")
+    assert bench.letters() == {b"2": b"message_too_large"}
+
+
+def test_letter_larger_than_its_topic_takes_is_emptied_and_names_the_place() -> None:
+    """A record of megabytes that was sent compressed: its letter would be refused for ever."""
+    bench = Bench(ListingHandler(), MessageTooLarge())
+    bench.process(b"x" * 600_000)
+    (letter,) = bench.publisher.published
+    headers = dict(letter.headers)
+    assert (letter.key, letter.value) == (None, None)
+    assert headers["kafka_dlt-original-topic"] == TOPIC.encode()
+    assert headers["heirloom_error-code"] == b"message_too_large"
+    assert "heirloom_left-out" in headers
+
+
+def test_dead_letter_topic_that_takes_little_gets_emptied_letters() -> None:
+    bench = Bench(ListingHandler(raising(*[InvalidEvent()] * 2)), *[MessageTooLarge()] * 2)
+    bench.process(b"1")
+    (letter,) = bench.publisher.published
+    assert letter.value is None
+
+
+def test_dead_letter_topic_that_takes_nothing_is_waited_for() -> None:
+    bench = Bench(ListingHandler(raising(InvalidEvent())), *[MessageTooLarge()] * 3)
+    bench.process(b"1")
+    assert bench.letters() == {b"1": b"invalid_event"}
+    assert bench.sample("retries_total", topic=TOPIC, reason="topic_refuses") == 1
 
 
 def test_waits_grow_to_a_limit_and_never_to_nothing() -> None:
