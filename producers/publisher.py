@@ -86,6 +86,9 @@ class KafkaPublisher:
     def publish(self, publication: Publication) -> "Future[None]":
         """Hand a record to the producer; waits while its queue is full."""
         confirmed: Future[None] = Future()
+        # Whoever waits may give up, as at a deadline; a cancelled future would take no result,
+        # and the fault would end the thread that serves everybody's confirmations.
+        confirmed.set_running_or_notify_cancel()
         extra: dict[str, Any] = {}
         if publication.partition is not None:
             extra["partition"] = publication.partition

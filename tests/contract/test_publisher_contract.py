@@ -158,6 +158,19 @@ def test_who_may_not_go_on_keeps_nothing_to_send_later() -> None:
     assert failed == 3, "dropped, each with its confirmation"
 
 
+def test_whoever_gives_up_waiting_spoils_no_confirmation() -> None:
+    """As a chat whose deadline passes while its reply is under way."""
+    settings = KafkaSettings(bootstrap_servers=f"127.0.0.1:{free_port()}", delivery_timeout_ms=1000)
+    publication = Publication(topic="t", key=b"k", value=b"{}", headers=())
+    with KafkaPublisher(settings, Metrics()) as publisher:
+        given_up = publisher.publish(publication)
+        assert not given_up.cancel()
+        wait([given_up], timeout=LIMIT_S)
+        with pytest.raises(KafkaUnavailable):
+            publisher.confirm([publication])
+        assert given_up.exception(0) is not None
+
+
 def test_partition_that_does_not_exist_is_told_apart_from_a_broker_that_is_away(
     kafka_bootstrap_servers: str,
 ) -> None:
