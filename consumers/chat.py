@@ -15,26 +15,25 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import ChatSettings
+from consumers.chat_outlet import ChatOutlet, encode_reply, refusal_of
 from consumers.dispatch import backoff_s, describe_fault
 from consumers.lanes import Done, Work
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
-from producers.dead_letters import dead_letter
-from producers.publisher import Publication, Publisher
-from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
+from producers.publisher import Publisher
+from producers.replies import Replies
 from schemas.envelope import Envelope, open_envelope
 from schemas.errors import (
     DeadlineExceeded,
     InternalError,
-    NoSuchTopic,
     RejectError,
     ReplyTopicRefused,
     RetryError,
 )
 from schemas.events import ChatReply, ChatRequest, read_event
 from schemas.record import Record
-from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, ReplyTarget
-from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS
+from schemas.rpc import REPLY_TOPIC, ReplyTarget
+from schemas.topics import CHAT_REQUESTS
 
 log = structlog.get_logger(__name__)
 
@@ -73,11 +72,9 @@ class ChatExecutor:
         """The clients are made inside the event loop that will use them."""
         self._make_store = make_store
         self._make_service = make_service
-        self._publisher = publisher
-        self._replies = replies
         self._settings = settings
         self._metrics = metrics
-        self._group = group
+        self._outlet = ChatOutlet(publisher, replies, metrics, group)
         self._clock = clock
         self._max_bytes = max_bytes
         self._loop = asyncio.new_event_loop()
@@ -143,13 +140,13 @@ class ChatExecutor:
     async def _deal_with(self, work: Work, received_at: float) -> None:
         try:
             outcome = await self._settle(work.record, received_at)
-        except ReplyTopicRefused as error:
+        except RejectError as error:  # its reply: no place for it, or larger than the place takes
             outcome = "refused"
-            await self._set_aside(work.record, error)
+            await self._outlet.set_aside(work.record, error)
         except Exception as error:  # the handlers' edge: a bug must not stop the consumer
             log.error("chat.failed", fault=describe_fault(error))
             outcome = "failed"
-            await self._set_aside(work.record, InternalError())
+            await self._outlet.set_aside(work.record, InternalError())
         self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
         self._metrics.chat_seconds.labels(outcome).observe(time.monotonic() - received_at)
         self._done(work.ticket)
@@ -158,13 +155,12 @@ class ChatExecutor:
         try:
             conversation = self._open_conversation(record)
         except RejectError as error:
-            await self._set_aside(record, error)
+            await self._outlet.set_aside(record, error)
             return "refused"
         reply = await self._find_reply(conversation, record, received_at)
         # Here no deadline counts: what is on its way must not be followed by another reply.
         sequence = conversation.pieces if conversation.request.stream else None
-        publication = self._publication(conversation, reply, sequence)
-        await self._publish(publication, asked=conversation.asked)
+        await self._send(conversation, reply, sequence)
         return reply.error.code if reply.error else "answered"
 
     async def _find_reply(
@@ -182,14 +178,14 @@ class ChatExecutor:
             raise
         except RejectError as error:
             refused = error
-        elder_id = conversation.request.elder_id
-        refusal = self._service.refusal(elder_id, refused, received_at)
+        seconds = time.monotonic() - received_at
+        refusal = refusal_of(conversation.request.elder_id, refused, seconds)
         return await self._remember(conversation, refusal)
 
     def _open_conversation(self, record: Record) -> Conversation:
         envelope = open_envelope(record, CHAT_REQUESTS.name, self._max_bytes)
         request = read_event(envelope, ChatRequest)
-        target = self._replies.target(record, CHAT_REPLIES.name)
+        target = self._outlet.target(record)
         asked = record.header(REPLY_TOPIC) is not None
         return Conversation(envelope, request, target, asked=asked)
 
@@ -249,9 +245,8 @@ class ChatExecutor:
             pending += part
             if time.monotonic() - sent_at >= self._settings.stream_interval_s:
                 piece = self._piece(conversation, pending)
-                encoded = self._publication(conversation, piece, conversation.pieces, final=False)
+                await self._send(conversation, piece, conversation.pieces, final=False)
                 conversation.pieces += 1
-                await self._publish(encoded, asked=conversation.asked)
                 sent_at, pending = time.monotonic(), ""
         raise InternalError
 
@@ -260,67 +255,25 @@ class ChatExecutor:
             elder_id=conversation.request.elder_id, reply=text, model=None, duration_ms=0
         )
 
-    async def _set_aside(self, record: Record, error: RejectError) -> None:
-        """Answer with the error where somebody waits for it; else a dead letter."""
-        self._metrics.dead_letters.labels(CHAT_REQUESTS.name, error.code).inc()
-        log.warning("chat.refused", position=record.position, code=error.code)
-        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
-        if asked and not isinstance(error, ReplyTopicRefused):
-            reply = self._service.refusal("", error, time.monotonic())
-            encoded = _encode(reply, f"{record.position}/reply", None, None, True)
-            try:
-                target = self._replies.target(record, CHAT_REPLIES.name)
-                await self._publish(self._replies.publication(target, encoded), asked=True)
-                return
-            except ReplyTopicRefused:
-                pass  # Nobody can be answered there: it becomes a dead letter.
-        await self._publish(dead_letter(record, self._group, error))
-
-    def _publication(
+    async def _send(
         self,
         conversation: Conversation,
         reply: ChatReply,
         sequence: int | None = None,
         *,
         final: bool = True,
-    ) -> Publication:
+    ) -> None:
         part = "" if sequence is None or final else f"/{sequence}"
-        event_id = f"{conversation.envelope.id}/reply{part}"
-        encoded = _encode(reply, event_id, conversation.envelope.traceparent, sequence, final)
-        return self._replies.publication(conversation.target, encoded)
-
-    async def _publish(self, publication: Publication, *, asked: bool = False) -> None:
-        """Publish until the broker confirms it: an answer is not lost to a broker's restart.
-
-        Raises ReplyTopicRefused where the place was `asked` for and does not exist.
-        """
-        attempt = 0
-        while True:
-            try:
-                await asyncio.wrap_future(self._publisher.publish(publication))
-                return
-            except RetryError as error:
-                if asked and isinstance(error, NoSuchTopic):
-                    raise ReplyTopicRefused(NO_SUCH_PLACE) from error
-                attempt += 1
-                await asyncio.sleep(backoff_s(attempt))
+        encoded = encode_reply(
+            reply,
+            f"{conversation.envelope.id}/reply{part}",
+            conversation.envelope.traceparent,
+            sequence=sequence,
+            final=final,
+        )
+        await self._outlet.reply(conversation.target, encoded, asked=conversation.asked)
 
     def _count_tokens(self, reply: ChatReply) -> None:
         if reply.usage is not None:
             self._metrics.tokens.labels("prompt").observe(reply.usage.prompt_tokens)
             self._metrics.tokens.labels("completion").observe(reply.usage.completion_tokens)
-
-
-def _encode(
-    reply: ChatReply, event_id: str, traceparent: str | None, sequence: int | None, final: bool
-) -> Reply:
-    error = reply.error
-    return Reply(
-        topic=CHAT_REPLIES.name,
-        event_id=event_id[:512],
-        data=reply.model_dump(mode="json"),
-        error=error_header(error.code, error.message) if error else None,
-        final=final,
-        sequence=sequence,
-        traceparent=traceparent,
-    )

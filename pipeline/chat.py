@@ -12,8 +12,8 @@ from pipeline.memories import Memories, Memory
 from pipeline.model_host import Completion, Message, ollama_errors, to_completion
 from pipeline.rewording import with_hint
 from schemas.documents import ModelVersion
-from schemas.errors import ModelNotReady, ModelServerError, UnknownElder
-from schemas.events import ChatReply, ChatRequest, ChatTurn, ErrorBody, Source, Usage
+from schemas.errors import ModelNotReady, UnknownElder
+from schemas.events import ChatReply, ChatRequest, ChatTurn, Source, Usage
 
 # A token has at least two characters on average in every language served here.
 _CHARACTERS_A_TOKEN = 2
@@ -88,16 +88,6 @@ class ChatService:
                     usage = (part.prompt_eval_count or 0, part.eval_count or 0)
         whole = Completion(text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1])
         yield self._reply(request, version, memory, whole, begun)
-
-    def refusal(self, elder_id: str, error: ModelServerError, begun: float) -> ChatReply:
-        """Build the reply that tells of an error; `begun` on this service's clock."""
-        return ChatReply(
-            elder_id=elder_id,
-            reply="",
-            model=None,
-            duration_ms=self._since(begun),
-            error=ErrorBody(code=error.code, message=error.message),
-        )
 
     async def _serving(self, elder_id: str) -> ModelVersion:
         model = await self._store.model(elder_id)

@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.answers import Answer
+from pipeline.chat_store import ChatStore
 from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
 from pipeline.training_process import OnProgress
 from producers.publisher import Publication
 from schemas.documents import ElderModel, Job, ModelVersion
 from schemas.errors import LeaseLost, ModelNotReady, OllamaUnavailable, UnknownVersion
-from schemas.events import ModelReady
+from schemas.events import ChatReply, ModelReady
 from schemas.identifiers import model_tag
 from schemas.record import Header, Record
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
@@ -142,6 +143,40 @@ class ListedAnswers:
 def is_silent(tag: str, question: str) -> str:
     """Answer nothing."""
     return ""
+
+
+class MemoryChatStore(ChatStore):
+    """What the chat path asks of MongoDB, in memory: no models, and the elders that are known."""
+
+    def __init__(self, *known: str) -> None:
+        self._known = known
+        self._replies_kept: dict[str, ChatReply] = {}
+
+    async def model(self, elder_id: str) -> ElderModel | None:
+        """There is none."""
+        return None
+
+    async def is_known(self, elder_id: str) -> bool:
+        """Say whether the elder was named."""
+        return elder_id in self._known
+
+    async def answers(self, elder_id: str, limit: int) -> list[Answer]:
+        """There are none."""
+        return []
+
+    async def recall_reply(self, request: str) -> ChatReply | None:
+        """Return a reply that was remembered."""
+        return self._replies_kept.get(request)
+
+    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> ChatReply:
+        """Remember a reply and return the one that stands: the first."""
+        return self._replies_kept.setdefault(request, reply)
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class FakeModelHost:
