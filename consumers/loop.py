@@ -24,7 +24,7 @@ from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from consumers.lanes import Executor, Work
 from consumers.offsets import OffsetTracker, Partition, Ticket
-from schemas.record import Record, TimestampType
+from schemas.record import Header, Record, TimestampType
 
 _POLL_S = 0.1
 _COMMIT_INTERVAL_S = 0.5
@@ -215,16 +215,30 @@ class ConsumerLoop:
 def to_record(message: Message) -> Record:
     """Read a client message; a tombstone's value is None."""
     kind, milliseconds = message.timestamp()
+    headers = _headers(message)
     return Record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
         offset=message.offset() or 0,
         key=_bytes(message.key()),
         value=_bytes(message.value()),
-        headers=tuple((name, _bytes(value)) for name, value in message.headers() or ()),
+        headers=headers or (),
         timestamp_ms=max(milliseconds, 0),
         timestamp_type=_TIMESTAMP_TYPES.get(kind, "none"),
+        is_readable=headers is not None,
     )
+
+
+def _headers(message: Message) -> tuple[Header, ...] | None:
+    """The headers, or None where a name is no UTF-8.
+
+    The client (2.16) ends such a call with SystemError, and what a second call gives it may not
+    be touched. Kafka itself lets a name be any bytes, so anyone may send one.
+    """
+    try:
+        return tuple((name, _bytes(value)) for name, value in message.headers() or ())
+    except (SystemError, UnicodeError):
+        return None
 
 
 def _bytes(value: object) -> bytes | None:

@@ -19,11 +19,12 @@ _TIMESTAMP_TYPES = {"none": "NoTimestampType", "create": "CreateTime", "append":
 
 def dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
     """Build the dead letter of a record: same key, value, headers and partition."""
+    lost: tuple[Header, ...] = () if record.is_readable else ((LEFT_OUT, b"headers: no UTF-8"),)
     return Publication(
         topic=record.topic + DEAD_LETTER_SUFFIX,
         key=record.key,
         value=record.value,
-        headers=record.headers + _reason(record, group, error),
+        headers=record.headers + lost + _reason(record, group, error),
         partition=record.partition,
     )
 

@@ -132,6 +132,8 @@ def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
     Raises MalformedRecord (no JSON object in UTF-8), MessageTooLarge, or InvalidEvent
     (attributes missing or wrong, another type or version).
     """
+    if not record.is_readable:
+        raise MalformedRecord("the headers' names are no UTF-8; correct the producer")
     if not record.value:
         raise MalformedRecord("the record has no value; send a JSON object")
     if len(record.value) > max_bytes:

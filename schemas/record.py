@@ -12,7 +12,8 @@ class Record(Frozen):
     """One consumed record. `timestamp_ms` is unix milliseconds, 0 where there is none.
 
     `timestamp_type` is `append` where the broker's clock wrote it and `create` where the
-    producer's did; only the former can be trusted for a deadline.
+    producer's did; only the former can be trusted for a deadline. `is_readable` is false where
+    the client could not give the headers, which are then empty: their names are no UTF-8.
     """
 
     topic: str
@@ -23,6 +24,7 @@ class Record(Frozen):
     headers: tuple[Header, ...] = ()
     timestamp_ms: int = 0
     timestamp_type: TimestampType = "none"
+    is_readable: bool = True
 
     def header(self, name: str) -> bytes | None:
         """Return the last header of that name, as Kafka's own `lastHeader` does."""

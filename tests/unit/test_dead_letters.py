@@ -17,6 +17,12 @@ def test_record_stays_as_it_came() -> None:
     assert letter.headers[: len(OWN)] == OWN
 
 
+def test_letter_of_a_record_whose_headers_cannot_be_read_says_that_they_are_lost() -> None:
+    unreadable = record(b"{}").model_copy(update={"is_readable": False})
+    headers = dict(dead_letter(unreadable, "g", MalformedRecord()).headers)
+    assert headers["heirloom_left-out"] == b"headers: no UTF-8"
+
+
 def test_tombstone_stays_a_tombstone() -> None:
     assert dead_letter(record(None), "group", MalformedRecord()).value is None
 

@@ -92,6 +92,7 @@ def test_no_timestamp_of_a_record_is_a_reason_to_lose_it(milliseconds: int) -> N
     [
         (record(None), MalformedRecord),
         (record(b""), MalformedRecord),
+        (record(BODY).model_copy(update={"is_readable": False}), MalformedRecord),
         (record(b"x" * 1001), MessageTooLarge),
         (binary(ce_id=b"\xff"), MalformedRecord),
         (binary(ce_id=b""), InvalidEvent),
