@@ -6,6 +6,7 @@ with content type `application/cloudevents+json`.
 """
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -19,6 +20,9 @@ SPEC_VERSION = "1.0"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents"
 JSON_CONTENT_TYPE = b"application/json"
 BARE_SOURCE = "kafka"
+# On a record without an id that is sent again: where and when it stood first, which is its name.
+ORIGINAL_POSITION = "heirloom_original-position"
+_POSITION = re.compile(r"([A-Za-z0-9._-]{1,249}/[0-9]{1,10}/[0-9]{1,19})/([0-9]{1,19})")
 # The last second of the year 9999, in unix milliseconds.
 _LAST_MS = 253_402_300_799_000
 _FAULTS_TOLD = 5
@@ -147,18 +151,44 @@ def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
     return envelope
 
 
+def with_identity(record: Record) -> Record:
+    """Prepare a record to be sent again: it must be known for the same event at its new place.
+
+    An event with an id is; a bare one is named by its place, so that goes with it in a header.
+    """
+    content_type = record.header("content-type") or b""
+    has_id = record.header("ce_id") is not None
+    is_structured = content_type.startswith(STRUCTURED_CONTENT_TYPE.encode())
+    if has_id or is_structured or record.header(ORIGINAL_POSITION) is not None:
+        return record
+    place = (ORIGINAL_POSITION, f"{record.position}/{record.timestamp_ms}".encode())
+    return record.model_copy(update={"headers": (*record.headers, place)})
+
+
+def _first_place(record: Record) -> tuple[str, int]:
+    """Where a bare record stood first, and its time there, in unix milliseconds."""
+    told = _text(record, ORIGINAL_POSITION)
+    if told is None:
+        return record.position, record.timestamp_ms
+    found = _POSITION.fullmatch(told)
+    if found is None:
+        raise InvalidEvent(f"{ORIGINAL_POSITION}: expected topic/partition/offset/milliseconds")
+    return found[1], int(found[2])
+
+
 def _read(record: Record, topic: str) -> Envelope:
     assert record.value is not None
     content_type = _text(record, "content-type") or ""
     if content_type.startswith(STRUCTURED_CONTENT_TYPE):
         return _read_structured(record)
     if record.header("ce_id") is None:
+        position, timestamp_ms = _first_place(record)
         return Envelope(
-            id=record.position,
+            id=position,
             # An offset alone is not unique for ever: a topic made anew begins at 0 again.
-            source=f"{BARE_SOURCE}/{record.timestamp_ms}",
+            source=f"{BARE_SOURCE}/{timestamp_ms}",
             type=event_type(topic),
-            time=_record_time(record),
+            time=_to_time(timestamp_ms),
             traceparent=_trace(_text(record, "traceparent")),
             data=record.value,
         )
@@ -230,6 +260,10 @@ def _aware(time: datetime) -> datetime:
 
 
 def _record_time(record: Record) -> datetime:
+    return _to_time(record.timestamp_ms)
+
+
+def _to_time(timestamp_ms: int) -> datetime:
     # A producer may write any number there; it is no reason to lose the event.
-    milliseconds = min(max(record.timestamp_ms, 0), _LAST_MS)
+    milliseconds = min(max(timestamp_ms, 0), _LAST_MS)
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

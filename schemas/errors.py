@@ -12,7 +12,7 @@
     │   ├── MalformedRecord, InvalidEvent, MessageTooLarge
     │   ├── UnknownElder, ElderIdClash, NoAnswers, UnknownBaseModel
     │   ├── OverridesOutOfBounds
-    │   ├── UnknownCommand, UnknownJob, UnknownVersion, JobAlreadyEnded
+    │   ├── UnknownCommand, UnknownJob, UnknownVersion, UnknownLetter, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
     │   └── InternalError
@@ -152,6 +152,12 @@ class UnknownVersion(RejectError):
     """There is no such version of this model; get the model to see its versions."""
 
     code = "unknown_version"
+
+
+class UnknownLetter(RejectError):
+    """There is no dead letter at this place; list them to see where they are."""
+
+    code = "unknown_letter"
 
 
 class JobAlreadyEnded(RejectError):

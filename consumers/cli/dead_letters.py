@@ -1,24 +1,21 @@
-"""`modelserver dlt`: records that could not be used, listed and sent again."""
+"""`modelserver dlt`: records that could not be used, listed, shown and sent again."""
 
+import hashlib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
-from config.settings import Settings
-from consumers.app import App
-from consumers.cli.output import print_json, print_table
+from consumers.cli.output import describe_bytes, print_fields, print_json, print_table
 from consumers.cli.wiring import Json, open_app, open_sender
-from consumers.loop import to_record
-from consumers.topics import broker_name
-from producers.dead_letters import ERROR_CODE, PREFIX
+from consumers.letters import LetterBox
+from producers.dead_letters import open_letter, replayed
 from producers.publisher import Publication
-from schemas.errors import KafkaUnavailable, UnknownCommand
+from schemas.base import Frozen
 from schemas.record import Record
-from schemas.topics import CATALOGUE, dead_letter_topic
 
-_LIMIT_S = 10.0
+_BATCH = 100
 
 dlt = typer.Typer(help="Dead letters.", no_args_is_help=True)
 TopicArgument = Annotated[str, typer.Argument(help="The inbound topic, as in train-requested.")]
@@ -36,12 +33,36 @@ def list_letters(topic: TopicArgument, json: Json = False) -> None:
     Example: modelserver dlt list train-requested
     """
     with open_app() as app:
-        letters = [_describe(record) for record in _letters(app.settings, topic)]
+        letters = [_describe(record) for record in LetterBox(app.settings, topic).all()]
     if json:
         print_json({"dead_letters": letters})
         return
     rows = [[v["partition"], v["offset"], v["code"], v["message"]] for v in letters]
     print_table(f"Dead letters of {topic}", ["partition", "offset", "code", "reason"], rows)
+
+
+@dlt.command()
+def show(
+    topic: TopicArgument,
+    partition: Annotated[int, typer.Option(min=0, help="The letter's own, as in the list.")],
+    offset: Annotated[int, typer.Option(min=0, help="The letter's own, as in the list.")],
+    value: Annotated[
+        bool, typer.Option("--value", help="Print the value too: it may be an elder's words.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show one dead letter: where it came from, why it is here, key, headers; asked for, value.
+
+    Bytes that are no UTF-8 are given in base64.
+
+    Example: modelserver dlt show train-requested --partition 3 --offset 17 --value
+    """
+    with open_app() as app:
+        record = LetterBox(app.settings, topic).one(partition, offset)
+    fields = _describe(record) | _details(record)
+    if value:
+        fields["value"] = describe_bytes(record.value)
+    print_json(fields) if json else print_fields(fields)
 
 
 @dlt.command()
@@ -53,95 +74,122 @@ def replay(
 ) -> None:
     """Send dead letters to their topic again, with key, value and headers as they came.
 
-    Safe to repeat: an event that was accepted meanwhile is known by its id.
+    Safe to repeat: an event that was accepted meanwhile is known by its id, and a record without
+    an id gets a header that keeps it the same event. Letters that would be sent as the very same
+    bytes are sent once, so a record that is refused again adds one letter each time, no more.
+    A model command is carried out each time that it is sent.
+
+    Example: modelserver dlt replay train-requested
+
     Example: modelserver dlt replay train-requested --partition 3 --offset 17
     """
+    if offset is not None and partition is None:
+        raise typer.BadParameter("--offset needs --partition: each partition counts for itself")
     with open_app() as app:
-        chosen = [
-            record
-            for record in _letters(app.settings, topic)
-            if partition in (None, record.partition) and offset in (None, record.offset)
-        ]
-        _send_again(app, chosen)
+        box = LetterBox(app.settings, topic)
+        letters = _chosen(box, partition, offset)
+        outcomes: list[_Outcome] = []
+        with open_sender(app) as sender:
+            for batch in _batches(_sort_out(letters, box.source)):
+                sender.send(*(o.publication for o in batch if o.publication is not None))
+                outcomes += [o.model_copy(update={"publication": None}) for o in batch]
     if json:
-        print_json({"replayed": len(chosen)})
-    else:
-        print_table("Replayed", ["partition", "offset"], [[r.partition, r.offset] for r in chosen])
-
-
-def _send_again(app: App, letters: list[Record]) -> None:
-    with open_sender(app) as sender:
-        sender.send(
-            *(
-                Publication(
-                    topic=(letter.header(f"{PREFIX}original-topic") or b"").decode(),
-                    key=letter.key,
-                    value=letter.value,
-                    headers=tuple(
-                        (name, value)
-                        for name, value in letter.headers
-                        if not name.startswith(PREFIX) and name != ERROR_CODE
-                    ),
-                    partition=int.from_bytes(
-                        letter.header(f"{PREFIX}original-partition") or b"", "big"
-                    ),
-                )
-                for letter in letters
-            )
+        print_json(
+            {
+                name: sum(outcome.what == name for outcome in outcomes)
+                for name in ("replayed", "repeated", "left")
+            }
         )
+        return
+    rows = [[o.partition, o.offset, o.what, o.why] for o in outcomes]
+    print_table("Replay", ["partition", "offset", "outcome", "why"], rows)
 
 
-def _letters(settings: Settings, topic: str) -> Iterator[Record]:
-    """Read all dead letters there are now; raises KafkaUnavailable."""
-    source = next((t for t in CATALOGUE if t.name == topic and t.direction == "in"), None)
-    if source is None:
-        known = ", ".join(t.name for t in CATALOGUE if t.direction == "in")
-        raise UnknownCommand(f"TOPIC: expected one of: {known}")
-    name = broker_name(settings, dead_letter_topic(source))
-    consumer = Consumer(
-        settings.kafka.client()
-        | {
-            "group.id": f"{settings.kafka.group_prefix}-dlt",
-            "enable.auto.commit": False,
-            # The end is where the broker says so while reading: the end offset it tells
-            # beforehand can be too small (the embedded one counts one record of a batch).
-            "enable.partition.eof": True,
-        }
-    )
-    try:
-        found = consumer.list_topics(name, timeout=_LIMIT_S).topics[name]
-        yield from _read(consumer, name, set(found.partitions))
-    finally:
-        consumer.close()
+class _Outcome(Frozen):
+    """What becomes of a letter: `replayed`, `repeated` (sent already) or `left` where it is."""
+
+    partition: int
+    offset: int
+    what: str
+    why: str = ""
+    publication: Publication | None = None
 
 
-def _read(consumer: Consumer, name: str, unread: set[int]) -> Iterator[Record]:
-    consumer.assign([TopicPartition(name, partition, OFFSET_BEGINNING) for partition in unread])
-    while unread:
-        message = consumer.poll(_LIMIT_S)
-        if message is None:
-            raise KafkaUnavailable
-        error = message.error()
-        if error is None:
-            yield to_record(message)
-        elif error.code() == KafkaError._PARTITION_EOF:
-            unread.discard(message.partition() or 0)
-        elif not error.retriable():
-            raise KafkaUnavailable
+def _chosen(box: LetterBox, partition: int | None, offset: int | None) -> Iterator[Record]:
+    if partition is not None and offset is not None:
+        return iter([box.one(partition, offset)])
+    return (record for record in box.all() if partition in (None, record.partition))
+
+
+def _sort_out(letters: Iterator[Record], source: str) -> Iterator[_Outcome]:
+    """Decide about each letter; the same bytes are sent once, however often they came back."""
+    sent: set[bytes] = set()
+    for record in letters:
+        outcome = _decide(record, source)
+        if outcome.publication is not None:
+            name = hashlib.sha256(repr(outcome.publication).encode()).digest()
+            if name in sent:
+                outcome = _outcome(record, "repeated", "the same record was sent just now")
+            sent.add(name)
+        yield outcome
+
+
+def _decide(record: Record, source: str) -> _Outcome:
+    letter = open_letter(record)
+    if letter is None or letter.original.topic != source:
+        return _outcome(record, "left", "not set aside by ModelServer from this topic")
+    if letter.left_out is not None:
+        return _outcome(record, "left", f"not whole; left out: {letter.left_out}")
+    return _outcome(record, "replayed").model_copy(update={"publication": replayed(letter)})
+
+
+def _outcome(record: Record, what: str, why: str = "") -> _Outcome:
+    return _Outcome(partition=record.partition, offset=record.offset, what=what, why=why)
+
+
+def _batches(outcomes: Iterator[_Outcome]) -> Iterator[list[_Outcome]]:
+    """Group them, so that a topic full of large letters never stands in memory as a whole."""
+    batch: list[_Outcome] = []
+    for outcome in outcomes:
+        batch.append(outcome)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _describe(record: Record) -> dict[str, Any]:
-    def text(name: str) -> str:
-        return (record.header(name) or b"").decode(errors="replace")
-
+    """What a list says of a letter."""
+    letter = open_letter(record)
     return {
         "partition": record.partition,
         "offset": record.offset,
-        "original_topic": text(f"{PREFIX}original-topic"),
-        "original_offset": int.from_bytes(
-            record.header(f"{PREFIX}original-offset") or b"", "big", signed=True
-        ),
-        "code": text(ERROR_CODE),
-        "message": text(f"{PREFIX}exception-message"),
+        "original_topic": letter.original.topic if letter else None,
+        "original_offset": letter.original.offset if letter else None,
+        "code": letter.code if letter else "",
+        "message": letter.message if letter else "not set aside by ModelServer",
         "bytes": len(record.value or b""),
     }
+
+
+def _details(record: Record) -> dict[str, Any]:
+    """What only `show` says; never the value."""
+    letter = open_letter(record)
+    original = letter.original if letter else record
+    return {
+        "error": letter.error if letter else None,
+        "left_out": letter.left_out if letter else None,
+        "consumer_group": letter.group if letter else None,
+        "original_partition": letter.original.partition if letter else None,
+        "original_time": _time(original.timestamp_ms),
+        "key": describe_bytes(record.key),
+        "headers": [[name, describe_bytes(value)] for name, value in original.headers],
+    }
+
+
+def _time(timestamp_ms: int) -> str | None:
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC).isoformat()
+    except (OverflowError, ValueError, OSError):
+        return None  # A producer may write any number there.

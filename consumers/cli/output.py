@@ -1,34 +1,40 @@
 """What a command prints: tables for people, one JSON value for machines."""
 
+import base64
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 # What people are told while they wait goes to standard error; results go to standard output.
 notes = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
+# What json.dumps leaves as it is though a terminal obeys it.
+_CONTROLS = re.compile("[\x7f-\x9f]")
 
 
 def print_json(value: Any) -> None:
     """Print one JSON value on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    text = _CONTROLS.sub(_escape, json.dumps(value, ensure_ascii=False))
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; an empty one says so."""
     if not rows:
-        results.print(f"{title}: none")
+        results.print(f"{printable(title)}: none", markup=False)
         return
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(printable(title)), title_justify="left")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     results.print(table)
 
 
@@ -37,4 +43,26 @@ def print_fields(fields: dict[str, Any]) -> None:
     width = max(len(name) for name in fields)
     for name, value in fields.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-        results.print(f"{name:<{width}}  {'' if shown is None else shown}", markup=False)
+        text = "" if shown is None else printable(str(shown))
+        results.print(f"{name:<{width}}  {text}", markup=False)
+
+
+def printable(text: str) -> str:
+    """Write out, as escapes, what a terminal would obey: others chose these characters."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
+def describe_bytes(raw: bytes | None) -> str | dict[str, str] | None:
+    """Give bytes as text where they are text in UTF-8, else in base64."""
+    if raw is None:
+        return None
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode()}
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"

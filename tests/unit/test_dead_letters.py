@@ -2,9 +2,12 @@
 
 import struct
 
-from producers.dead_letters import dead_letter
+import pytest
+
+from producers.dead_letters import dead_letter, empty_letter, open_letter, replayed
+from producers.publisher import Publication
 from schemas.errors import InvalidEvent, MalformedRecord
-from schemas.record import Header
+from schemas.record import Header, Record
 from tests.fakes import record
 
 OWN: tuple[Header, ...] = (("ce_id", b"7"), ("x", None), ("x", b"\xff"))
@@ -48,3 +51,47 @@ def test_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
     again = dead_letter(record(b"{}", *first.headers), "g", MalformedRecord())
     codes = [value for name, value in again.headers if name == "heirloom_error-code"]
     assert codes == [b"invalid_event", b"malformed_record"]
+
+
+def test_letter_is_opened_to_the_record_as_it_came() -> None:
+    came = record(b"{}", *OWN)
+    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    assert letter is not None
+    assert letter.original == came
+    assert (letter.group, letter.code, letter.message) == ("g", "invalid_event", "why")
+    assert letter.left_out is None
+
+
+def test_headers_a_sender_forged_stay_the_senders_own() -> None:
+    forged = dead_letter(record(b"{}"), "forged", MalformedRecord("forged")).headers
+    came = record(b"{}", *forged, ("heirloom_left-out", b"forged"))
+    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    assert letter is not None
+    assert (letter.group, letter.message, letter.left_out) == ("g", "why", None)
+    assert replayed(letter).headers == (
+        *came.headers,
+        ("heirloom_original-position", b"train-requested/3/17/1734512345678"),
+    )
+
+
+def test_letter_that_is_not_whole_says_what_is_left_out() -> None:
+    letter = open_letter(received(empty_letter(record(b"{}", *OWN), "g", InvalidEvent())))
+    assert letter is not None
+    assert letter.left_out is not None and "value" in letter.left_out
+    assert letter.original.position == "train-requested/3/17"
+
+
+@pytest.mark.parametrize("headers", [(), OWN])
+def test_record_somebody_else_put_there_is_no_letter(headers: tuple[Header, ...]) -> None:
+    assert open_letter(record(b"{}", *headers)) is None
+
+
+def test_letter_with_numbers_of_a_wrong_length_is_no_letter() -> None:
+    headers = dead_letter(record(b"{}"), "g", InvalidEvent()).headers
+    short = tuple((n, b"\x00" if n == "kafka_dlt-original-offset" else v) for n, v in headers)
+    assert open_letter(record(b"{}", *short)) is None
+
+
+def received(letter: Publication) -> Record:
+    """The letter as it is read again."""
+    return record(letter.value, *letter.headers, topic=letter.topic, key=letter.key)

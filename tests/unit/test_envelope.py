@@ -5,7 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from schemas.envelope import Envelope, OutboundEvent, format_time, open_envelope
+from schemas.envelope import (
+    Envelope,
+    OutboundEvent,
+    format_time,
+    open_envelope,
+    with_identity,
+)
 from schemas.errors import (
     InvalidEvent,
     MalformedRecord,
@@ -190,3 +196,21 @@ def test_list_of_wrong_items_is_refused_at_its_first() -> None:
     with pytest.raises(InvalidEvent) as caught:
         read_event(envelope, AnswersUpdated)
     assert caught.value.message == "answer_ids.0: Input should be a valid string"
+
+
+def test_bare_record_sent_again_stays_the_same_event() -> None:
+    came = record(BODY, offset=17)
+    again = with_identity(came).model_copy(update={"offset": 99, "timestamp_ms": 5})
+    assert opened(again) == opened(came)
+    assert opened(with_identity(again).model_copy(update={"offset": 100})) == opened(came)
+
+
+@pytest.mark.parametrize("came", [binary(), structured()])
+def test_event_with_an_id_is_sent_again_as_it_came(came: Record) -> None:
+    assert with_identity(came) == came
+
+
+@pytest.mark.parametrize("place", [b"", b"a/b", b"t/1/2/x", b"t/1/2/3\n", b"t/1/2/" + b"9" * 20])
+def test_place_that_is_none_is_refused(place: bytes) -> None:
+    with pytest.raises(InvalidEvent):
+        opened(record(BODY, ("heirloom_original-position", place)))
