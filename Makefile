@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test test-kafka chaos unit contract integration e2e check format bench lock clean
+.PHONY: help setup demo test test-kafka chaos unit contract integration e2e check format bench audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ bench: setup ## Paired benchmarks (minutes)
 	$(BIN)/python -m bench.ingest
 	$(BIN)/python -m bench.chat
 	$(BIN)/python -m bench.training
+
+audit: setup ## Known vulnerabilities in what is locked, where their list can be reached
+	.ci/audit
 
 lock: setup ## Make the locks anew from pyproject.toml and requirements/*.in
 	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --prerelease if-necessary-or-explicit --all-extras --custom-compile-command "make lock" -o requirements/lock.txt pyproject.toml

@@ -1,14 +1,13 @@
-"""Kafka client settings, a model per security case, rendered for librdkafka.
+"""Kafka client settings, rendered for librdkafka.
 
 Source of the option names: librdkafka's CONFIGURATION.md.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field
 
-ClientConfig = dict[str, str | int | float | bool]
+from config.kafka_security import Case, ClientConfig, Plaintext, Security
 
 # How long a broker may hold a fetch. Apache Kafka answers as soon as there is a record; the
 # embedded broker holds each to the end, so whoever serves people that wait asks more often.
@@ -16,74 +15,7 @@ FETCH_WAIT_MS = 250
 CHAT_FETCH_WAIT_MS = 10
 
 
-class _Case(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TlsFiles(_Case):
-    """Certificates in PEM; without `ca` the system's own are trusted."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    key_password: SecretStr | None = None
-
-    def render(self) -> ClientConfig:
-        """Render `ssl.*`; only what was given."""
-        pairs: dict[str, str | None] = {
-            "ssl.ca.location": str(self.ca) if self.ca else None,
-            "ssl.certificate.location": str(self.certificate) if self.certificate else None,
-            "ssl.key.location": str(self.key) if self.key else None,
-            "ssl.key.password": self.key_password.get_secret_value() if self.key_password else None,
-        }
-        return {name: value for name, value in pairs.items() if value is not None}
-
-
-class Plaintext(_Case):
-    """No encryption, no authentication: loopback and tests."""
-
-    protocol: Literal["PLAINTEXT"] = "PLAINTEXT"
-
-    def render(self) -> ClientConfig:
-        """Render the security options."""
-        return {"security.protocol": "PLAINTEXT"}
-
-
-class Tls(_Case):
-    """TLS, with a client certificate where the broker asks for one (mTLS)."""
-
-    protocol: Literal["SSL"]
-    tls: TlsFiles = TlsFiles()
-
-    def render(self) -> ClientConfig:
-        """Render the security options."""
-        return {"security.protocol": "SSL", **self.tls.render()}
-
-
-class Sasl(_Case):
-    """User name and password, over TLS unless told otherwise."""
-
-    protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"]
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    username: Annotated[str, Field(min_length=1)]
-    password: SecretStr
-    tls: TlsFiles = TlsFiles()
-
-    def render(self) -> ClientConfig:
-        """Render the security options."""
-        return {
-            "security.protocol": self.protocol,
-            "sasl.mechanism": self.mechanism,
-            "sasl.username": self.username,
-            "sasl.password": self.password.get_secret_value(),
-            **self.tls.render(),
-        }
-
-
-Security = Annotated[Plaintext | Tls | Sasl, Field(discriminator="protocol")]
-
-
-class KafkaSettings(_Case):
+class KafkaSettings(Case):
     """How to reach Kafka; times in milliseconds."""
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "127.0.0.1:9092"

@@ -20,6 +20,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from config.faults import describe_fault, secret_paths
 from config.kafka import KafkaSettings
 from config.training import Language, TrainingConfig, load_training_config
 from schemas.errors import ConfigurationError
@@ -40,7 +41,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """One group of settings; an unknown name is a typing mistake and is refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class AnswerFields(Section):
@@ -75,6 +76,13 @@ class MongoSettings(Section):
     fields: AnswerFields = AnswerFields()
     page_size: Annotated[int, Field(ge=1, le=10_000)] = 500
     timeout_s: Seconds = 5.0
+
+    @field_validator("uri")
+    @classmethod
+    def _address(cls, uri: SecretStr) -> SecretStr:
+        if not uri.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("mongodb:// or mongodb+srv://")
+        return uri
 
 
 class OllamaSettings(Section):
@@ -158,7 +166,12 @@ class Settings(BaseSettings):
     """All settings of the program."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", frozen=True, extra="forbid"
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        # A traceback of pydantic's own would otherwise quote what was set.
+        hide_input_in_errors=True,
     )
 
     kafka: KafkaSettings = KafkaSettings()
@@ -240,13 +253,25 @@ def load_settings(over: Mapping[str, Any] | None = None) -> Settings:
     try:
         return Settings(**(over or {}))
     except ValidationError as error:
-        raise ConfigurationError("; ".join(_fault(e) for e in error.errors())) from error
+        raise ConfigurationError(_describe(error)) from error
     except SettingsError as error:  # A group of values, given in the environment as no JSON.
         raise ConfigurationError(f"{ENV_PREFIX}…: {error}; expected: JSON") from error
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path}: not YAML: {error}") from error
+        # The parser's own text may quote the file, and so a secret.
+        raise ConfigurationError(f"{path}: not YAML{_place(error)}") from None
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{path}: expected: names with values, as YAML") from error
+
+
+def _describe(error: ValidationError) -> str:
+    common: dict[tuple[str, ...], str] = {path: name for name, path in COMMON_NAMES.items()}
+    secrets = secret_paths(Settings)
+    return "; ".join(describe_fault(e, ENV_PREFIX, common, secrets) for e in error.errors())
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    return f": line {mark.line + 1}, column {mark.column + 1}" if mark else ""
 
 
 def _refuse_unknown_names() -> None:
@@ -258,19 +283,3 @@ def _refuse_unknown_names() -> None:
             if section not in known:
                 names = ", ".join(sorted(ENV_PREFIX + name for name in known))
                 raise ConfigurationError(f"{variable}: no such setting; expected one of: {names}")
-
-
-def _fault(error: Any) -> str:
-    location = tuple(str(part) for part in error["loc"])
-    common = {v: k for k, v in COMMON_NAMES.items()}
-    name = common.get(location[:2], ENV_PREFIX + "__".join(location).upper())  # type: ignore[arg-type]
-    return f"{name}: found {_shown(location, error['input'])}, expected: {error['msg']}"
-
-
-def _shown(location: tuple[str, ...], value: object) -> str:
-    """Show a value, unless it is a secret or may hold one."""
-    if location[:2] == ("mongodb", "uri") or "password" in location[-1]:
-        return "a secret"
-    if isinstance(value, dict):
-        return f"a group of {', '.join(map(str, value)) or 'nothing'}"
-    return repr(value)

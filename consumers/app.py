@@ -42,6 +42,7 @@ from producers.events import Events
 from producers.publisher import KafkaPublisher
 from producers.relay import Relay
 from producers.replies import Replies
+from schemas.access import topics_of
 from schemas.errors import RetryError, StoreUnavailable
 from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, MODEL_COMMANDS, TRAIN_REQUESTED, Topic
 
@@ -101,7 +102,7 @@ class App:
         """Run roles until `stop` is set, then finish what is under way and leave."""
         with ExitStack() as stack:
             stack.callback(self.close)
-            self._prepare(stop)
+            self._prepare(roles, stop)
             stack.enter_context(self.publisher)
             starters: dict[RoleName, Callable[[threading.Event, ExitStack], None]] = {
                 "answers": self._start_answers,
@@ -111,6 +112,7 @@ class App:
             }
             self.health.require("mongodb", self._ping_store)
             self.health.require("ollama", self._ping_host)
+            self.health.require("publisher", self.publisher.check)
             ops = stack.enter_context(OpsServer(self.settings.ops, self.metrics, self.health))
             for role in roles:
                 starters[role](stop, stack)
@@ -121,13 +123,14 @@ class App:
                 thread.join()
         log.info("app.stopped")
 
-    def _prepare(self, stop: threading.Event) -> None:
-        """Create indexes and topics; wait for servers that are not up yet."""
+    def _prepare(self, roles: Sequence[RoleName], stop: threading.Event) -> None:
+        """Create indexes and the roles' topics; wait for servers that are not up yet."""
+        topics = [topic for role in roles for topic in topics_of(role)]
         attempt = 0
         while not stop.is_set():
             try:
                 ensure_indexes(self.store, self.settings.chat.dedup_hours)
-                apply_topics(self.settings)
+                apply_topics(self.settings, topics=topics)
                 return
             except RetryError as error:
                 attempt += 1
@@ -203,7 +206,7 @@ class App:
                     stop.wait(_RELAY_POLL_S)
             except RetryError as error:
                 attempt += 1
-                log.warning("relay.waits", code=error.code)
+                log.warning("relay.waits", code=error.code, reason=error.message)
                 stop.wait(backoff_s(attempt))
             except Exception as error:  # the thread's edge: events must not wait in silence
                 attempt += 1
@@ -273,7 +276,9 @@ class App:
             self.metrics,
             limit=limit,
         )
-        self.health.watch_loop(role, lambda: loop.last_poll, lambda: loop.assigned)
+        self.health.watch_loop(
+            role, lambda: loop.last_poll, lambda: loop.assigned, lambda: loop.refused
+        )
         self._start_thread(role, lambda: loop.run(stop))
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> None:

@@ -15,8 +15,8 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import ChatSettings
-from consumers.chat_outlet import ChatOutlet, encode_reply, refusal_of
-from consumers.dispatch import backoff_s, describe_fault
+from consumers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
+from consumers.dispatch import describe_fault
 from consumers.lanes import Done, Work
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
@@ -210,7 +210,7 @@ class ChatExecutor:
                 return await self._service.answer(conversation.request)
             except RetryError as error:
                 attempt += 1
-                await self._back_off(attempt, error)
+                await back_off(attempt, error, self._metrics)
 
     async def _remember(self, conversation: Conversation, reply: ChatReply) -> ChatReply:
         """Return the reply that stands for this request: this one, or what was stored before.
@@ -224,14 +224,10 @@ class ChatExecutor:
                 break
             except RetryError as error:
                 attempt += 1
-                await self._back_off(attempt, error)
+                await back_off(attempt, error, self._metrics)
         if stands is reply:
             self._count_tokens(reply)
         return stands
-
-    async def _back_off(self, attempt: int, error: RetryError) -> None:
-        self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
-        await asyncio.sleep(backoff_s(attempt))
 
     async def _stream(self, conversation: Conversation) -> ChatReply:
         """Send pieces as they come, a few a second, and return the whole reply."""

@@ -87,8 +87,15 @@ class ChatOutlet:
                 if isinstance(error, MessageTooLarge) and not must:
                     raise
                 attempt += 1
-                self._metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
-                await asyncio.sleep(backoff_s(attempt))
+                await back_off(attempt, error, self._metrics)
+
+
+async def back_off(attempt: int, error: ModelServerError, metrics: Metrics) -> None:
+    """Wait before the next attempt, and say why: only an operator may be able to mend it."""
+    wait_s = backoff_s(attempt)
+    metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
+    log.warning("chat.waits", code=error.code, reason=error.message, wait_s=round(wait_s, 2))
+    await asyncio.sleep(wait_s)
 
 
 def refusal_of(elder_id: str, error: ModelServerError, seconds: float = 0.0) -> ChatReply:

@@ -18,6 +18,7 @@ from config.settings import Settings
 from consumers.loop import to_record
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
+from producers.refusals import Refusals, client_made
 from schemas.base import Frozen
 from schemas.errors import KafkaUnavailable
 from schemas.record import Record
@@ -42,20 +43,23 @@ class Follower:
     ) -> None:
         """`topics` are the catalogue's names. Raises KafkaUnavailable."""
         self._names = {settings.topic(name): name for name in topics}
-        self._consumer = Consumer(
-            settings.kafka.client()
-            | {
-                "group.id": f"{settings.kafka.group_prefix}-follower-{uuid.uuid4().hex}",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": fetch_wait_ms,
-            }
-        )
+        refusals = Refusals()
+        options = settings.kafka.client() | {
+            "group.id": f"{settings.kafka.group_prefix}-follower-{uuid.uuid4().hex}",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "fetch.wait.max.ms": fetch_wait_ms,
+            "error_cb": refusals.note,
+        }
+        with client_made():
+            self._consumer = Consumer(options)
         try:
             self._consumer.assign(list(self._ends()))
         except KafkaException as error:
+            # The errors of the connections are handed out here.
+            self._consumer.poll(0)
             self._consumer.close()
-            raise KafkaUnavailable from error
+            raise refusals.unavailable(error) from error
 
     def _ends(self) -> Iterator[TopicPartition]:
         known = self._consumer.list_topics(timeout=_LIMIT_S).topics

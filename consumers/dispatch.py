@@ -25,7 +25,7 @@ from schemas.errors import (
     RejectError,
     RetryError,
     Stopped,
-    TopicRefuses,
+    TopicRefused,
 )
 from schemas.record import Record
 
@@ -180,7 +180,7 @@ class Dispatcher:
             try:
                 self._confirm([empty_letter(record, self._group, error)])
             except RejectError as refusal:
-                raise TopicRefuses from refusal  # Waited for: only an operator can mend that.
+                raise TopicRefused from refusal  # Waited for: only an operator can mend that.
 
     def _patiently(self, act: Callable[[], T]) -> T:
         """Do it until its dependencies let it be done; raises Stopped at the program's end."""
@@ -193,7 +193,11 @@ class Dispatcher:
                 wait_s = backoff_s(attempt)
                 self._metrics.retries.labels(self._topic, error.code).inc()
                 log.warning(
-                    "record.waits", topic=self._topic, code=error.code, wait_s=round(wait_s, 2)
+                    "record.waits",
+                    topic=self._topic,
+                    code=error.code,
+                    reason=error.message,
+                    wait_s=round(wait_s, 2),
                 )
                 if self._stop.wait(wait_s):
                     raise Stopped from error

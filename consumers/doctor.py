@@ -5,15 +5,19 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
-
 from config.settings import Settings
+from consumers.admin import KafkaAdmin
 from consumers.topics import broker_name
 from pipeline.model_host import OllamaHost
 from pipeline.store import open_client, store_errors
 from schemas.base import Frozen
-from schemas.errors import FatalError, ModelServerError
+from schemas.errors import (
+    ConfigurationError,
+    FatalError,
+    KafkaRefused,
+    ModelServerError,
+    StoreRefused,
+)
 from schemas.topics import all_topics
 
 _LIMIT_S = 5.0
@@ -89,15 +93,14 @@ def _check_disk(settings: Settings) -> Finding:
 
 def _check_kafka(settings: Settings) -> Finding:
     def look() -> str:
-        admin = AdminClient(settings.kafka.client())
-        return f"{len(admin.list_topics(timeout=_LIMIT_S).brokers)} broker(s)"
+        return f"{len(KafkaAdmin(settings.kafka).metadata(_LIMIT_S).brokers)} broker(s)"
 
     return _look("kafka", look, "start Kafka or set KAFKA_BOOTSTRAP_SERVERS", _UNAVAILABLE)
 
 
 def _check_topics(settings: Settings) -> Finding:
     def look() -> str:
-        there = AdminClient(settings.kafka.client()).list_topics(timeout=_LIMIT_S).topics
+        there = KafkaAdmin(settings.kafka).topics(_LIMIT_S)
         missing = [n for t in all_topics() if (n := broker_name(settings, t)) not in there]
         if missing:
             raise FatalError(f"missing: {', '.join(missing)}")
@@ -112,6 +115,9 @@ def _check_store(settings: Settings) -> Finding:
         try:
             with store_errors():
                 version: str = client.server_info()["version"]
+                # A user without any right gets this far; the answers are what is needed.
+                database = client[settings.mongodb.database]
+                database[settings.mongodb.answers_collection].find_one({}, {"_id": 1})
         finally:
             client.close()
         return f"version {version}, database {settings.mongodb.database}"
@@ -130,10 +136,12 @@ def _check_ollama(settings: Settings) -> Finding:
 def _look(name: str, look: Callable[[], str], repair: str, exit_code: int) -> Finding:
     try:
         return Finding(name=name, ok=True, found=look())
+    except ConfigurationError as error:
+        return _failed(name, error.message, "correct the setting", _CONFIGURATION)
+    except (KafkaRefused, StoreRefused) as error:
+        return _failed(name, error.message, "see docs/security.md", _UNAVAILABLE)
     except ModelServerError as error:
         return _failed(name, error.message, repair, exit_code)
-    except KafkaException as error:
-        return _failed(name, error.args[0].name(), repair, exit_code)
 
 
 def _failed(name: str, found: str, repair: str, exit_code: int) -> Finding:

@@ -6,12 +6,20 @@ It belongs to no group and commits nothing: reading changes nothing.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from config.settings import Settings
+from consumers.admin import KafkaAdmin
 from consumers.loop import to_record
 from consumers.topics import broker_name
-from schemas.errors import KafkaUnavailable, NoSuchTopic, UnknownCommand, UnknownLetter
+from producers.refusals import refusal
+from schemas.errors import (
+    KafkaRefused,
+    KafkaUnavailable,
+    NoSuchTopic,
+    UnknownCommand,
+    UnknownLetter,
+)
 from schemas.record import Record
 from schemas.topics import CATALOGUE, dead_letter_topic
 
@@ -44,8 +52,8 @@ class LetterBox:
                     yield to_record(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition() or 0)
-                elif not error.retriable():
-                    raise KafkaUnavailable
+                else:
+                    _raise_unless_passing(error)
 
     def one(self, partition: int, offset: int) -> Record:
         """Read one letter; raises UnknownLetter, KafkaUnavailable or NoSuchTopic."""
@@ -60,14 +68,14 @@ class LetterBox:
                 # Past the end, or gone from the beginning: reading goes on elsewhere.
                 if error is None or error.code() == KafkaError._PARTITION_EOF:
                     raise UnknownLetter
-                if not error.retriable():
-                    raise KafkaUnavailable
+                _raise_unless_passing(error)
         # The embedded broker says nothing at all where it is asked for more than it has.
         raise UnknownLetter
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Consumer, set[int]]]:
         """Give a consumer and the topic's partitions."""
+        partitions = self._partitions()
         consumer = Consumer(
             self._settings.kafka.client()
             | {
@@ -80,15 +88,20 @@ class LetterBox:
             }
         )
         try:
-            yield consumer, self._partitions(consumer)
+            yield consumer, partitions
         finally:
             consumer.close()
 
-    def _partitions(self, consumer: Consumer) -> set[int]:
-        try:
-            found = consumer.list_topics(self._name, timeout=_LIMIT_S).topics[self._name]
-        except KafkaException as error:
-            raise KafkaUnavailable from error
-        if not found.partitions:
+    def _partitions(self) -> set[int]:
+        # Who may not see the topic, or cannot even log in, is told so here.
+        found = KafkaAdmin(self._settings.kafka).topics(_LIMIT_S).get(self._name)
+        if found is None:
             raise NoSuchTopic(f"topic {self._name} is missing: run `modelserver topics apply`")
         return set(found.partitions)
+
+
+def _raise_unless_passing(error: KafkaError) -> None:
+    if known := refusal(error):
+        raise KafkaRefused(known)
+    if not error.retriable():
+        raise KafkaUnavailable

@@ -24,6 +24,7 @@ from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from consumers.lanes import Executor, Work
 from consumers.offsets import OffsetTracker, Partition, Ticket
+from producers.refusals import client_made, refusal
 from schemas.record import Header, Record, TimestampType
 
 _POLL_S = 0.1
@@ -54,9 +55,9 @@ class ConsumerLoop:
     ) -> None:
         self._role = role
         self._topics = topics
-        self._consumer = Consumer(
-            settings.consumer(role) | {"error_cb": self._on_error, "on_commit": self._on_commit}
-        )
+        callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
+        with client_made():
+            self._consumer = Consumer(settings.consumer(role) | callbacks)
         self._executor = executor
         self._metrics = metrics
         self._limit = limit
@@ -69,6 +70,8 @@ class ConsumerLoop:
         self._next_lag = 0.0
         self.last_poll = 0.0
         self.assigned = False
+        self.refused: str | None = None
+        """What Kafka refuses this consumer, until partitions or records come after all."""
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set; then finish what is under way, commit and leave."""
@@ -108,6 +111,7 @@ class ConsumerLoop:
         if error is not None:
             self._on_error(error)
             return
+        self.refused = None
         record = to_record(message)
         ticket = self._tracker.start(record.topic, record.partition, record.offset)
         if ticket is not None:
@@ -169,6 +173,8 @@ class ConsumerLoop:
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._tracker.assign([(p.topic, p.partition) for p in partitions])
         self.assigned = True
+        if partitions:
+            self.refused = None
         self._metrics.rebalances.labels(self._role, "assigned").inc()
         log.info("consumer.assigned", role=self._role, partitions=len(partitions))
 
@@ -201,7 +207,13 @@ class ConsumerLoop:
                 self._metrics.lag.labels(*labels).set(max(end - partition.offset, 0))
 
     def _on_error(self, error: KafkaError) -> None:
-        log.warning("consumer.kafka_error", role=self._role, error=error.name())
+        known = refusal(error)
+        if known is None:
+            log.warning("consumer.kafka_error", role=self._role, error=error.name())
+        elif known != self.refused:
+            # Said once, and at /readyz: librdkafka goes on trying, and says it each time.
+            log.error("consumer.refused", role=self._role, error=error.name(), reason=known)
+            self.refused = known
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         """Note what an asynchronous commit came to; called from the poll thread."""

@@ -30,17 +30,23 @@ class Health:
         self._stale_after_s = stale_after_s
         self._polls: dict[str, Callable[[], float]] = {}
         self._assigned: dict[str, Callable[[], bool]] = {}
+        self._refused: dict[str, Callable[[], str | None]] = {}
         self._threads: list[threading.Thread] = []
         self._checks: dict[str, Check] = {}
         self._cached: tuple[float, dict[str, str]] = (0.0, {})
         self._lock = threading.Lock()
 
     def watch_loop(
-        self, role: str, last_poll: Callable[[], float], assigned: Callable[[], bool]
+        self,
+        role: str,
+        last_poll: Callable[[], float],
+        assigned: Callable[[], bool],
+        refused: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Watch a consumer loop; `last_poll` in unix seconds."""
+        """Watch a consumer loop; `last_poll` in unix seconds, `refused` what Kafka forbids it."""
         self._polls[role] = last_poll
         self._assigned[role] = assigned
+        self._refused[role] = refused
 
     def watch_thread(self, thread: threading.Thread) -> None:
         """Watch a thread that must run as long as the program does."""
@@ -66,6 +72,7 @@ class Health:
         faults = {
             role: "not assigned" for role, assigned in self._assigned.items() if not assigned()
         }
+        faults |= {role: why for role, refused in self._refused.items() if (why := refused())}
         with self._lock:
             asked_at, known = self._cached
             if time.monotonic() - asked_at > _CACHE_S:

@@ -1,14 +1,20 @@
 """Bringing the topic catalogue to a broker; safe to repeat."""
 
+from collections.abc import Sequence
+
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 
 from config.settings import Settings
+from consumers.admin import KafkaAdmin
 from schemas.base import Frozen
-from schemas.errors import KafkaUnavailable
+from schemas.errors import KafkaRefused
 from schemas.topics import Topic, all_topics
 
 _LIMIT_S = 30.0
+_FORBIDDEN = frozenset(
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)
 
 
 class Applied(Frozen):
@@ -18,19 +24,19 @@ class Applied(Frozen):
     outcome: str
 
 
-def apply_topics(settings: Settings, partitions: int | None = None) -> list[Applied]:
-    """Create what is missing; raises KafkaUnavailable. An existing topic is left as it is.
+def apply_topics(
+    settings: Settings, partitions: int | None = None, topics: Sequence[Topic] | None = None
+) -> list[Applied]:
+    """Create what is missing; an existing topic is left as it is. Raises KafkaUnavailable.
 
-    `partitions` goes before the catalogue's number, for small installations.
+    Where all are there, this needs no right but to see them. `partitions` goes before the
+    catalogue's number, for small installations; without `topics` the whole catalogue is meant.
     """
-    admin = AdminClient(settings.kafka.client())
-    try:
-        there = admin.list_topics(timeout=_LIMIT_S).topics
-        wanted = {broker_name(settings, t): t for t in all_topics()}
-        missing = {name: topic for name, topic in wanted.items() if name not in there}
-        created = _create(admin, missing, settings.kafka.replication_factor, partitions)
-    except KafkaException as error:
-        raise KafkaUnavailable from error
+    admin = KafkaAdmin(settings.kafka)
+    there = admin.topics(_LIMIT_S)
+    wanted = {broker_name(settings, t): t for t in topics or all_topics()}
+    missing = {name: topic for name, topic in wanted.items() if name not in there}
+    created = _create(admin, missing, settings.kafka.replication_factor, partitions)
     known = [
         Applied(topic=name, outcome=_compare(len(there[name].partitions), topic, partitions))
         for name, topic in wanted.items()
@@ -48,7 +54,7 @@ def broker_name(settings: Settings, topic: Topic) -> str:
 
 
 def _create(
-    admin: AdminClient, missing: dict[str, Topic], replication: int, partitions: int | None
+    admin: KafkaAdmin, missing: dict[str, Topic], replication: int, partitions: int | None
 ) -> list[Applied]:
     if not missing:
         return []
@@ -62,15 +68,25 @@ def _create(
         for name, topic in missing.items()
     ]
     applied = []
-    for name, future in admin.create_topics(new, operation_timeout=_LIMIT_S).items():
+    for name, future in admin.client.create_topics(new, operation_timeout=_LIMIT_S).items():
         try:
             future.result()
             applied.append(Applied(topic=name, outcome="created"))
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+            code = error.args[0].code()
+            if code in _FORBIDDEN:
+                raise KafkaRefused(_hidden(name)) from error
+            if code != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise admin.refusals.unavailable(error) from error
             applied.append(Applied(topic=name, outcome="exists"))
     return applied
+
+
+def _hidden(name: str) -> str:
+    return (
+        f"this user neither sees topic {name} nor may create it; let an operator run `modelserver "
+        "topics apply`, and grant the role what docs/security.md lists"
+    )
 
 
 def _compare(there: int, topic: Topic, partitions: int | None) -> str:

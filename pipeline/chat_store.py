@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from config.settings import AnswerFields, MongoSettings
 from pipeline.answers import Answer, to_answer
-from pipeline.store import CHAT_DEDUP, MODELS, Document, store_errors
+from pipeline.store import CHAT_DEDUP, MODELS, Document, checked_uri, store_errors
 from schemas.documents import ElderModel
 from schemas.events import ChatReply
 
@@ -21,15 +21,16 @@ class ChatStore:
 
     def __init__(self, settings: MongoSettings) -> None:
         milliseconds = int(settings.timeout_s * 1000)
-        self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-            settings.uri.get_secret_value(),
-            tz_aware=True,
-            retryWrites=False,
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds * 4,
-            appname="heirloom-modelserver-chat",
-        )
+        with checked_uri(settings) as uri:
+            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
+                uri,
+                tz_aware=True,
+                retryWrites=False,
+                serverSelectionTimeoutMS=milliseconds,
+                connectTimeoutMS=milliseconds,
+                socketTimeoutMS=milliseconds * 4,
+                appname="heirloom-modelserver-chat",
+            )
         database = self._client[settings.database]
         self._models = database[MODELS]
         self._replies = database[CHAT_DEDUP]

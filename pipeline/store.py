@@ -11,12 +11,14 @@ from pymongo.errors import (
     ExecutionTimeout,
     NetworkTimeout,
     OperationFailure,
+    PyMongoError,
     ServerSelectionTimeoutError,
     WriteConcernError,
 )
+from pymongo.uri_parser import split_options
 
 from config.settings import MongoSettings
-from schemas.errors import StoreUnavailable
+from schemas.errors import ConfigurationError, StoreRefused, StoreUnavailable
 
 Document = dict[str, Any]
 Store = Database[Document]
@@ -29,6 +31,12 @@ TURNS = "turns"
 
 # The server steps down, shuts down or starts up; the driver calls these operation failures.
 _PASSING_CODES = frozenset({91, 189, 11600, 11602, 13435, 13436, 10107, 133, 262})
+# Unauthorized, AuthenticationFailed, and what Atlas says for both.
+_REFUSED_CODES = frozenset({13, 18, 8000})
+_TLS_FAILS = (
+    "TLS with MongoDB fails; check that tlsCAFile in MONGODB_URI signed the server's certificate, "
+    "that it bears the server's host name, and tlsCertificateKeyFile"
+)
 # IndexOptionsConflict, IndexKeySpecsConflict.
 _INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (
@@ -43,17 +51,35 @@ _PASSING = (
 def open_client(settings: MongoSettings) -> MongoClient[Document]:
     """Open a client whose writes count only once a majority has them on disk."""
     milliseconds = int(settings.timeout_s * 1000)
-    return MongoClient(
-        settings.uri.get_secret_value(),
-        tz_aware=True,
-        w="majority",
-        journal=True,
-        retryWrites=False,
-        serverSelectionTimeoutMS=milliseconds,
-        connectTimeoutMS=milliseconds,
-        socketTimeoutMS=milliseconds * 4,
-        appname="heirloom-modelserver",
-    )
+    with checked_uri(settings) as uri:
+        return MongoClient(
+            uri,
+            tz_aware=True,
+            w="majority",
+            journal=True,
+            retryWrites=False,
+            serverSelectionTimeoutMS=milliseconds,
+            connectTimeoutMS=milliseconds,
+            socketTimeoutMS=milliseconds * 4,
+            appname="heirloom-modelserver",
+        )
+
+
+@contextmanager
+def checked_uri(settings: MongoSettings) -> Iterator[str]:
+    """Give the address to make a client of; raises ConfigurationError where it is wrong."""
+    uri = settings.uri.get_secret_value()
+    try:
+        # The client itself only warns of a mistyped option, and `tsl=true` would be no TLS at all.
+        if options := uri.partition("?")[2]:
+            split_options(options, warn=False)
+        yield uri
+    except (PyMongoError, ValueError, TypeError, OSError) as error:
+        # No text of the driver's, and no cause: it can quote the address, password included.
+        raise ConfigurationError(
+            f"MONGODB_URI: found a secret ({type(error).__name__}), expected: user and password "
+            "percent-encoded, known options, files that can be read"
+        ) from None
 
 
 @contextmanager
@@ -62,8 +88,12 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except _PASSING as error:
+        if "SSL" in str(error) or "certificate" in str(error):
+            raise StoreRefused(_TLS_FAILS) from error
         raise StoreUnavailable(_reason(error)) from error
     except OperationFailure as error:
+        if error.code in _REFUSED_CODES:
+            raise StoreRefused from error
         if error.code in _PASSING_CODES:
             raise StoreUnavailable(_reason(error)) from error
         raise

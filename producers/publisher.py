@@ -12,9 +12,16 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
+from producers.refusals import client_made, refusal
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
-from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic, TopicRefuses
+from schemas.errors import (
+    KafkaRefused,
+    KafkaUnavailable,
+    MessageTooLarge,
+    NoSuchTopic,
+    TopicRefused,
+)
 from schemas.record import Header
 
 _POLL_S = 0.1
@@ -31,7 +38,6 @@ _NO_SUCH_TOPIC = frozenset(
 # A broker's "no" to this topic or to this record in it; asking again changes nothing.
 _TOPIC_REFUSES = frozenset(
     {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.POLICY_VIOLATION,
         KafkaError.INVALID_RECORD,
         KafkaError.INVALID_TIMESTAMP,
@@ -60,12 +66,21 @@ class Publisher(Protocol):
 
 
 class KafkaPublisher:
-    """An idempotent producer with a thread of its own that serves the confirmations."""
+    """An idempotent producer with a thread of its own that serves the confirmations.
+
+    A producer that met a fatal error (no right to write at all, for one) never works again, so
+    the next publication gets a new one; what the old one still held fails and is sent again by
+    whoever waits for it.
+    """
 
     def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
-        self._producer = Producer(settings.producer() | {"error_cb": self._on_error})
+        self._settings = settings
+        self._producer = self._make()
+        self._retired: list[Producer] = []
+        self._lock = threading.Lock()
         self._metrics = metrics
         self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
+        self._refused: str | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="publisher", daemon=True)
 
@@ -93,8 +108,9 @@ class KafkaPublisher:
         if publication.partition is not None:
             extra["partition"] = publication.partition
         while True:
+            producer = self._producer
             try:
-                self._producer.produce(
+                producer.produce(
                     publication.topic,
                     key=publication.key,
                     value=publication.value,
@@ -105,8 +121,11 @@ class KafkaPublisher:
                 return confirmed
             except BufferError:
                 # The thread serves confirmations, which is what makes room.
-                self._producer.poll(_POLL_S)
+                self._poll(producer, _POLL_S)
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:
+                    self._replace(producer)
+                    continue
                 self._metrics.delivery_failures.labels(publication.topic).inc()
                 confirmed.set_exception(failure_of(error.args[0]))
                 return confirmed
@@ -134,11 +153,28 @@ class KafkaPublisher:
         for future in futures:
             future.result()
 
+    def check(self) -> None:
+        """Raise KafkaRefused while Kafka refuses this producer."""
+        if self._refused is not None:
+            raise KafkaRefused(self._refused)
+
+    def _make(self) -> Producer:
+        with client_made():
+            return Producer(self._settings.producer() | {"error_cb": self._on_error})
+
+    def _replace(self, dead: Producer) -> None:
+        with self._lock:
+            if dead is self._producer:
+                dead.purge()
+                self._retired.append(dead)
+                self._producer = self._make()
+
     def _confirmation(
         self, topic: str, confirmed: "Future[None]"
     ) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is None:
+                self._refused = None
                 self._metrics.delivered.labels(topic).inc()
                 confirmed.set_result(None)
             else:
@@ -148,11 +184,30 @@ class KafkaPublisher:
         return on_delivery
 
     def _on_error(self, error: KafkaError) -> None:
-        log.warning("publisher.kafka_error", error=error.name())
+        known = refusal(error)
+        if known is not None and known != self._refused:
+            # Said once: librdkafka goes on trying, and says it each time.
+            log.error("publisher.refused", error=error.name(), reason=known)
+            self._refused = known
+        elif known is None:
+            log.warning("publisher.kafka_error", error=error.name())
+
+    def _poll(self, producer: Producer, wait_s: float) -> None:
+        try:
+            producer.poll(wait_s)
+        except KafkaException as error:
+            # Only a fatal error is raised here. What this producer holds fails at once, and is
+            # published again by whoever waits for it.
+            self._on_error(error.args[0])
+            producer.purge()
 
     def _serve(self) -> None:
         while not self._stopped.is_set():
-            self._producer.poll(_POLL_S)
+            self._poll(self._producer, _POLL_S)
+            for producer in list(self._retired):
+                self._poll(producer, 0)
+                if len(producer) == 0:
+                    self._retired.remove(producer)
 
 
 def to_publication(event: OutboundEvent, topic: str) -> Publication:
@@ -171,6 +226,10 @@ def failure_of(error: KafkaError) -> Exception:
         return MessageTooLarge("the event is larger than the broker accepts")
     if error.code() in _NO_SUCH_TOPIC:
         return NoSuchTopic()
+    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return TopicRefused()
     if error.code() in _TOPIC_REFUSES:
-        return TopicRefuses(f"the topic does not take the event ({error.name()})")
+        return TopicRefused(f"the topic does not take the event ({error.name()})")
+    if known := refusal(error):
+        return KafkaRefused(known)
     return KafkaUnavailable(f"Kafka did not take the event ({error.name()})")

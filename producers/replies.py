@@ -12,6 +12,7 @@ from schemas.envelope import OutboundEvent
 from schemas.errors import ReplyTopicRefused
 from schemas.record import Record
 from schemas.rpc import ReplyTarget, read_target
+from schemas.topics import CATALOGUE, CHAT_REPLIES, DEAD_LETTER_SUFFIX, MODEL_REPLIES
 
 NO_SUCH_PLACE = (
     "the reply topic or partition does not exist or takes no reply; mend it or name another"
@@ -34,7 +35,12 @@ class Reply(Frozen):
 
 
 class Replies:
-    """Builds replies and guards where they go."""
+    """Builds replies and guards where they go.
+
+    Whoever may send a request must not be able to speak in our name elsewhere: to our own
+    consumers, among our events and dead letters, or to a broker's internal topics. No pattern of
+    the allow-list opens those.
+    """
 
     def __init__(
         self,
@@ -47,6 +53,8 @@ class Replies:
         self._topic_name = topic_name
         self._allowed = [re.compile(pattern) for pattern in allowed]
         self._clock = clock
+        closed = [topic_name(t.name) for t in CATALOGUE if t not in (CHAT_REPLIES, MODEL_REPLIES)]
+        self._closed = frozenset(closed)
 
     def target(self, record: Record, default: str) -> ReplyTarget:
         """Read where a request wants its reply; `default` is the catalogue's reply topic.
@@ -57,12 +65,15 @@ class Replies:
         ours = self._topic_name(default)
         if target.topic is None:
             return target.model_copy(update={"topic": ours, "partition": None})
-        if target.topic != ours and not self._is_allowed(target.topic):
+        if target.topic != ours and not self._is_open(target.topic):
             raise ReplyTopicRefused
         return target
 
-    def _is_allowed(self, topic: str) -> bool:
+    def _is_open(self, topic: str) -> bool:
         if _LEGAL_NAME.fullmatch(topic) is None:
+            return False
+        # A broker's internal topics begin like this, by convention.
+        if topic.startswith("_") or topic.removesuffix(DEAD_LETTER_SUFFIX) in self._closed:
             return False
         return any(pattern.fullmatch(topic) for pattern in self._allowed)
 

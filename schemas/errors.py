@@ -3,9 +3,11 @@
     ModelServerError
     ├── RetryError      a dependency is down: wait, back off, keep polling; never a dead letter
     │   ├── KafkaUnavailable
-    │   │   └── NoSuchTopic
-    │   │       └── TopicRefuses
+    │   │   ├── NoSuchTopic
+    │   │   │   └── TopicRefused
+    │   │   └── KafkaRefused
     │   ├── StoreUnavailable
+    │   │   └── StoreRefused
     │   ├── OllamaUnavailable
     │   └── DiskFull
     ├── RejectError     the record or the work is at fault: dead letter or error reply, then go on
@@ -58,16 +60,31 @@ class NoSuchTopic(KafkaUnavailable):
     code = "no_such_topic"
 
 
-class TopicRefuses(NoSuchTopic):
-    """The topic is there and does not take the event; check its settings and our rights on it."""
+class TopicRefused(NoSuchTopic):
+    """The topic takes no event of ours; check its settings, and our rights in docs/security.md.
 
-    code = "topic_refuses"
+    To a user without rights Kafka does not tell a topic that is not there from one that is.
+    """
+
+    code = "topic_refused"
+
+
+class KafkaRefused(KafkaUnavailable):
+    """Kafka refuses this user; check MODELSERVER_KAFKA__SECURITY and the user's rights."""
+
+    code = "kafka_refused"
 
 
 class StoreUnavailable(RetryError):
     """MongoDB cannot be reached; check MONGODB_URI and the server."""
 
     code = "store_unavailable"
+
+
+class StoreRefused(StoreUnavailable):
+    """MongoDB refuses this user; check user and password in MONGODB_URI, and the user's roles."""
+
+    code = "store_refused"
 
 
 class OllamaUnavailable(RetryError):

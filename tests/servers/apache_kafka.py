@@ -153,7 +153,7 @@ class ApacheKafka:
 
         Args:
             folder: gets the data and logs.
-            extra: further broker properties; `listeners` may name a port as `{client}`.
+            extra: further broker properties; `{client}` and `{control}` stand for the ports.
             client: the client settings that reach a broker configured by `extra`.
             format_arguments: for StorageTool, as `--add-scram`.
         """
@@ -168,7 +168,11 @@ class ApacheKafka:
                 node,
                 folder / f"node-{node}-{uuid.uuid4().hex[:6]}",
                 libs,
-                _properties(node, nodes, port, control, voters, folder) | dict(extra or {}),
+                _properties(node, nodes, port, control, voters, folder)
+                | {
+                    name: value.replace("{client}", str(port)).replace("{control}", str(control))
+                    for name, value in (extra or {}).items()
+                },
                 lambda: self._answers(nodes),
             )
             for node, (port, control) in enumerate(ports, 1)

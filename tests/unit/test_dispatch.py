@@ -18,7 +18,7 @@ from schemas.errors import (
     RejectError,
     Stopped,
     StoreUnavailable,
-    TopicRefuses,
+    TopicRefused,
 )
 from schemas.record import Record
 from tests.fakes import RecordingPublisher, record
@@ -192,7 +192,7 @@ def test_error_reply_to_a_place_that_does_not_exist_becomes_a_dead_letter() -> N
     assert [p.topic for p in bench.publisher.published] == [f"{TOPIC}-dlt"]
 
 
-@pytest.mark.parametrize("failure", [MessageTooLarge(), TopicRefuses(), ValueError("a NUL")])
+@pytest.mark.parametrize("failure", [MessageTooLarge(), TopicRefused(), ValueError("a NUL")])
 def test_error_reply_that_cannot_be_sent_becomes_a_dead_letter(failure: Exception) -> None:
     """As one that carries back a key of nearly 2 MiB: it would have ended the lane."""
     handler = ListingHandler(refusing(b"1", InvalidEvent()))
@@ -240,7 +240,7 @@ def test_dead_letter_topic_that_takes_nothing_is_waited_for() -> None:
     bench = Bench(ListingHandler(raising(InvalidEvent())), *[MessageTooLarge()] * 3)
     bench.process(b"1")
     assert bench.letters() == {b"1": b"invalid_event"}
-    assert bench.sample("retries_total", topic=TOPIC, reason="topic_refuses") == 1
+    assert bench.sample("retries_total", topic=TOPIC, reason="topic_refused") == 1
 
 
 def test_waits_grow_to_a_limit_and_never_to_nothing() -> None:

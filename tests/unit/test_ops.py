@@ -47,6 +47,16 @@ def test_loop_that_stopped_polling_is_named(page: Page) -> None:
     assert list(answer.json()["faults"]) == ["chat"]
 
 
+def test_what_kafka_forbids_is_at_readiness_until_it_is_granted(page: Page) -> None:
+    refused: list[str | None] = ["grant Read"]
+    page.health.watch_loop("chat", time.time, lambda: True, lambda: refused[0])
+    answer = page.get("/readyz")
+    assert (answer.status_code, answer.json()["faults"]) == (503, {"chat": "grant Read"})
+    assert page.get("/livez").status_code == 200, "a restart would not help"
+    refused[0] = None
+    assert page.get("/readyz").status_code == 200
+
+
 def test_thread_that_has_ended_is_named(page: Page) -> None:
     """A worker or relay that is gone must not look alive because the loops still poll."""
     page.health.watch_loop("training", time.time, lambda: True)

@@ -4,7 +4,13 @@ import pytest
 from confluent_kafka import KafkaError
 
 from producers.publisher import failure_of
-from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic, TopicRefuses
+from schemas.errors import (
+    KafkaRefused,
+    KafkaUnavailable,
+    MessageTooLarge,
+    NoSuchTopic,
+    TopicRefused,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,12 +18,12 @@ from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic, Topic
     [
         (KafkaError._TRANSPORT, KafkaUnavailable),
         (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaUnavailable),
-        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaUnavailable),
+        (KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaRefused),
         (KafkaError._UNKNOWN_PARTITION, NoSuchTopic),
         (KafkaError.TOPIC_EXCEPTION, NoSuchTopic),
-        (KafkaError.TOPIC_AUTHORIZATION_FAILED, TopicRefuses),
-        (KafkaError.INVALID_RECORD, TopicRefuses),
-        (KafkaError.POLICY_VIOLATION, TopicRefuses),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, TopicRefused),
+        (KafkaError.INVALID_RECORD, TopicRefused),
+        (KafkaError.POLICY_VIOLATION, TopicRefused),
         (KafkaError.MSG_SIZE_TOO_LARGE, MessageTooLarge),
         (KafkaError.RECORD_LIST_TOO_LARGE, MessageTooLarge),
     ],
@@ -29,4 +35,4 @@ def test_failure_of_a_delivery_is_named_by_its_reaction(
 
 
 def test_topic_that_refuses_is_as_good_as_none_to_who_was_asked_to_reply_there() -> None:
-    assert issubclass(TopicRefuses, NoSuchTopic)
+    assert issubclass(TopicRefused, NoSuchTopic)

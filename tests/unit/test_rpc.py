@@ -9,6 +9,7 @@ from producers.replies import Replies, Reply, error_header
 from schemas.errors import ReplyTopicRefused
 from schemas.record import Header
 from schemas.rpc import decode_partition, read_target
+from schemas.topics import CATALOGUE, CHAT_REPLIES, MODEL_REPLIES
 from tests.fakes import fixed_clock, record
 
 RAW_UUID = bytes.fromhex("ff00fe0102030405060708090a0b0cc3")
@@ -106,6 +107,28 @@ def test_name_no_broker_lets_a_topic_have_is_refused_whatever_the_list_lets(topi
     headers: tuple[Header, ...] = (("kafka_replyTopic", topic),)
     with pytest.raises(ReplyTopicRefused):
         replies(r".*").target(record(b"{}", *headers), "chat-replies")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "__consumer_offsets",
+        "_schemas",
+        *(f"prod.{t.name}" for t in CATALOGUE if t not in (CHAT_REPLIES, MODEL_REPLIES)),
+        *(f"prod.{t.name}-dlt" for t in CATALOGUE if t.direction == "in"),
+    ],
+)
+@pytest.mark.parametrize("pattern", [r".*", r"[_a-z.-]+", r"(prod\.|_).*"])
+def test_no_pattern_opens_our_own_topics_or_the_brokers(topic: str, pattern: str) -> None:
+    headers: tuple[Header, ...] = (("kafka_replyTopic", topic.encode()),)
+    with pytest.raises(ReplyTopicRefused):
+        replies(pattern).target(record(b"{}", *headers), "chat-replies")
+
+
+@pytest.mark.parametrize("topic", ["prod.model-replies", "anything", "prod.model-ready2"])
+def test_wide_pattern_opens_all_others(topic: str) -> None:
+    headers: tuple[Header, ...] = (("kafka_replyTopic", topic.encode()),)
+    assert replies(r".*").target(record(b"{}", *headers), "chat-replies").topic == topic
 
 
 def test_reply_is_a_cloudevent_on_the_asked_partition() -> None:

@@ -1,0 +1,97 @@
+"""Who needs which right in Kafka: nothing beyond this list is asked of a broker.
+
+docs/security.md shows this list, and a test with a real broker gives each role these rights and
+no others.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from schemas.base import Frozen
+from schemas.topics import (
+    ANSWERS_UPDATED,
+    CHAT_REPLIES,
+    CHAT_REQUESTS,
+    DATASET_READY,
+    MODEL_COMMANDS,
+    MODEL_READY,
+    MODEL_REPLIES,
+    TRAIN_PROGRESS,
+    TRAIN_REQUESTED,
+    Topic,
+    all_topics,
+    dead_letter_topic,
+)
+
+Resource = Literal["topic", "group"]
+Operation = Literal["Read", "Write", "Describe", "Create"]
+ROLE_TOPICS: dict[str, tuple[Topic, tuple[Topic, ...]]] = {
+    "answers": (ANSWERS_UPDATED, (DATASET_READY,)),
+    "training": (TRAIN_REQUESTED, (TRAIN_PROGRESS, MODEL_READY)),
+    "chat": (CHAT_REQUESTS, (CHAT_REPLIES,)),
+    "models": (MODEL_COMMANDS, (MODEL_REPLIES,)),
+}
+"""What a role reads, and what it writes beside the dead letters of what it reads."""
+
+
+class Right(Frozen):
+    """One right, as an ACL gives it. In Kafka Read and Write bring Describe with them.
+
+    `name` is the catalogue's for a topic, and follows the group prefix for a group; with `prefix`
+    every name that begins so is meant.
+    """
+
+    principal: str
+    operation: Operation
+    resource: Resource
+    name: str
+    prefix: bool = False
+
+
+def topics_of(role: str) -> tuple[Topic, ...]:
+    """List the topics that a role must find at its start."""
+    reads, writes = ROLE_TOPICS[role]
+    return (reads, *writes, dead_letter_topic(reads))
+
+
+def all_rights() -> tuple[Right, ...]:
+    """List the rights of the roles, of the operator, and of the programs around them."""
+    return (*_roles(), *_operator(), *_neighbours())
+
+
+def _roles() -> Iterator[Right]:
+    for role, (reads, writes) in ROLE_TOPICS.items():
+        yield Right(principal=role, operation="Read", resource="group", name=role)
+        yield _topic(role, "Read", reads)
+        for topic in (*writes, dead_letter_topic(reads)):
+            yield _topic(role, "Write", topic)
+
+
+def _operator() -> Iterator[Right]:
+    """`topics apply`, `doctor`, `train`, `chat` and `dlt`."""
+    for topic in all_topics():
+        yield _topic("operator", "Create", topic)
+        yield _topic("operator", "Describe", topic)
+    for reads, _ in ROLE_TOPICS.values():
+        yield _topic("operator", "Write", reads)
+        yield _topic("operator", "Read", dead_letter_topic(reads))
+    for topic in (TRAIN_PROGRESS, CHAT_REPLIES):
+        yield _topic("operator", "Read", topic)
+    yield Right(principal="operator", operation="Read", resource="group", name="dlt")
+    yield Right(
+        principal="operator", operation="Read", resource="group", name="follower-", prefix=True
+    )
+
+
+def _neighbours() -> Iterator[Right]:
+    """The upstream app and the family app; their groups are their own."""
+    for topic in (ANSWERS_UPDATED, TRAIN_REQUESTED, MODEL_COMMANDS):
+        yield _topic("upstream", "Write", topic)
+    for topic in (DATASET_READY, TRAIN_PROGRESS, MODEL_READY, MODEL_REPLIES):
+        yield _topic("upstream", "Read", topic)
+    yield _topic("family", "Write", CHAT_REQUESTS)
+    yield _topic("family", "Read", CHAT_REPLIES)
+
+
+def _topic(principal: str, operation: Operation, topic: Topic) -> Right:
+    return Right(principal=principal, operation=operation, resource="topic", name=topic.name)

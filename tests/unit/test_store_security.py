@@ -1,0 +1,68 @@
+"""MongoDB's user, TLS and files are all in MONGODB_URI, and both clients get them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import OperationFailure, ServerSelectionTimeoutError
+
+from config.settings import MongoSettings
+from pipeline.chat_store import ChatStore
+from pipeline.store import open_client, store_errors
+from schemas.errors import StoreRefused
+
+
+def pymongo_options(settings: MongoSettings) -> Any:
+    client = open_client(settings)
+    client.close()
+    return client.options
+
+
+def motor_options(settings: MongoSettings) -> Any:
+    store = ChatStore(settings)
+    store.close()
+    return store._client.options
+
+
+@pytest.mark.parametrize("options_of", [pymongo_options, motor_options])
+def test_both_clients_get_user_mechanism_and_tls(
+    options_of: Callable[[MongoSettings], Any], tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text(CERTIFICATE, encoding="utf-8")
+    uri = (
+        "mongodb://modelserver:p%40ss%2Fword@127.0.0.1:1/"
+        f"?authSource=family&authMechanism=SCRAM-SHA-256&tls=true&tlsCAFile={ca}"
+    )
+    options = options_of(MongoSettings(uri=uri, timeout_s=0.1))
+    who = options.pool_options._credentials
+    assert (who.username, who.password) == ("modelserver", "p@ss/word")
+    assert (who.source, who.mechanism) == ("family", "SCRAM-SHA-256")
+    assert options.pool_options._ssl_context is not None
+    assert options.pool_options.tls_allow_invalid_hostnames is False
+
+
+@pytest.mark.parametrize("code", [13, 18, 8000])
+def test_refused_user_is_told_apart_from_a_server_that_is_away(code: int) -> None:
+    with pytest.raises(StoreRefused), store_errors():
+        raise OperationFailure("Authentication failed.", code)
+
+
+def test_tls_that_fails_says_so() -> None:
+    with pytest.raises(StoreRefused, match="tlsCAFile"), store_errors():
+        raise ServerSelectionTimeoutError("h:1: [SSL: CERTIFICATE_VERIFY_FAILED]")
+
+
+# Of nobody: made for this test with openssl, its key thrown away.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBODCB66ADAgECAhRqcN69GDmV+UmkvNOXsyBXlE/TFDAFBgMrZXAwETEPMA0G
+A1UEAwwGbm9ib2R5MCAXDTI2MTEyNDA0NTEwOVoYDzIxMjYxMDMxMDQ1MTA5WjAR
+MQ8wDQYDVQQDDAZub2JvZHkwKjAFBgMrZXADIQDNH2quY4ey/fv54aEh8MKPjyHC
+s1NLiyL2LQ1jE/uIiaNTMFEwHQYDVR0OBBYEFEEhJWrjVbfAt5NUO2h50ri6DzgQ
+MB8GA1UdIwQYMBaAFEEhJWrjVbfAt5NUO2h50ri6DzgQMA8GA1UdEwEB/wQFMAMB
+Af8wBQYDK2VwA0EAqbGypc1nFE4BcqDgYCoFyxi4HAiwAEhF4Y/oJNQiymkSHU2S
+4jP1ZOFQIX97cnQKDPceR2KtTsCExyKco1xwAA==
+-----END CERTIFICATE-----
+"""
