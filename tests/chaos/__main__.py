@@ -7,7 +7,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +21,8 @@ from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
 
 console = Console(stderr=True)
+# A point may lie beyond what a single run passes.
+_OFTEN = 3
 
 
 def main() -> int:
@@ -52,11 +54,14 @@ def main() -> int:
                 assert lane is None
     print(table(results, kafka, options.group_protocol))
     failed = [result for result in results if result.verdict.faults]
+    never = never_struck(results)
+    for fault in never:
+        print(f"\nNever struck, so nothing was tried: {fault}", file=sys.stderr)
     if failed:
         print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
-    return 1 if failed else 0
+    return 1 if failed or never else 0
 
 
 def _play(
@@ -84,6 +89,14 @@ def _play(
 def fault_of(seed: int, faults: list[Fault]) -> Fault:
     """Take the faults in turn, so that a campaign has as many of each."""
     return faults[seed % len(faults)]
+
+
+def never_struck(results: list[RunResult]) -> list[str]:
+    """Name the faults at a point that were due several times and struck in no run."""
+    at_a_point = {fault.name for fault in FAULTS if fault.point is not None}
+    runs = Counter(r.fault for r in results if r.fault in at_a_point)
+    struck = {r.fault for r in results if r.struck}
+    return [name for name, number in runs.items() if number >= _OFTEN and name not in struck]
 
 
 def table(results: list[RunResult], kafka: str, protocol: str) -> str:

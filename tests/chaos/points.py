@@ -115,14 +115,14 @@ def around_async(
     setattr(owner, name, wrapped)
 
 
-def install() -> None:
-    """Lay the points around the service's methods, in the service and in its training child."""
+def install(*, in_child: bool) -> None:
+    """Lay the points around the service's methods, in the service or in its training child."""
     plan = os.environ.get(VARIABLE)
     if plan is None:
         return
     injector = Injector(Path(plan))
     _around_the_disk(injector)
-    if multiprocessing.parent_process() is not None:
+    if in_child:
         _around_training(injector)
         return
     _around_the_ledger(injector)
@@ -257,7 +257,7 @@ def _around_kafka(injector: Injector) -> None:
 
 
 def _around_chat(injector: Injector) -> None:
-    from consumers.chat import ChatExecutor
+    from consumers.chat_outlet import ChatOutlet
     from pipeline.chat_store import ChatStore
 
     def point(name: str) -> Callable[..., None]:
@@ -269,4 +269,4 @@ def _around_chat(injector: Injector) -> None:
         point("before the reply is stored"),
         point("after the reply is stored"),
     )
-    around_async(ChatExecutor, "_publish", after=point("after the reply"))
+    around_async(ChatOutlet, "reply", after=point("after the reply"))

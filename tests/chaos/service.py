@@ -2,8 +2,9 @@
 
 from tests.chaos.points import install
 
-# Here and not below: the training child imports this module, too, under another name.
-install()
+# Here and not below: the training child imports this module, too, under another name. It does so
+# before multiprocessing knows that it has a parent.
+install(in_child=__name__ == "__mp_main__")
 
 if __name__ == "__main__":
     from consumers.cli.main import main
