@@ -4,9 +4,11 @@ Each run has a seed of its own, printed; `--only SEED` plays that run again.
 """
 
 import argparse
+import math
 import shutil
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +39,12 @@ def main() -> int:
     chosen = [f for f in possible if options.fault in f.name]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     results: list[RunResult] = []
+    deadline = time.monotonic() + 60 * options.minutes
+
+    def go_on() -> bool:
+        faults = sum(bool(result.verdict.faults) for result in results)
+        return time.monotonic() < deadline and faults < options.stop_after
+
     with World(folder, kafka) as world, Progress(console=console, disable=options.quiet) as bars:
         bar = bars.add_task(f"Faults ({kafka})", total=len(seeds))
 
@@ -47,13 +55,15 @@ def main() -> int:
 
         def play(lane: int) -> None:
             mine = seeds[lane :: options.parallel]
-            _play(world, f"s{lane}", options.group_protocol, mine, chosen, note)
+            _play(world, f"s{lane}", options.group_protocol, mine, chosen, note, go_on)
 
         with ThreadPoolExecutor(options.parallel) as pool:
             for lane in pool.map(play, range(options.parallel)):
                 assert lane is None
     print(table(results, kafka, options.group_protocol))
     failed = [result for result in results if result.verdict.faults]
+    if len(results) < len(seeds):
+        print(f"\nNOT PLAYED: {len(seeds) - len(results)} of {len(seeds)} runs", file=sys.stderr)
     never = never_struck(results)
     for fault in never:
         print(f"\nNever struck, so nothing was tried: {fault}", file=sys.stderr)
@@ -71,14 +81,15 @@ def _play(
     seeds: list[int],
     faults: list[Fault],
     note: Callable[[RunResult], None],
+    go_on: Callable[[], bool],
 ) -> None:
     """Play runs one after the other; after one with a fault, with new members and topics."""
     waiting = list(seeds)
     number = 0
-    while waiting:
+    while waiting and go_on():
         with Session(world, f"{name}x{number}", protocol) as session:
             number += 1
-            while waiting:
+            while waiting and go_on():
                 seed = waiting.pop(0)
                 result = session.run(fault_of(seed, faults), seed)
                 note(result)
@@ -128,6 +139,8 @@ def _tell(result: RunResult) -> None:
     console.print(f"[red]FAULT[/] {result.fault}, --only {result.seed}:")
     for sentence in result.verdict.faults:
         console.print(f"    {sentence}", markup=False)
+    for line in result.last_words:
+        console.print(f"      | {line}", markup=False, soft_wrap=True)
 
 
 def _options() -> argparse.Namespace:
@@ -139,6 +152,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kafka", choices=("embedded", "apache"), help="default: what is there")
     parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="begin no run after this; default: no end"
+    )
+    parser.add_argument(
+        "--stop-after", type=int, default=3, metavar="FAULTS", help="begin no run after so many"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args()
 

@@ -42,6 +42,7 @@ _WATCH_S = 0.05
 _ASLEEP_S = LEASE_S + 2.0
 _AROUND_S = 3.0
 _MOST_RESTARTS = 1000
+_LAST_WORDS = 8
 
 
 class RunResult(Frozen):
@@ -53,6 +54,7 @@ class RunResult(Frozen):
     restarts: int
     seconds: float
     verdict: Verdict
+    last_words: tuple[str, ...] = ()
 
 
 class Member:
@@ -83,6 +85,11 @@ class Member:
     def pid(self) -> int:
         """The process id of its present life."""
         return self._process.pid
+
+    def last_words(self) -> list[str]:
+        """Give the end of what its present life, or its last, has logged."""
+        path = self._log / f"{self._name}-{self.restarts}.log"
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
 
     def watch(self) -> None:
         """Start it again when it is dead, and wake it when it has slept long enough."""
@@ -192,14 +199,19 @@ class Session:
         self._upstream.chats(elders, operations)
         nuisance.join()
         settled = self._wait(lambda: is_settled(case)) and settled
+        verdict = check(case, settled=settled)
         return RunResult(
             fault=fault.name,
             seed=seed,
             struck=len(list(fuses.iterdir())),
             restarts=self._restarts() - before,
             seconds=time.monotonic() - begun,
-            verdict=check(case, settled=settled),
+            verdict=verdict,
+            last_words=self._last_words() if verdict.faults else (),
         )
+
+    def _last_words(self) -> tuple[str, ...]:
+        return tuple(line for member in self._members for line in member.last_words())
 
     def _write_plan(self, plan: Plan) -> None:
         write_file(self._plan, plan.model_dump_json().encode())

@@ -30,7 +30,8 @@ _TINY = {
     "gguf_path": "{{model_dir}}/tiny/tiny.gguf",
     "description": "Random weights, for the fault campaign.",
     "chat_format": "chatml",
-    "training": {"epochs": 4, "batch_size": 1, "learning_rate": 1e-3, "lora": {"rank": 2}},
+    # Batches of two, so that one without memory can be halved.
+    "training": {"epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "lora": {"rank": 2}},
     "memories": 1,
 }
 
