@@ -63,6 +63,12 @@ class Metrics:
         self.outbox_age = self._gauge(
             "outbox_oldest_seconds", "Age of the oldest event not yet published."
         )
+        self.retention_removed = self._counter(
+            "retention_removed", "What retention removed, by kind.", "kind"
+        )
+        self.retention_failures = self._counter(
+            "retention_failures", "Rounds of retention broken off, by reason.", "reason"
+        )
         self.skipped = self._counter(
             "answers_skipped", "Answers left out of a data set, by reason.", "reason"
         )

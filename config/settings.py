@@ -112,6 +112,18 @@ class WorkerSettings(Section):
         return beat
 
 
+class RetentionSettings(Section):
+    """What is kept of an elder's earlier work; pipeline/retention.py has the rule.
+
+    `versions` counts the newest released ones, and again those before the one that answers.
+    `grace_h` hours long nobody touches what no finished job or registered version accounts for.
+    """
+
+    after_each_job: bool = True
+    versions: Count = 10
+    grace_h: Annotated[float, Field(ge=1, le=24 * 366)] = 24.0
+
+
 class EvaluationSettings(Section):
     """What a version must know before it may answer."""
 
@@ -178,6 +190,7 @@ class Settings(BaseSettings):
     mongodb: MongoSettings = MongoSettings()
     ollama: OllamaSettings = OllamaSettings()
     worker: WorkerSettings = WorkerSettings()
+    retention: RetentionSettings = RetentionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     chat: ChatSettings = ChatSettings()
     ops: OpsSettings = OpsSettings()

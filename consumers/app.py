@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,11 +30,13 @@ from consumers.worker import StageClock, TrainingWorker
 from pipeline.answers import MongoAnswers
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
+from pipeline.inventory import Inventory
 from pipeline.ledger import Ledger
 from pipeline.model_host import OllamaHost
 from pipeline.models import ModelManager
 from pipeline.outbox import Announcer, Outbox
 from pipeline.registry import DatasetRegistry, ModelRegistry
+from pipeline.retention import Retention
 from pipeline.store import ensure_indexes, open_client, store_errors
 from pipeline.trainer import DatasetRoom, OllamaTrainer
 from pipeline.training_process import TrainingProcess
@@ -85,6 +88,18 @@ class App:
         )
         self.room = DatasetRoom(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl
+        )
+        self.retention = Retention(
+            self.registry,
+            self.ledger,
+            self.dataset_registry,
+            self.host,
+            Inventory(
+                settings.data_dir / self.training.paths.jsonl,
+                settings.data_dir / self.training.paths.adapters,
+            ),
+            settings.retention,
+            time.time,
         )
         self.events = Events(SOURCE, settings.topic, utc_now)
         self.replies = Replies(SOURCE, settings.topic, settings.chat.reply_topics, utc_now)
@@ -184,7 +199,13 @@ class App:
             stages.begin,
         )
         return TrainingWorker(
-            self.owner, self.ledger, trainer, stages, self.settings.worker, self.metrics
+            self.owner,
+            self.ledger,
+            trainer,
+            stages,
+            self.settings.worker,
+            self.metrics,
+            prune=self.retention.prune if self.settings.retention.after_each_job else _keep_all,
         )
 
     def _relay(self, relay: Relay, outbox: Outbox, turn: Turn, stop: threading.Event) -> None:
@@ -293,6 +314,10 @@ class App:
     def _ping_store(self) -> None:
         with store_errors():
             self._client.admin.command("ping")
+
+
+def _keep_all(elder_id: str) -> None:
+    """Remove nothing."""
 
 
 @contextmanager

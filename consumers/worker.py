@@ -15,8 +15,10 @@ from config.settings import WorkerSettings
 from consumers.dispatch import backoff_s, describe_fault
 from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
+from pipeline.retention import Removal
 from pipeline.trainer import OllamaTrainer
 from schemas.errors import (
+    ArtefactCorrupt,
     FatalError,
     InternalError,
     JobCancelled,
@@ -135,14 +137,17 @@ class TrainingWorker:
         settings: WorkerSettings,
         metrics: Metrics,
         *,
+        prune: Callable[[str], Removal | None] = lambda elder_id: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
+        """`prune` removes, after a job, what an elder's earlier ones left and nobody needs."""
         self._owner = owner
         self._ledger = ledger
         self._trainer = trainer
         self._stages = stages
         self._settings = settings
         self._metrics = metrics
+        self._prune = prune
         self._wall_clock = wall_clock
         self._wake = threading.Event()
 
@@ -184,6 +189,8 @@ class TrainingWorker:
             with self._metrics.jobs_in_progress.track_inprogress():
                 self._run(lease, stop)
             self._stages.end()
+            if not stop.is_set():
+                self._tidy(lease.job.elder_id)
         return True
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
@@ -210,7 +217,8 @@ class TrainingWorker:
             self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
         except TrainingOutOfMemory as error:
             self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
-        except TrainingFailed as error:
+        except (TrainingFailed, ArtefactCorrupt) as error:
+            # A damaged file was set aside: the next attempt makes it again.
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:
             self._fail(lease, error)
@@ -254,6 +262,21 @@ class TrainingWorker:
             )
         except LeaseLost:
             log.warning("job.lease_lost")
+
+    def _tidy(self, elder_id: str) -> None:
+        """Remove what nobody needs any more; what fails here is done after the next job."""
+        try:
+            removal = self._prune(elder_id)
+        except (ModelServerError, OSError) as error:
+            reason = error.code if isinstance(error, ModelServerError) else type(error).__name__
+            self._metrics.retention_failures.labels(reason).inc()
+            log.warning("retention.broken_off", reason=reason)
+            return
+        if removal is not None:
+            counts = removal.counts()
+            for kind, count in counts.items():
+                self._metrics.retention_removed.labels(kind).inc(count)
+            log.info("retention.removed", elder_id=elder_id, **counts)
 
     def _insist(self, write: Callable[[], object]) -> None:
         """Try a write a few times; after that the lease runs out and another worker goes on."""

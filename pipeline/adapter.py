@@ -7,6 +7,7 @@ every base. Tensor names and the row order of llama's q and k follow llama.cpp's
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,19 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load, save
 
-from pipeline.files import hash_file, publish_file, temporary_beside, write_file
-from schemas.errors import RejectError
-
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-GGUF = "adapter.gguf"
+from pipeline.files import (
+    check_folder,
+    hash_file,
+    publish_file,
+    seal_folder,
+    sealed_files,
+    temporary_beside,
+    write_file,
+)
+from schemas.errors import ArtefactCorrupt, RejectError
+from schemas.training import ADAPTER_CONFIG as CONFIG
+from schemas.training import ADAPTER_GGUF as GGUF
+from schemas.training import ADAPTER_WEIGHTS as WEIGHTS
 
 Array = npt.NDArray[Any]
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
@@ -51,7 +59,7 @@ _ARCHITECTURES: dict[str, _Architecture] = {
 
 
 def save_peft(model: PeftModel, folder: Path) -> str:
-    """Write a peft adapter whole or not at all; return the hash of its weights."""
+    """Write a peft adapter as a sealed folder; return the hash of its weights."""
     tensors = {
         name: value.detach().to("cpu", torch.float32).contiguous()
         for name, value in get_peft_model_state_dict(model).items()
@@ -60,36 +68,66 @@ def save_peft(model: PeftModel, folder: Path) -> str:
     config["inference_mode"] = True
     config["target_modules"] = sorted(config["target_modules"])
     text = json.dumps(config, default=str, sort_keys=True, indent=2)
-    write_file(folder / CONFIG, text.encode())
-    # The weights last: where they stand, the rest stands too.
-    write_file(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    return hash_file(folder / WEIGHTS)
+    config_sha256 = write_file(folder / CONFIG, text.encode())
+    sha256 = write_file(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    # The manifest last: where it stands, the rest stands too.
+    seal_folder(folder, {CONFIG: config_sha256, WEIGHTS: sha256})
+    return sha256
 
 
 def export_gguf(folder: Path, base: Any) -> Path:
-    """Write a saved adapter as GGUF beside it, in F16.
+    """Write a saved adapter as GGUF beside it, in F16, and seal the folder with it.
 
     `base` is the transformers configuration of the base model. Raises AdapterUnsupported for an
-    architecture or a kind of LoRA that llama.cpp would read wrongly.
+    architecture or a kind of LoRA that llama.cpp would read wrongly, ArtefactCorrupt where the
+    adapter or the GGUF is not on the disk as it was written.
     """
+    check_folder(folder)
     config = json.loads((folder / CONFIG).read_text())
     architecture = _architecture(base.model_type, config)
     target = folder / GGUF
+    # Never F64: the runner would crash at the first chat.
+    halves = {
+        name: np.ascontiguousarray(value.astype(np.float16))
+        for name, value in _named(load((folder / WEIGHTS).read_bytes()), architecture, base)
+    }
     with temporary_beside(target) as file:
-        writer = gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.kind])
+        _write_gguf(Path(file.name), architecture, float(config["lora_alpha"]), halves)
+        _read_back(Path(file.name), halves)
+        publish_file(file, target)
+    seal_folder(folder, sealed_files(folder) | {GGUF: hash_file(target)})
+    return target
+
+
+def _write_gguf(
+    path: Path, architecture: _Architecture, alpha: float, tensors: dict[str, Array]
+) -> None:
+    # Closed whatever happens: an open writer would write what is left at the collector's time.
+    with closing(gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.kind])) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
-        writer.add_float32("adapter.lora.alpha", float(config["lora_alpha"]))
-        tensors = load((folder / WEIGHTS).read_bytes())
-        for name, value in _named(tensors, architecture, base):
-            # Never F64: the runner would crash at the first chat.
-            writer.add_tensor(name, np.ascontiguousarray(value.astype(np.float16)))
-        writer.write_header_to_file(Path(file.name))
+        writer.add_float32("adapter.lora.alpha", alpha)
+        for name, value in tensors.items():
+            writer.add_tensor(name, value)
+        writer.write_header_to_file(path)
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
-        publish_file(file, target)
-    return target
+
+
+def _read_back(path: Path, written: dict[str, Array]) -> None:
+    """Compare a GGUF with what it was made from.
+
+    NumPy's tofile() says nothing when the last of a file finds no room on the disk.
+    """
+    try:
+        found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+        same = found.keys() == written.keys() and all(
+            np.array_equal(found[name], value) for name, value in written.items()
+        )
+    except (ValueError, IndexError, KeyError):  # What its reader makes of a file cut short.
+        same = False
+    if not same:
+        raise ArtefactCorrupt("the GGUF was not written whole; it must be built again")
 
 
 def _architecture(model_type: str, config: dict[str, Any]) -> _Architecture:

@@ -3,9 +3,8 @@
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -14,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from pipeline.chat_format import ChatFormat, chat_format
-from pipeline.files import disk_errors
+from pipeline.files import MANIFEST, PARTIAL, check_folder, disk_errors, folder_written_whole
 from pipeline.processor import choose_device, choose_dtype
 from pipeline.tokens import check_markers
-from schemas.errors import ConfigurationError
+from schemas.errors import ArtefactCorrupt, ConfigurationError
 from schemas.training import BaseModelSpec, LoraParameters
 
 transformers_logging.disable_progress_bar()
@@ -82,7 +81,14 @@ class BaseModelCache:
 
 
 def load_base(spec: BaseModelSpec) -> LoadedBase:
-    """Load a base model for training; converts its GGUF file the first time."""
+    """Load a base model for training; converts its GGUF file the first time.
+
+    What was converted here is checked by hash, and converted again where it was damaged. Weights
+    that others put there have no manifest and are taken as they are.
+    """
+    if (spec.hf_path / MANIFEST).is_file():
+        with suppress(ArtefactCorrupt):  # It was set aside, and is converted again below.
+            check_folder(spec.hf_path)
     if not (spec.hf_path / "config.json").is_file():
         convert_gguf(spec.gguf_path, spec.hf_path)
     device = choose_device()
@@ -117,13 +123,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "config.json").is_file():
             return  # Another process did it while this one waited.
-        partial = Path(mkdtemp(dir=folder.parent, prefix=".partial-"))
-        try:
+        # Remains of a killed one can be many gigabytes; the lock says that nobody is at them.
+        for remains in folder.parent.glob(f"{PARTIAL}*/"):
+            shutil.rmtree(remains, ignore_errors=True)
+        with folder_written_whole(folder) as partial:
             _convert(gguf, partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -1,56 +1,40 @@
 """Checkpoints of one training run: whole or not there, checked by hash, free of pickle."""
 
-import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.files import disk_errors, hash_file
+from pipeline.files import folder_written_whole, set_aside, verify_folder
 from schemas.base import Frozen
+from schemas.errors import ArtefactCorrupt
 from schemas.identifiers import Sha256
 
-PREFIX = "checkpoint-"
 KEEP = 2
+_NAME = re.compile(r"checkpoint-\d{8,}")
 _TENSORS = "tensors.safetensors"
-_STATE = "state.json"
+_POSITION = "position.json"
 
 
 class Position(Frozen):
-    """Where a run stands. `identity` says which run: data set, base and parameters."""
+    """Where a run stands. `identity` says which run: job, data set, base and parameters."""
 
     identity: Sha256
     step: int
     loss: float
 
 
-class _Stored(Frozen):
-    position: Position
-    tensors_sha256: Sha256
-
-
 def save(folder: Path, position: Position, tensors: dict[str, Tensor]) -> Path:
     """Write a checkpoint below `folder`, durably, and remove the oldest beyond two."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{PREFIX}{position.step:08d}"
-    with disk_errors():
-        partial = Path(mkdtemp(dir=folder, prefix=".partial-"))
-        try:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, partial / _TENSORS)
-            stored = _Stored(position=position, tensors_sha256=hash_file(partial / _TENSORS))
-            (partial / _STATE).write_text(stored.model_dump_json())
-            for file in (partial / _TENSORS, partial / _STATE, partial):
-                _sync(file)
-            if target.exists():
-                shutil.rmtree(target)
-            partial.replace(target)
-            _sync(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    target = folder / f"checkpoint-{position.step:08d}"
+    with folder_written_whole(target) as partial:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, partial / _TENSORS)
+        (partial / _POSITION).write_text(position.model_dump_json())
     for old in _checkpoints(folder)[KEEP:]:
         shutil.rmtree(old)
     return target
@@ -61,22 +45,25 @@ def load_newest(
 ) -> tuple[Position, dict[str, Tensor]] | None:
     """Return the furthest whole checkpoint of this run, or None.
 
-    A changed or half-written one is passed over, and set aside where it lies in `own`: earlier
-    attempts' folders are only read.
+    A damaged one or another run's is passed over, and set aside where it lies in `own`: earlier
+    attempts' folders are only read, since their worker may still be at them.
     """
     found = [c for folder in folders for c in _checkpoints(folder)]
     for checkpoint in sorted(found, key=lambda c: c.name, reverse=True):
         try:
-            stored = _Stored.model_validate_json((checkpoint / _STATE).read_text())
-            if stored.position.identity != identity:
-                continue
-            if hash_file(checkpoint / _TENSORS) != stored.tensors_sha256:
-                raise ValueError("changed")
-            return stored.position, load_file(checkpoint / _TENSORS)
-        except (OSError, ValueError):
+            return _load(checkpoint, identity)
+        except (OSError, ValueError, SafetensorError, ArtefactCorrupt):
             if checkpoint.parent == own:
-                checkpoint.replace(checkpoint.with_name(f"corrupt-{checkpoint.name}"))
+                set_aside(checkpoint)
     return None
+
+
+def _load(checkpoint: Path, identity: str) -> tuple[Position, dict[str, Tensor]]:
+    verify_folder(checkpoint)
+    position = Position.model_validate_json((checkpoint / _POSITION).read_bytes())
+    if position.identity != identity:
+        raise ArtefactCorrupt(f"{checkpoint.name} belongs to another run")
+    return position, load_file(checkpoint / _TENSORS)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -101,12 +88,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"), reverse=True) if folder.is_dir() else []
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """The checkpoints of a folder, the furthest first."""
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+    return sorted((p for p in found if p.is_dir() and not p.is_symlink()), reverse=True)

@@ -14,11 +14,14 @@ from typing import IO, Any, Self
 
 from pipeline.answers import Answer, AnswerSource
 from pipeline.cleaning import CleanAnswer, Cleaner, estimate_tokens, language_of
-from pipeline.files import check_file, publish_file, temporary_beside
+from pipeline.files import check_file, hash_file, publish_file, set_aside, temporary_beside
 from pipeline.system_prompt import SystemPromptGenerator
 from schemas.base import Frozen
-from schemas.errors import NoAnswers, UnknownElder
+from schemas.errors import ArtefactCorrupt, NoAnswers, UnknownElder
 from schemas.identifiers import Sha256, is_elder_id
+
+# The manifest's last field: the hash of all bytes before it.
+_SEAL = b',"seal":"'
 
 
 class Dataset(Frozen):
@@ -34,8 +37,17 @@ class Dataset(Frozen):
     system_prompt: str
 
     def check(self) -> None:
-        """Raise ArtefactCorrupt unless the file is still what was written."""
+        """Raise ArtefactCorrupt unless data set and manifest are what was written for this elder.
+
+        A damaged one is set aside; building the data set again mends it.
+        """
         check_file(self.path, self.sha256)
+        if not self.manifest_path.is_file():
+            raise ArtefactCorrupt(f"{self.manifest_path.name} is missing; it must be built again")
+        # By its own seal: another builder may have replaced it, with what it skipped by then.
+        if not _is_manifest_of(self.manifest_path.read_bytes(), self):
+            set_aside(self.manifest_path)
+            raise ArtefactCorrupt(f"{self.manifest_path.name} was changed; it was set aside")
 
 
 class JSONLBuilder:
@@ -163,7 +175,19 @@ def _finish_manifest(dataset: Dataset, manifest: IO[bytes]) -> None:
         "read": dataset.answers,
         "skipped": dataset.skipped,
     }
-    manifest.write(b"\n]," + _encode(totals).lstrip(b"{"))
+    manifest.write(b"\n]," + _encode(totals).strip()[1:-1])
+    manifest.flush()
+    seal = hash_file(Path(manifest.name))
+    manifest.write(_SEAL + seal.encode() + b'"}\n')
+
+
+def _is_manifest_of(content: bytes, dataset: Dataset) -> bool:
+    """Say whether these bytes are a whole manifest of this data set."""
+    sealed, _, seal = content.rpartition(_SEAL)
+    if seal != hashlib.sha256(sealed).hexdigest().encode() + b'"}\n':
+        return False
+    told = json.loads(content)
+    return (told["elder_id"], told["dataset_sha256"]) == (dataset.elder_id, dataset.sha256)
 
 
 def _hash(row: CleanAnswer) -> str:

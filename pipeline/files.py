@@ -1,26 +1,63 @@
-"""Files written whole or not at all, and checked by hash when read."""
+"""Files written whole or not at all, and checked by hash when read.
+
+A single file gets its final name by a rename. Files that belong together lie in a folder that is
+sealed: `manifest.json` has the hash of each, so that no one of them can change unnoticed. What is
+found damaged is set aside under a name that tells, and never read again.
+"""
 
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import IO
 
+from pydantic import ValidationError
+
+from schemas.base import Frozen
 from schemas.errors import ArtefactCorrupt, DiskFull
+from schemas.identifiers import Sha256
+
+PARTIAL = ".partial-"
+CORRUPT = ".corrupt"
+MANIFEST = "manifest.json"
+# Enough to look into a bad disk; more would fill it.
+SET_ASIDE_KEPT = 3
+# Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says of a short
+# write.
+_FULL_TEXT = re.compile(r"\(os error (28|122)\)|^\d+ requested and \d+ written$")
+
+
+class _Manifest(Frozen):
+    """The files of a sealed folder by name, with their hashes."""
+
+    files: dict[str, Sha256]
+
+
+# One file -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a full disk or quota into DiskFull; let other errors through."""
+    """Turn a full disk or quota into DiskFull, whoever tells of it; let other errors through."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if _is_disk_full(error):
             raise DiskFull from error
         raise
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # By name: this module serves rooms without safetensors too.
+    known = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
+    return known and _FULL_TEXT.search(str(error)) is not None
 
 
 @contextmanager
@@ -28,7 +65,7 @@ def temporary_beside(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in `path`'s folder; it is gone afterwards unless it was renamed."""
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=".partial-", delete=False) as file:
+        with NamedTemporaryFile(dir=path.parent, prefix=PARTIAL, delete=False) as file:
             try:
                 yield file
             finally:
@@ -41,18 +78,15 @@ def publish_file(file: IO[bytes], path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
         Path(file.name).replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write a small file whole or not at all."""
+def write_file(path: Path, content: bytes) -> str:
+    """Write a small file whole or not at all; return the hash of what was to be written."""
     with temporary_beside(path) as file:
         file.write(content)
         publish_file(file, path)
+    return hashlib.sha256(content).hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -66,5 +100,96 @@ def check_file(path: Path, sha256: str) -> None:
     if not path.is_file():
         raise ArtefactCorrupt(f"{path.name} is missing; it must be built again")
     if hash_file(path) != sha256:
-        path.replace(path.with_name(path.name + ".corrupt"))
+        set_aside(path)
         raise ArtefactCorrupt(f"{path.name} was changed; it was set aside and must be rebuilt")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder to `<name>.corrupt`; return where it lies now.
+
+    The last one of each name is kept, and the newest few of a folder.
+    """
+    target = path.with_name(path.name + CORRUPT)
+    _remove(target)
+    path.replace(target)
+    os.utime(target)  # Its age counts from now, not from when it was written.
+    others = [p for p in path.parent.glob(f"*{CORRUPT}") if p != target]
+    others.sort(key=lambda p: p.lstat().st_mtime_ns, reverse=True)
+    for old in others[SET_ASIDE_KEPT - 1 :]:
+        _remove(old)
+    return target
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# A sealed folder ------------------------------------------------------------------------------
+
+
+@contextmanager
+def folder_written_whole(target: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `target`, sealed and durable, if the block succeeds."""
+    with disk_errors():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(mkdtemp(dir=target.parent, prefix=PARTIAL))
+        try:
+            yield partial
+            files = sorted(path for path in partial.iterdir() if path.is_file())
+            seal_folder(partial, {path.name: hash_file(path) for path in files})
+            for path in (*files, partial):
+                _sync(path)
+            _remove(target)
+            partial.replace(target)
+            _sync(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def seal_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a folder's manifest; `files` are hashes by name."""
+    write_file(folder / MANIFEST, _Manifest(files=dict(files)).model_dump_json().encode())
+
+
+def sealed_files(folder: Path) -> dict[str, str]:
+    """Return the hashes by name that a folder was sealed with; raises ArtefactCorrupt."""
+    with suppress(OSError, ValidationError):
+        return _Manifest.model_validate_json((folder / MANIFEST).read_bytes()).files
+    raise ArtefactCorrupt(f"{folder.name} has no whole manifest; it must be built again")
+
+
+def verify_folder(folder: Path, expected: Mapping[str, str] | None = None) -> None:
+    """Raise ArtefactCorrupt unless each sealed file is whole; change nothing.
+
+    `expected` are hashes by name that the manifest itself must hold: they come from elsewhere,
+    so that another's whole folder is refused too.
+    """
+    files = sealed_files(folder)
+    for name, sha256 in (expected or {}).items():
+        if files.get(name) != sha256:
+            raise ArtefactCorrupt(f"{folder.name} holds another {name}; it must be built again")
+    for name, sha256 in files.items():
+        path = folder / name
+        if path.parent != folder or not path.is_file() or hash_file(path) != sha256:
+            raise ArtefactCorrupt(f"{folder.name}: {name} is missing or was changed")
+
+
+def check_folder(folder: Path, expected: Mapping[str, str] | None = None) -> None:
+    """Raise ArtefactCorrupt as `verify_folder` does, and set the damaged folder aside."""
+    try:
+        verify_folder(folder, expected)
+    except ArtefactCorrupt:
+        if folder.is_dir():
+            set_aside(folder)
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

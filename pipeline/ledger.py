@@ -361,6 +361,12 @@ class Ledger:
             newest = cursor.sort([("queued_at", DESCENDING), ("queue_order", DESCENDING)])
             return [Job.model_validate(d) for d in newest.limit(limit)]
 
+    def statuses(self, elder_id: str) -> dict[str, Status]:
+        """Return the state of each of an elder's jobs, by job id."""
+        with store_errors():
+            found = self._jobs.find({"elder_id": elder_id}, {"status": 1})
+            return {document["_id"]: document["status"] for document in found}
+
     def count(self, status: Status) -> int:
         """Count the jobs in a state."""
         with store_errors():

@@ -14,7 +14,8 @@ import ollama
 
 from config.settings import OllamaSettings
 from schemas.base import Frozen
-from schemas.errors import ModelNotReady, OllamaRefused, OllamaUnavailable
+from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
+from schemas.identifiers import Sha256
 
 # An unknown base is looked for in the registry on the network, and that fails with status 500.
 _UNKNOWN_BASE = "pull model manifest"
@@ -32,10 +33,11 @@ class Completion(Frozen):
 
 
 class ModelRecipe(Frozen):
-    """What a served model is made of; `adapter` is a GGUF LoRA file."""
+    """What a served model is made of; `adapter` is a GGUF LoRA file, with its hash if known."""
 
     base: str
     adapter: Path | None
+    adapter_sha256: Sha256 | None = None
     system: str
     template: str
     stop: tuple[str, ...]
@@ -48,7 +50,11 @@ class ModelHost(Protocol):
         """Register a base model under `name` unless it is there."""
 
     def create(self, tag: str, recipe: ModelRecipe) -> None:
-        """Create or replace a model; raises ModelNotReady for an unknown base."""
+        """Create or replace a model; raises ModelNotReady for an unknown base.
+
+        Raises ArtefactCorrupt, and changes nothing, where the adapter that was read has another
+        hash than the recipe says.
+        """
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Ask a model; raises ModelNotReady for an unknown tag."""
@@ -88,6 +94,9 @@ class OllamaHost:
         with ollama_errors():
             if recipe.adapter is not None:
                 digest = self._client.create_blob(recipe.adapter)
+                # Of the bytes that were sent: a file can change after it was checked.
+                if recipe.adapter_sha256 not in (None, digest.removeprefix("sha256:")):
+                    raise ArtefactCorrupt(f"{recipe.adapter.name} was changed; train again")
                 adapters = {recipe.adapter.name: digest}
             self._client.create(
                 model=tag,

@@ -31,8 +31,8 @@ class ModelManager:
     def delete_model(self, elder_id: str) -> list[str]:
         """Take an elder's model out of service and out of Ollama; return the removed tags.
 
-        Answers, data sets and adapters stay: a new training brings the model back. Raises
-        ModelNotReady where there is none.
+        Answers stay: a new training brings the model back. The files of its versions go with
+        the next round of retention. Raises ModelNotReady where there is none.
         """
         known = self._registry.find(elder_id)
         tags = self._tags_of(elder_id)
@@ -63,7 +63,14 @@ class ModelManager:
         if target is None or not target.ready:
             raise UnknownVersion
         self._host.copy(target.tag, current_tag(elder_id))
-        self._registry.select(elder_id, target.version, request)
+        try:
+            self._registry.select(elder_id, target.version, request)
+        except UnknownVersion:
+            # Retention took it out in between; `latest` must go on being what answers.
+            serving = self.get_model(elder_id).serving
+            if serving is not None:
+                self._host.copy(serving.tag, current_tag(elder_id))
+            raise
         return self.get_model(elder_id)
 
     def _tags_of(self, elder_id: str) -> list[str]:

@@ -29,7 +29,13 @@ from pipeline.files import check_file, hash_file
 from pipeline.rewording import reword
 from pipeline.tokens import Example, Row, group_rows, pack, read_examples
 from schemas.errors import JobCancelled, TrainingOutOfMemory
-from schemas.training import TrainingOutcome, TrainingParameters, TrainingProgress, TrainingSpec
+from schemas.training import (
+    ADAPTER_FOLDER,
+    TrainingOutcome,
+    TrainingParameters,
+    TrainingProgress,
+    TrainingSpec,
+)
 
 # The mask of a row is dense: beyond this many tokens it costs more than it saves.
 ROW_TOKENS = 1536
@@ -145,7 +151,7 @@ class Run:
 
     def export(self) -> TrainingOutcome:
         """Write the adapter as peft safetensors and as GGUF."""
-        folder = self._spec.work_dir / "adapter"
+        folder = self._spec.work_dir / ADAPTER_FOLDER
         sha256 = save_peft(self._model, folder)
         gguf = export_gguf(folder, self._base.model.config)
         return TrainingOutcome(
@@ -301,8 +307,10 @@ def rate(step: int, total_steps: int) -> float:
 
 
 def identity_of(spec: TrainingSpec) -> str:
-    """What a checkpoint belongs to: this data set, this base, these parameters."""
-    text = f"{spec.dataset_sha256}\0{spec.base.key}\0{spec.parameters.model_dump_json()}"
+    """What a checkpoint belongs to: this elder's job, this data set, base and parameters."""
+    of_whom = f"{spec.elder_id}\0{spec.job_id}"
+    made_of = f"{spec.dataset_sha256}\0{spec.base.key}\0{spec.parameters.model_dump_json()}"
+    text = f"{of_whom}\0{made_of}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

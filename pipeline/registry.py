@@ -4,6 +4,7 @@ One document an elder, so that the current version changes in one write. A versi
 fence that made it; a worker with an older fence can no longer release it.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
@@ -140,6 +141,23 @@ class ModelRegistry:
             result = self._models.update_one(condition, update)
         if result.matched_count == 0:
             raise UnknownVersion
+
+    def elders(self) -> list[str]:
+        """Return the ids of all elders who have, or had, a version."""
+        with store_errors():
+            return [d["_id"] for d in self._models.find({}, {"_id": 1}).sort("_id", ASCENDING)]
+
+    def forget(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
+        """Take versions out of the registry, unless another than `current` answers by now.
+
+        Return False, and change nothing, where it does: a rollback went before. Never takes the
+        current one. The numbers are not given again.
+        """
+        gone = [number for number in numbers if number != current]
+        condition = {"_id": elder_id, "current": current}
+        update: Document = {"$pull": {"versions": {"version": {"$in": gone}}}}
+        with store_errors():
+            return self._models.update_one(condition, update).matched_count == 1
 
     def retire(self, elder_id: str) -> None:
         """Take all versions out of service; their numbers are never given again."""

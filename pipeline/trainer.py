@@ -16,7 +16,7 @@ from pipeline.answers import AnswerSource
 from pipeline.chat_format import chat_format
 from pipeline.dataset import Dataset, JSONLBuilder
 from pipeline.evaluation import evaluate, sample_examples
-from pipeline.files import check_file, disk_errors
+from pipeline.files import check_folder, disk_errors
 from pipeline.model_host import ModelHost, ModelRecipe
 from pipeline.progress import ProgressState, ProgressTracker
 from pipeline.registry import ModelRegistry
@@ -34,6 +34,8 @@ from schemas.identifiers import (
     read_candidate,
 )
 from schemas.training import (
+    ADAPTER_FOLDER,
+    ADAPTER_GGUF,
     BaseModelSpec,
     TrainingOutcome,
     TrainingParameters,
@@ -220,6 +222,7 @@ class OllamaTrainer:
         outcome = self._train(job, plan, tracker, watch)
         self._begin("evaluating", tracker, watch)
         self._register(candidate, plan, outcome)
+        plan.dataset.check()  # Hours may have passed since the training read it.
         evaluation = evaluate(
             self._host,
             candidate,
@@ -263,9 +266,10 @@ class OllamaTrainer:
             watch.report(tracker.update_training(progress))
 
         outcome = self._runner.run(spec, note, watch.check)
-        if not outcome.gguf_path.is_relative_to(spec.work_dir):
+        left_in = {outcome.adapter_path, outcome.gguf_path.parent}
+        if left_in != {spec.work_dir / ADAPTER_FOLDER} or outcome.gguf_path.name != ADAPTER_GGUF:
             raise TrainingFailed("the training left its adapter outside this attempt's folder")
-        check_file(outcome.gguf_path, outcome.gguf_sha256)
+        check_folder(outcome.adapter_path, outcome.hashes)
         return outcome
 
     def _register(self, tag: str, plan: Plan, outcome: TrainingOutcome) -> None:
@@ -277,6 +281,7 @@ class OllamaTrainer:
             ModelRecipe(
                 base=base,
                 adapter=outcome.gguf_path,
+                adapter_sha256=outcome.gguf_sha256,
                 system=plan.dataset.system_prompt,
                 template=form.ollama_template,
                 stop=form.stop,

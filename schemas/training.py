@@ -11,6 +11,11 @@ from schemas.identifiers import ElderId, Fence, JobId, Sha256
 
 ChatFormatName = Literal["chatml", "gemma", "llama3"]
 Quantization = Literal["q4_k_m", "q8_0"]
+# Below an attempt's folder: what it leaves, and the names of its files.
+ADAPTER_FOLDER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_GGUF = "adapter.gguf"
 
 
 class LoraParameters(Frozen):
@@ -90,7 +95,7 @@ class TrainingOutcome(Frozen):
     """What a finished run leaves on the disk, with the hashes to check it by."""
 
     adapter_path: Path
-    """The peft folder: `adapter_model.safetensors` and `adapter_config.json`."""
+    """The sealed peft folder: weights, configuration, GGUF, and a manifest of their hashes."""
     adapter_sha256: Sha256
     """Of `adapter_model.safetensors`."""
     gguf_path: Path
@@ -102,3 +107,8 @@ class TrainingOutcome(Frozen):
     trained_tokens: int
     tokens_per_second: float
     gpu_peak_bytes: int = 0
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hashes that the folder's manifest must hold, by file name."""
+        return {ADAPTER_WEIGHTS: self.adapter_sha256, ADAPTER_GGUF: self.gguf_sha256}

@@ -1,22 +1,36 @@
 """Stand-ins for the ports, handed in by tests; each keeps what it was told."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore
+from pipeline.files import hash_file, seal_folder, write_file
 from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
 from pipeline.training_process import OnProgress
 from producers.publisher import Publication
 from schemas.documents import ElderModel, Job, ModelVersion
-from schemas.errors import LeaseLost, ModelNotReady, OllamaUnavailable, UnknownVersion
+from schemas.errors import (
+    ArtefactCorrupt,
+    LeaseLost,
+    ModelNotReady,
+    OllamaUnavailable,
+    UnknownVersion,
+)
 from schemas.events import ChatReply, ModelReady
 from schemas.identifiers import model_tag
 from schemas.record import Header, Record
-from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
+from schemas.training import (
+    ADAPTER_CONFIG,
+    ADAPTER_FOLDER,
+    ADAPTER_GGUF,
+    ADAPTER_WEIGHTS,
+    TrainingOutcome,
+    TrainingProgress,
+    TrainingSpec,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 # A language model of any family, so small that it is made and trained in a moment.
@@ -205,6 +219,9 @@ class FakeModelHost:
         """Create or replace a model."""
         self._enter("create", tag)
         self._found(recipe.base)
+        wanted = recipe.adapter_sha256
+        if recipe.adapter is not None and wanted not in (None, hash_file(recipe.adapter)):
+            raise ArtefactCorrupt
         self._models[_key(tag)] = (full_tag(tag), recipe)
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
@@ -253,12 +270,13 @@ def _key(name: str) -> str:
 
 
 class FakeRunner:
-    """A training that writes a small file, with its hash; queued failures come first."""
+    """A training that leaves a small sealed adapter; queued failures come first."""
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.specs: list[TrainingSpec] = []
-        self.spoil = False
+        self.damages: list[Callable[[Path], None]] = []
+        """What is done to the next adapters' folders once they are written."""
 
     def run(
         self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
@@ -284,15 +302,17 @@ class FakeRunner:
 
     def _leave(self, spec: TrainingSpec) -> TrainingOutcome:
         content = f"adapter of {spec.dataset_sha256} {spec.parameters.seed}".encode()
-        spec.work_dir.mkdir(parents=True, exist_ok=True)
-        gguf = spec.work_dir / "adapter.gguf"
-        gguf.write_bytes(b"spoilt" if self.spoil else content)
-        sha256 = hashlib.sha256(content).hexdigest()
+        folder = spec.work_dir / ADAPTER_FOLDER
+        names = (ADAPTER_WEIGHTS, ADAPTER_CONFIG, ADAPTER_GGUF)
+        hashes = {name: write_file(folder / name, content + name.encode()) for name in names}
+        seal_folder(folder, hashes)
+        if self.damages:
+            self.damages.pop(0)(folder)
         return TrainingOutcome(
-            adapter_path=spec.work_dir,
-            adapter_sha256=sha256,
-            gguf_path=gguf,
-            gguf_sha256=sha256,
+            adapter_path=folder,
+            adapter_sha256=hashes[ADAPTER_WEIGHTS],
+            gguf_path=folder / ADAPTER_GGUF,
+            gguf_sha256=hashes[ADAPTER_GGUF],
             total_steps=3,
             resumed_from_step=0,
             final_loss=0.3,
@@ -381,6 +401,19 @@ class MemoryRegistry:
         commands = (*model.commands, request) if request else model.commands
         update = {"current": number, "commands": commands}
         self._models[elder_id] = model.model_copy(update=update)
+
+    def elders(self) -> list[str]:
+        """Return all ids."""
+        return sorted(self._models)
+
+    def forget(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
+        """Take versions out, unless another answers by now."""
+        model = self._models.get(elder_id)
+        if model is None or model.current != current:
+            return False
+        left = tuple(v for v in model.versions if v.version == current or v.version not in numbers)
+        self._models[elder_id] = model.model_copy(update={"versions": left})
+        return True
 
     def retire(self, elder_id: str) -> None:
         """Take all versions out of service."""

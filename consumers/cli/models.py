@@ -1,6 +1,6 @@
 """`modelserver models` and `modelserver export`."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -8,6 +8,7 @@ from consumers.app import utc_now
 from consumers.cli.output import print_fields, print_json, print_table
 from consumers.cli.wiring import ElderIdArgument, Json, open_app
 from consumers.models import describe_model
+from pipeline.retention import Removal
 from schemas.documents import ElderModel
 from schemas.errors import InvalidEvent
 from schemas.identifiers import is_elder_id
@@ -51,7 +52,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove an elder's model from Ollama; answers and data sets stay."""
+    """Remove an elder's model from Ollama; the answers stay, so that it can be made again."""
     if not yes:
         typer.confirm(f"Remove all versions of {elder_id}'s model?", abort=True)
     with open_app() as app:
@@ -74,6 +75,51 @@ def rollback(
     """
     with open_app() as app:
         _show(app.manager.rollback(checked(elder_id), version), json)
+
+
+@models.command()
+def prune(
+    elder_id: Annotated[
+        str | None, typer.Argument(help="One elder's id; none: all elders with a model.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove old versions, checkpoints and data sets that nobody needs.
+
+    What answers, what can be rolled back to and what a job works on always stays; docs/decisions
+    has the rule. Example: modelserver models prune --dry-run
+    """
+    if not (yes or dry_run):
+        typer.confirm("Remove what nobody needs any more?", abort=True, err=True)
+    removals = []
+    with open_app() as app:
+        carry_out = app.retention.plan if dry_run else app.retention.prune
+        for elder in [checked(elder_id)] if elder_id else app.retention.elders():
+            removal = carry_out(elder)
+            if removal is not None and not removal.is_empty:
+                removals.append(removal)
+    if json:
+        print_json({"dry_run": dry_run, "removed": [describe_removal(r) for r in removals]})
+        return
+    rows = [
+        [r.elder_id, " ".join(map(str, r.versions)), len(r.tags), len(r.items), r.size_bytes]
+        for r in removals
+    ]
+    columns = ["elder", "versions", "tags", "files and folders", "bytes"]
+    print_table("Would be removed" if dry_run else "Removed", columns, rows)
+
+
+def describe_removal(removal: Removal) -> dict[str, Any]:
+    """Write what went, or would go, as JSON shows it."""
+    return {
+        "elder_id": removal.elder_id,
+        "versions": list(removal.versions),
+        "tags": list(removal.tags),
+        "files": [item.name for item in removal.items],
+        "bytes": removal.size_bytes,
+    }
 
 
 def export(

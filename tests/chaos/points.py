@@ -195,9 +195,18 @@ def _around_the_models(injector: Injector) -> None:
         def note(progress: Any) -> None:
             if progress.stage == "training":
                 injector.passed("in mid-training")
+                written = list(spec.work_dir.glob("checkpoint-*/tensors.safetensors"))
+                if written and injector.strikes("damage to the checkpoints"):
+                    for path in written:
+                        _change_a_bit(path)
+                    os.kill(self.pid, signal.SIGKILL)
             on_progress(progress)
 
         outcome = run(self, spec, note, check)
+        if injector.strikes("damage to the adapter"):
+            _change_a_bit(outcome.gguf_path)
+        if injector.strikes("damage to the data set"):
+            _change_a_bit(spec.dataset_path)
         injector.passed("after the artefact")
         return outcome
 
@@ -205,6 +214,12 @@ def _around_the_models(injector: Injector) -> None:
     around(OllamaTrainer, "fence_off", lambda *a: injector.passed("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
+
+
+def _change_a_bit(path: Path) -> None:
+    """As a bad disk does: the last byte, in place."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 class RefusingConsumer:

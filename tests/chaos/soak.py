@@ -28,7 +28,7 @@ from tests.servers.apache_kafka import missing_tools
 
 _SAMPLE_S = 5.0
 _MINUTE_S = 60.0
-_MEMBER_STAYS = frozenset({"refuse", "disk_full", "out_of_memory", None})
+_MEMBER_STAYS = frozenset({"refuse", "disk_full", "out_of_memory", "damage", None})
 _NONE = Fault(name="none")
 _TOLERANCE = 0.05
 

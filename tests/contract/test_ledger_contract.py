@@ -389,6 +389,14 @@ def test_jobs_are_listed_newest_first_and_by_elder_and_status(ledger: Ledger) ->
     assert (ledger.count("queued"), ledger.count("running")) == (2, 1)
 
 
+def test_states_of_an_elders_jobs_are_told_by_id(ledger: Ledger) -> None:
+    ledger.accept([request(1), request(2, "ZJG"), request(3)])
+    running = claimed(ledger).job.id
+    (queued,) = (job.id for job in ledger.jobs(elder_id="LXM", status="queued"))
+    assert ledger.statuses("LXM") == {running: "running", queued: "queued"}
+    assert ledger.statuses("NOBODY") == {}
+
+
 def test_indexes_follow_a_changed_setting(store: Store) -> None:
     """The store was set up with an hour; a restart with another setting must not fail."""
     for hours in (24, 24, 2):

@@ -18,8 +18,9 @@ from config.settings import OllamaSettings
 from consumers.embedded.process import free_port
 from consumers.embedded.stack import OllamaServer
 from pipeline.chat_format import chat_format
+from pipeline.files import hash_file
 from pipeline.model_host import ModelHost, ModelRecipe, OllamaHost
-from schemas.errors import ModelNotReady, OllamaUnavailable
+from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaUnavailable
 from tests.fakes import FakeModelHost
 
 if TYPE_CHECKING:
@@ -106,6 +107,21 @@ def test_model_is_made_with_an_adapter(
     tag = f"{under_test.name('adapted')}:v1"
     under_test.host.create(tag, under_test.recipe(adapter))
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
+
+
+def test_adapter_with_another_hash_than_recorded_makes_no_model(
+    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, 7)
+    tag = f"{under_test.name('changed')}:v1"
+    recipe = under_test.recipe(adapter)
+    with pytest.raises(ArtefactCorrupt):
+        under_test.host.create(tag, recipe.model_copy(update={"adapter_sha256": "0" * 64}))
+    assert tag not in under_test.host.tags()
+    known = hash_file(adapter)
+    under_test.host.create(tag, recipe.model_copy(update={"adapter_sha256": known}))
+    assert tag in under_test.host.tags()
 
 
 def test_created_again_replaces_and_stays_one(under_test: HostUnderTest) -> None:

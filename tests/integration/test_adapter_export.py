@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from pipeline.adapter import CONFIG, WEIGHTS, AdapterUnsupported, export_gguf, save_peft
-from pipeline.files import hash_file
+from pipeline.files import hash_file, seal_folder, sealed_files, write_file
 from tests.fakes import TINY_SIZES
 
 # peft asks transformers for a name that transformers is giving up.
@@ -127,7 +127,8 @@ def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[st
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     path = tmp_path / CONFIG
-    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    text = json.dumps(json.loads(path.read_text()) | changed)
+    seal_folder(tmp_path, sealed_files(tmp_path) | {CONFIG: write_file(path, text.encode())})
     with pytest.raises(AdapterUnsupported):
         export_gguf(tmp_path, config)
     assert not list(tmp_path.glob("*.gguf"))

@@ -158,6 +158,26 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
     assert largest_gap(weights(resumed), weights(whole)) == 0.0
 
 
+@pytest.mark.parametrize(("damaged", "resumed_from"), [(1, 1), (2, 0)])
+def test_a_run_whose_newest_checkpoints_are_damaged_goes_on_from_an_older_one(
+    cache: Loaded, make: Callable[..., Any], damaged: int, resumed_from: int
+) -> None:
+    """Or from the beginning where none is whole; it ends as an uninterrupted one, bit for bit."""
+    whole = run(make(1), cache)
+    for fence, steps, before in ((2, 1, ()), (3, 3, (make(2).work_dir,))):
+        with pytest.raises(JobCancelled):
+            run(make(fence, resume_from=before), cache, steps)
+    folders = (make(3).work_dir, make(2).work_dir)
+    for folder in folders[:damaged]:
+        (checkpoint,) = folder.glob("checkpoint-*")
+        path = checkpoint / "tensors.safetensors"
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    resumed = run(make(4, resume_from=folders), cache)
+    assert resumed.resumed_from_step == resumed_from
+    assert largest_gap(weights(resumed), weights(whole)) == 0.0
+
+
 def test_another_jobs_checkpoint_is_not_taken_up(cache: Loaded, make: Callable[..., Any]) -> None:
     """Other parameters are another run."""
     with pytest.raises(JobCancelled):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.model_host import ModelRecipe
 from pipeline.models import ModelManager
 from pipeline.registry import DatasetRegistry, ModelRegistry
 from pipeline.store import Store
@@ -205,3 +206,55 @@ def test_list_shows_the_elders_alone_or_all(served: Served) -> None:
     served.host.copy("base", "afs_elder_LXM:v2-candidate3")
     assert served.manager.list_models() == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
     assert "base:latest" in served.manager.list_models(filter_afs_only=False)
+
+
+def test_forgotten_versions_are_gone_and_the_current_one_never_is(registry: ModelRegistry) -> None:
+    for number in (1, 2, 3):
+        released(registry, number)
+    assert registry.forget("LXM", 3, (1, 3))
+    model = registry.get("LXM")
+    assert ([v.version for v in model.versions], model.current) == ([2, 3], 3)
+    assert released(registry, 4).version == 4
+
+
+def test_nothing_is_forgotten_when_another_version_answers_by_now(registry: ModelRegistry) -> None:
+    for number in (1, 2, 3):
+        released(registry, number)
+    registry.select("LXM", 1)
+    assert not registry.forget("LXM", 3, (1, 2))
+    assert len(registry.get("LXM").versions) == 3
+    assert not registry.forget("NOBODY", None, (1,))
+
+
+def test_elders_are_listed_also_when_none_of_their_versions_answers(
+    registry: ModelRegistry,
+) -> None:
+    released(registry, 1)
+    registry.open_version(job(1, elder="ABC"), MADE_OF, AT)
+    registry.retire("LXM")
+    assert registry.elders() == ["ABC", "LXM"]
+
+
+def test_rollback_to_a_version_that_retention_took_in_between_leaves_latest_as_it_was(
+    registry: ModelRegistry, tmp_path: Path
+) -> None:
+    host = FakeModelHost()
+    host.ensure_base("b", tmp_path)
+    for number in (1, 2):
+        version = released(registry, number)
+        host.create(
+            version.tag,
+            ModelRecipe(base="b", adapter=None, system=str(number), template="", stop=()),
+        )
+    host.copy("afs_elder_LXM:v2", current_tag("LXM"))
+    copy = host.copy
+
+    def forget_after(source: str, target: str) -> None:
+        copy(source, target)
+        registry.forget("LXM", 2, (1,))
+
+    host.copy = forget_after  # type: ignore[method-assign]
+    with pytest.raises(UnknownVersion):
+        ModelManager(registry, host).rollback("LXM", 1)
+    assert host.recipe(current_tag("LXM")) is host.recipe("afs_elder_LXM:v2")
+    assert registry.get("LXM").current == 2

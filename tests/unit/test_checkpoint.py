@@ -46,7 +46,7 @@ def test_a_damaged_one_is_set_aside_and_the_older_one_used(tmp_path: Path, damag
     write(tmp_path, 1)
     newest = write(tmp_path, 2)
     tensors = next(newest.glob("*.safetensors"))
-    state = next(newest.glob("*.json"))
+    state = newest / "manifest.json"
     content = tensors.read_bytes()
     match damage:
         case "changed":
@@ -76,10 +76,10 @@ def test_earlier_attempts_are_read_and_never_written(tmp_path: Path) -> None:
 
 
 def test_another_runs_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    """Other data, base or parameters: the weights would be of no use, and the file is sound."""
+    """Other job, data, base or parameters; in a run's own folder it is set aside."""
     path = write(tmp_path, 7, run="b" * 64)
     assert step_of(tmp_path) is None
-    assert path.exists()
+    assert not path.exists() and path.with_name(f"{path.name}.corrupt").exists()
 
 
 def test_a_killed_writers_remains_do_not_count(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_server_that_cannot_be_reached_is_69_with_its_name() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_prune_asks_first_and_reaches_for_the_servers_only_then() -> None:
+    asked = modelserver("models", "prune", "--json")
+    assert (asked.returncode, asked.stdout.strip()) == (1, "")
+    assert "Remove what nobody needs" in asked.stderr
+    for option in ("--yes", "--dry-run"):
+        assert modelserver("models", "prune", option, "--json").returncode == 69
+    refused = modelserver("models", "prune", "../x", "--yes")
+    assert (refused.returncode, "ELDER_ID" in refused.stderr) == (1, True)
+
+
 def test_wrong_setting_is_78_with_name_value_and_expectation() -> None:
     done = modelserver("run", MODELSERVER_WORKER__LEASE_S="soon")
     assert done.returncode == 78

@@ -25,6 +25,7 @@ from schemas.errors import (
     UnknownElder,
 )
 from schemas.events import ModelReady
+from schemas.training import ADAPTER_GGUF
 from tests.fakes import (
     FakeModelHost,
     FakeRunner,
@@ -70,9 +71,11 @@ class Workshop:
         self.stages: list[str] = []
         self.folder = folder
         config = load_training_config().model_copy(update={"current_model": BASE})
-        source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")]})
+        other = [("Where were you born?", "In Kirkwall, on the hill.")]
+        source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")], "OTHER": other})
+        self.room = DatasetRoom(source, config, folder / "jsonl")
         self.trainer = OllamaTrainer(
-            DatasetRoom(source, config, folder / "jsonl"),
+            self.room,
             self.registry,  # type: ignore[arg-type]
             self.host,
             self.runner,
@@ -240,7 +243,8 @@ class Zombie(Unwatched):
 def adapter_of(shop: Workshop, tag: str) -> str:
     recipe = shop.host.recipe(tag)
     assert isinstance(recipe, ModelRecipe) and recipe.adapter is not None
-    return f"{recipe.adapter.parent.parent.name}/{recipe.adapter.parent.name}"
+    attempt = recipe.adapter.parent.parent
+    return f"{attempt.parent.name}/{attempt.name}"
 
 
 @pytest.mark.parametrize("stage", ["evaluating", "publishing"])
@@ -327,7 +331,7 @@ def test_cancelled_job_leaves_no_version_serving(shop: Workshop, stage: str) -> 
 
 
 def test_adapter_that_changed_on_the_disk_never_reaches_the_host(shop: Workshop) -> None:
-    shop.runner.spoil = True
+    shop.runner.damages = [lambda folder: (folder / ADAPTER_GGUF).write_bytes(b"spoilt") and None]
     with pytest.raises(ArtefactCorrupt):
         shop.run()
     assert shop.host.tags() == []

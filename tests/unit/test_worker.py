@@ -10,9 +10,11 @@ from config.settings import WorkerSettings
 from consumers.worker import JobWatch, StageClock, TrainingWorker
 from pipeline.ledger import Lease
 from pipeline.progress import ProgressState
+from pipeline.retention import Removal
 from pipeline.trainer import Watch
 from schemas.documents import Job
 from schemas.errors import (
+    ArtefactCorrupt,
     ConfigurationError,
     EvaluationFailed,
     JobCancelled,
@@ -107,8 +109,10 @@ def run_job(
     ledger: ListingLedger,
     act: Callable[[Watch], None] = lambda watch: None,
     stop: threading.Event | None = None,
+    metrics: Metrics | None = None,
+    prune: Callable[[str], Removal | None] = lambda elder_id: None,
 ) -> Metrics:
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     worker = TrainingWorker(
         "me",
         ledger,  # type: ignore[arg-type]
@@ -116,6 +120,7 @@ def run_job(
         StageClock(metrics),
         SETTINGS,
         metrics,
+        prune=prune,
         wall_clock=lambda: 123.0,
     )
     assert worker.run_once(stop or threading.Event())
@@ -316,3 +321,43 @@ def test_stopped_is_no_failure() -> None:
     ledger = ListingLedger(make_job())
     run_job(ledger, raising(Stopped()))
     assert ledger.released == [(0, False)]
+
+
+def test_damaged_artefact_is_made_again_and_fails_the_job_only_at_the_last_attempt() -> None:
+    ledger = ListingLedger(make_job(), make_job(attempt=SETTINGS.max_attempts))
+
+    def act(watch: Watch) -> None:
+        raise ArtefactCorrupt
+
+    run_job(ledger, act)
+    assert (ledger.released, ledger.ended) == ([(SETTINGS.retry_base_s, True)], [])
+    run_job(ledger, act)
+    assert ledger.ended == [("failed", "artefact_corrupt")]
+
+
+def test_after_a_job_its_elder_is_tidied_and_a_failure_there_changes_no_end() -> None:
+    tidied: list[str] = []
+
+    def prune(elder_id: str) -> Removal | None:
+        tidied.append(elder_id)
+        if len(tidied) > 1:
+            raise StoreUnavailable if len(tidied) == 2 else PermissionError
+        return Removal(elder_id=elder_id, current=1, versions=(1, 2), tags=("t",), items=())
+
+    ledger = ListingLedger(make_job(), make_job(), make_job())
+    metrics = Metrics()
+    for _ in range(3):
+        run_job(ledger, metrics=metrics, prune=prune)
+    assert tidied == ["LXM"] * 3
+    assert [status for status, _ in ledger.ended] == ["succeeded"] * 3
+    assert metrics.retention_removed.labels("version")._value.get() == 2
+    assert metrics.retention_failures.labels("store_unavailable")._value.get() == 1
+    assert metrics.retention_failures.labels("PermissionError")._value.get() == 1
+
+
+def test_program_that_stops_does_not_stay_to_tidy() -> None:
+    stop = threading.Event()
+    stop.set()
+    tidied: list[str] = []
+    run_job(ListingLedger(make_job()), until_stopped, stop, prune=tidied.append)
+    assert tidied == []

@@ -1,0 +1,131 @@
+"""A disk without room: every writer tells of it as DiskFull, and nothing half-written is used."""
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from pipeline import adapter
+from pipeline.adapter import GGUF, export_gguf, save_peft
+from pipeline.checkpoint import Position, load_newest, save
+from pipeline.files import MANIFEST, disk_errors, write_file
+from schemas.errors import ArtefactCorrupt, DiskFull
+from tests.fakes import TINY_SIZES
+from tests.integration.test_adapter_export import adapted
+
+# peft asks transformers for a name that transformers is giving up.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+RUN = "a" * 64
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; where it may not be mounted the test is left out."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)),
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("this user may not mount a file system")
+    yield folder
+    subprocess.run(("umount", str(folder)), check=True)
+
+
+def checkpoint(folder: Path, step: int, numbers: int) -> None:
+    save(folder, Position(identity=RUN, step=step, loss=0.5), {"w": torch.zeros(numbers)})
+
+
+def test_checkpoint_that_finds_no_room_leaves_the_one_before(small_disk: Path) -> None:
+    """safetensors has an exception of its own for it."""
+    checkpoint(small_disk, 1, 10)
+    with pytest.raises(DiskFull):
+        checkpoint(small_disk, 2, 100_000)
+    found = load_newest([small_disk], RUN, small_disk)
+    assert found is not None and found[0].step == 1
+    assert len(list(small_disk.iterdir())) == 1
+
+
+def test_small_file_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
+    with pytest.raises(DiskFull):
+        write_file(small_disk / "file", bytes(100_000))
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", range(0, 20_000, 4096))
+def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: int) -> None:
+    """Wherever the disk becomes full: NumPy says so in its own words, or not at all."""
+    config = LlamaConfig(**TINY_SIZES)
+    save_peft(adapted(config), small_disk)
+    manifest = (small_disk / MANIFEST).read_bytes()
+    free = os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
+    try:
+        export_gguf(small_disk, config)
+    except (DiskFull, ArtefactCorrupt):
+        assert (small_disk / MANIFEST).read_bytes() == manifest
+    if (small_disk / GGUF).exists():  # Then there was no room for the manifest at most.
+        assert len(gguf.GGUFReader(small_disk / GGUF).tensors) == 28
+    assert not list(small_disk.glob(".partial-*"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def change(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", [cut, change])
+def test_gguf_that_a_writer_left_short_without_a_word_gets_no_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    """As NumPy does when the last few bytes find no room."""
+
+    class Careless(gguf.GGUFWriter):  # type: ignore[misc]  # gguf has no types
+        def write_header_to_file(self, path: Path | None = None) -> None:
+            self.left = path
+            super().write_header_to_file(path)
+
+        def close(self) -> None:
+            super().close()
+            damage(self.left)
+
+    monkeypatch.setattr(adapter.gguf, "GGUFWriter", Careless)
+    config = LlamaConfig(**TINY_SIZES)
+    save_peft(adapted(config), tmp_path)
+    with pytest.raises(ArtefactCorrupt):
+        export_gguf(tmp_path, config)
+    assert not (tmp_path / GGUF).exists()
+
+
+def test_weights_changed_before_the_conversion_are_not_converted(tmp_path: Path) -> None:
+    config, folder = LlamaConfig(**TINY_SIZES), tmp_path / "adapter"
+    save_peft(adapted(config), folder)
+    change(folder / adapter.WEIGHTS)
+    with pytest.raises(ArtefactCorrupt):
+        export_gguf(folder, config)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.corrupt"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_quota_counts_as_full(number: int) -> None:
+    with pytest.raises(DiskFull), disk_errors():
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), ValueError("(os error 28)")])
+def test_other_errors_go_through(error: Exception) -> None:
+    with pytest.raises(type(error)), disk_errors():
+        raise error
