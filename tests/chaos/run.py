@@ -32,7 +32,7 @@ from tests.chaos.checker import Case, Evidence, Verdict, check, is_settled
 from tests.chaos.faults import Fault
 from tests.chaos.points import VARIABLE, Plan
 from tests.chaos.proxy import Mode, Proxy
-from tests.chaos.workload import Upstream, make_elders, store_answers
+from tests.chaos.workload import Operation, Upstream, make_elders, store_answers
 from tests.chaos.world import World
 
 LEASE_S = 2.0
@@ -191,7 +191,8 @@ class Session:
         before = self._restarts()
         elders = make_elders(f"r{seed:x}")
         store_answers(self._store, elders)
-        case = Case(self._evidence, elders, operations := [])
+        operations: list[Operation] = []
+        case = Case(self._evidence, elders, operations)
         nuisance = threading.Thread(target=self._disturb, args=(fault, chance))
         nuisance.start()
         self._upstream.requests(elders, operations, chance)

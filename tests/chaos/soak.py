@@ -23,7 +23,7 @@ import psutil
 from schemas.base import Frozen
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.run import RunResult, Session
-from tests.chaos.world import World
+from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
 
 _SAMPLE_S = 5.0
@@ -79,7 +79,7 @@ def main() -> int:
     """Soak; the exit code is 0 only if nothing grew and every run is without fault."""
     options = _options()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
-    kafka = "embedded" if missing_tools() else "apache"
+    kafka: KafkaKind = "embedded" if missing_tools() else "apache"
     possible = [
         f for f in FAULTS if f.action in _MEMBER_STAYS and (kafka == "apache" or not f.needs_apache)
     ]
