@@ -24,15 +24,20 @@ Around = Literal[
     "ollama_500",
     "none",
 ]
+During = Literal["training", "chat"]
 
 
 class Fault(Frozen):
-    """One kind of fault. `up_to` bounds the nth passing at which it strikes."""
+    """One kind of fault. `up_to` bounds the nth passing at which it strikes.
+
+    `during` says what a fault around the service comes into.
+    """
 
     name: str
     point: str | None = None
     action: Action | None = None
     around: Around = "none"
+    during: During = "training"
     up_to: int = 1
     times: int = 1
     needs_apache: bool = False
@@ -76,8 +81,24 @@ _POINTS_OF_SLEEP = (
 )
 _POINTS_OF_TERM = ("after the insert", "in mid-training", "before the end", "after the event")
 
+NONE = Fault(name="none")
+_AROUND: dict[str, Around] = {
+    "rebalance": "rebalance",
+    "MongoDB gone and back": "mongodb_gone",
+    "MongoDB hangs": "mongodb_hangs",
+    "Ollama gone and back": "ollama_gone",
+    "Ollama hangs": "ollama_hangs",
+    "Ollama slow": "ollama_slow",
+    "Ollama answers 500": "ollama_500",
+    "broker restarted, clean": "broker_clean",
+    "broker restarted, hard": "broker_hard",
+    "coordinator moved": "coordinator_moved",
+}
+_NEEDS_APACHE: frozenset[Around] = frozenset({"broker_clean", "broker_hard", "coordinator_moved"})
+_DURING: tuple[During, ...] = ("training", "chat")
+
 FAULTS: tuple[Fault, ...] = (
-    Fault(name="none"),
+    NONE,
     *(_killed(point, up_to) for point, up_to in _POINTS_OF_DEATH.items()),
     *(
         Fault(name=f"SIGSTOP past the lease {point}", point=point, action="stop", up_to=2)
@@ -115,14 +136,14 @@ FAULTS: tuple[Fault, ...] = (
         Fault(name=f"a bit changes in the {what}", point=f"damage to the {what}", action="damage")
         for what in ("adapter", "data set", "checkpoints")
     ),
-    Fault(name="rebalance", around="rebalance"),
-    Fault(name="MongoDB gone and back", around="mongodb_gone"),
-    Fault(name="MongoDB hangs", around="mongodb_hangs"),
-    Fault(name="Ollama gone and back", around="ollama_gone"),
-    Fault(name="Ollama hangs", around="ollama_hangs"),
-    Fault(name="Ollama slow", around="ollama_slow"),
-    Fault(name="Ollama answers 500", around="ollama_500"),
-    Fault(name="broker restarted, clean", around="broker_clean", needs_apache=True),
-    Fault(name="broker restarted, hard", around="broker_hard", needs_apache=True),
-    Fault(name="coordinator moved", around="coordinator_moved", needs_apache=True),
+    *(
+        Fault(
+            name=f"{name} in mid-{during}",
+            around=around,
+            during=during,
+            needs_apache=around in _NEEDS_APACHE,
+        )
+        for name, around in _AROUND.items()
+        for during in _DURING
+    ),
 )

@@ -134,14 +134,14 @@ def install(*, in_child: bool) -> None:
 def _around_the_disk(injector: Injector) -> None:
     sync = os.fsync
 
-    def fsync(descriptor: int) -> None:
-        path = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    def fsync(fd: Any) -> None:
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
         kind = "jsonl" if "/jsonl/" in path else "adapter" if "/adapters/" in path else ""
         if path.endswith("tensors.safetensors"):
             kind = "checkpoint"
         if kind and injector.strikes(f"sync of {kind}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        sync(descriptor)
+        sync(fd)
 
     os.fsync = fsync
 

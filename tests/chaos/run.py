@@ -28,8 +28,9 @@ from pipeline.files import write_file
 from pipeline.store import Document, Store, ensure_indexes
 from schemas.base import Frozen
 from schemas.topics import CATALOGUE
-from tests.chaos.checker import Case, Evidence, Verdict, check, is_settled
-from tests.chaos.faults import Fault
+from tests.chaos.checker import Verdict, check, is_settled
+from tests.chaos.evidence import Case, Remains
+from tests.chaos.faults import NONE, Fault
 from tests.chaos.points import VARIABLE, Plan
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.workload import Operation, Upstream, make_elders, store_answers
@@ -154,9 +155,9 @@ class Session:
         self.settings = self._settings()
         ensure_indexes(self._store, 1)
         apply_topics(self.settings, PARTITIONS)
-        self._evidence = Evidence(self._world.servers, self.settings, self._store)
+        self._evidence = Remains(self._world.servers, self.settings, self._store)
         self._stack.callback(self._evidence.close)
-        self._write_plan(Plan(fault=Fault(name="none"), nth=1, fuses=self._folder))
+        self._write_plan(Plan(fault=NONE, nth=1, fuses=self._folder))
         self._upstream = Upstream(self._world.servers.kafka_bootstrap_servers, self._name)
         for name in ("one", "two"):
             self._members.append(self._member(name))
@@ -193,11 +194,14 @@ class Session:
         store_answers(self._store, elders)
         operations: list[Operation] = []
         case = Case(self._evidence, elders, operations)
-        nuisance = threading.Thread(target=self._disturb, args=(fault, chance))
-        nuisance.start()
+        nuisance = threading.Thread(target=self._disturb, args=(fault, chance, fuses))
+        if fault.during == "training":
+            nuisance.start()
         self._upstream.requests(elders, operations, chance)
         settled = self._wait(lambda: is_settled(case))
-        self._upstream.chats(elders, operations)
+        if fault.during == "chat":
+            nuisance.start()
+        self._upstream.chats(elders, operations, go_on=nuisance.is_alive)
         nuisance.join()
         settled = self._wait(lambda: is_settled(case)) and settled
         verdict = check(case, settled=settled)
@@ -236,12 +240,12 @@ class Session:
             time.sleep(0.1)
         return True
 
-    def _disturb(self, fault: Fault, chance: random.Random) -> None:
+    def _disturb(self, fault: Fault, chance: random.Random, fuses: Path) -> None:
         """Do what the fault does around the service, a moment after the traffic began."""
         around = fault.around
         if around == "none":
             return
-        time.sleep(chance.uniform(0.2, 3.0))
+        time.sleep(chance.uniform(0.2, 3.0 if fault.during == "training" else 0.5))
         modes: dict[str, tuple[Proxy, Mode]] = {
             "mongodb_gone": (self._mongodb, "gone"),
             "mongodb_hangs": (self._mongodb, "hang"),
@@ -265,6 +269,7 @@ class Session:
         else:
             node = chance.randint(1, 3)
             self._world.bounce(node, hard=around == "broker_hard", away_s=1.0)
+        (fuses / "around").touch()
 
     def _environment(self) -> dict[str, str]:
         settings = {

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from schemas.base import Frozen
-from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.faults import FAULTS, NONE, Fault
 from tests.chaos.run import RunResult, Session
 from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
@@ -29,7 +29,6 @@ from tests.servers.apache_kafka import missing_tools
 _SAMPLE_S = 5.0
 _MINUTE_S = 60.0
 _MEMBER_STAYS = frozenset({"refuse", "disk_full", "out_of_memory", "damage", None})
-_NONE = Fault(name="none")
 _TOLERANCE = 0.05
 
 
@@ -84,7 +83,7 @@ def main() -> int:
         f for f in FAULTS if f.action in _MEMBER_STAYS and (kafka == "apache" or not f.needs_apache)
     ]
     with World(folder, kafka) as world, Session(world, "soak", "classic") as session:
-        session.run(_NONE, options.seed)  # Everything is loaded now.
+        session.run(NONE, options.seed)  # Everything is loaded now.
         with Sampler(session.pids[0]) as sampler:
             results = soak(session, possible, options.minutes, options.seed)
         alive = psutil.pid_exists(session.pids[0])
@@ -105,7 +104,7 @@ def soak(session: Session, possible: Sequence[Fault], minutes: float, seed: int)
     begun = time.monotonic()
     minute = 0
     while time.monotonic() - begun < minutes * _MINUTE_S:
-        fault = _NONE
+        fault = NONE
         if time.monotonic() - begun >= minute * _MINUTE_S:
             minute += 1
             fault = chance.choice(possible)
@@ -121,7 +120,7 @@ def report(samples: list[Sample], results: list[RunResult], minutes: float) -> l
     """Print the table and return the names of what grew by more than 5 %."""
     early = [s for s in samples if minutes / 6 <= s.minute < minutes / 6 + minutes / 12]
     late = [s for s in samples if s.minute >= minutes - minutes / 12]
-    struck = sum(result.fault != "none" for result in results)
+    struck = sum(result.fault != NONE.name for result in results)
     print(f"{minutes:g} minutes, {len(results)} runs, {struck} with a fault\n")
     print("| member one | early | at the end | change |\n| --- | --- | --- | --- |")
     grown = []

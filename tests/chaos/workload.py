@@ -1,8 +1,10 @@
 """What upstream and the families do in one run, and what is known of each thing they did."""
 
+import itertools
 import json
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -14,6 +16,7 @@ from schemas.record import Header
 
 Outcome = Literal["ok", "failed", "unknown"]
 SEND_LIMIT_S = 60.0
+_CHAT_EVERY_S = 0.2
 SOURCE = "upstream"
 
 
@@ -84,7 +87,7 @@ class Upstream:
         """Everything but chats with models: in no order, some twice, clocks an hour off."""
         a, b, c = elders
         hour = timedelta(hours=1)
-        sends = [
+        sends: list[tuple[Callable[..., Operation], tuple[Elder, str], dict[str, Any]]] = [
             (self._train, (a, "t1"), {}),
             (self._train, (b, "t2"), {}),
             (self._train, (b, "t2"), {}),
@@ -102,13 +105,20 @@ class Upstream:
         for send, arguments, options in sends:
             operations.append(send(*arguments, **options))
 
-    def chats(self, elders: tuple[Elder, ...], operations: list[Operation]) -> None:
-        """Ask the models; one question comes twice and one is streamed."""
+    def chats(
+        self, elders: tuple[Elder, ...], operations: list[Operation], go_on: Callable[[], bool]
+    ) -> None:
+        """Ask the models; one question comes twice and one is streamed; more while `go_on`."""
         a, b, _ = elders
         for number, (elder, options) in enumerate(
             [(a, {}), (b, {}), (a, {"stream": True}), (b, {}), (b, {})]
         ):
             operations.append(self._chat(elder, f"q{min(number, 3)}", **options))
+        for number in itertools.count():
+            if not go_on():
+                return
+            operations.append(self._chat((a, b)[number % 2], f"w{number}", stream=number % 3 == 2))
+            time.sleep(_CHAT_EVERY_S)
 
     def _train(
         self, elder: Elder, name: str, clock: timedelta | None = None, **more: Any

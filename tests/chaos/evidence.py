@@ -1,0 +1,226 @@
+"""What a run leaves behind in Kafka, MongoDB, Ollama and on the disk, and how to look at it."""
+
+import hashlib
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import closing
+from typing import Any, Protocol
+
+import ollama
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from config.settings import Settings
+from consumers.embedded.stack import StackAddresses
+from consumers.loop import to_record
+from consumers.topics import broker_name
+from pipeline.store import Store
+from schemas.base import Frozen
+from schemas.record import Record
+from schemas.topics import CATALOGUE, all_topics
+from schemas.training import ADAPTER_GGUF
+from tests.chaos.workload import Elder, Operation
+
+LIMIT_S = 30.0
+_PAUSE_S = 0.5
+_QUESTION = "Where were you born?"
+_ADAPTER = re.compile(r"^ADAPTER .*sha256[:-]([0-9a-f]{64})", re.MULTILINE)
+_ROLES = {
+    "answers-updated": "answers",
+    "train-requested": "training",
+    "chat-requests": "chat",
+    "model-commands": "models",
+}
+
+
+class Served(Frozen):
+    """A model as Ollama has it."""
+
+    text: str
+    """Its Modelfile, system prompt and all."""
+    adapters: frozenset[str]
+    """The SHA-256 of each adapter."""
+
+
+class Evidence(Protocol):
+    """What the checker may look at; it has no other source."""
+
+    def records(self, topic: str) -> list[Record]:
+        """The records of an outbound or dead-letter topic that were read until now."""
+
+    def read(self) -> None:
+        """Take in what is there by now."""
+
+    def uncommitted(self) -> list[str]:
+        """Partitions of inbound topics whose committed offset is not their end."""
+
+    def jobs(self, elders: list[str]) -> list[dict[str, Any]]:
+        """The ledger's jobs of these elders."""
+
+    def models(self, elders: list[str]) -> list[dict[str, Any]]:
+        """The registry's models of these elders."""
+
+    def datasets(self, elder_id: str) -> dict[str, bytes]:
+        """The content of each of an elder's JSONL files, by its name without the ending."""
+
+    def adapters(self, elder_id: str) -> set[str]:
+        """The SHA-256 of each of an elder's GGUF adapters on the disk."""
+
+    def tags(self) -> dict[str, str]:
+        """The digest of each model in Ollama, by its tag."""
+
+    def served(self, tag: str) -> Served:
+        """How Ollama has a model."""
+
+    def answers(self, tag: str) -> bool:
+        """Say whether a model in Ollama answers a question."""
+
+
+class Remains(Evidence):
+    """The evidence of a session on real servers."""
+
+    def __init__(self, servers: StackAddresses, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._ollama = ollama.Client(servers.ollama_host, timeout=LIMIT_S)
+        paths = settings.training().paths
+        self._jsonl = settings.data_dir / paths.jsonl
+        self._adapters = settings.data_dir / paths.adapters
+        self._records: dict[str, list[Record]] = defaultdict(list)
+        self._consumer: Consumer | None = None
+
+    def records(self, topic: str) -> list[Record]:
+        """What was read."""
+        return self._records[self._broker_name(topic)]
+
+    def uncommitted(self) -> list[str]:
+        """Ask Kafka.
+
+        A broker that is away or was just followed by another is asked again for a while.
+        """
+        deadline = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                return list(self._ask_for_uncommitted())
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def _ask_for_uncommitted(self) -> Iterable[str]:
+        for topic, role in _ROLES.items():
+            group = {"group.id": self._settings.kafka.group(role)}
+            with closing(Consumer(self._settings.kafka.client() | group)) as asking:
+                name = self._broker_name(topic)
+                partitions = asking.list_topics(name, timeout=LIMIT_S).topics[name].partitions
+                asked = [TopicPartition(name, p) for p in partitions]
+                for position in asking.committed(asked, timeout=LIMIT_S):
+                    # The embedded broker tells an end that counts one record of its last batch.
+                    _, end = asking.get_watermark_offsets(position, timeout=LIMIT_S)
+                    if max(position.offset, 0) < end:
+                        yield f"{topic}/{position.partition}: {position.offset} of {end}"
+
+    def jobs(self, elders: list[str]) -> list[dict[str, Any]]:
+        """Ask MongoDB."""
+        return list(self._store["jobs"].find({"elder_id": {"$in": elders}}))
+
+    def models(self, elders: list[str]) -> list[dict[str, Any]]:
+        """Ask MongoDB."""
+        return list(self._store["models"].find({"_id": {"$in": elders}}))
+
+    def datasets(self, elder_id: str) -> dict[str, bytes]:
+        """Read the disk."""
+        return {p.stem: p.read_bytes() for p in (self._jsonl / elder_id).glob("*.jsonl")}
+
+    def adapters(self, elder_id: str) -> set[str]:
+        """Read the disk."""
+        found = (self._adapters / elder_id).rglob(ADAPTER_GGUF)
+        return {hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+
+    def tags(self) -> dict[str, str]:
+        """Ask Ollama."""
+        return {m.model or "": m.digest or "" for m in self._ollama.list().models}
+
+    def served(self, tag: str) -> Served:
+        """Ask Ollama."""
+        shown = self._ollama.show(tag)
+        adapters = frozenset(_ADAPTER.findall(shown.modelfile or ""))
+        # The client's model of the answer leaves the system prompt out.
+        return Served(text=shown.modelfile or "", adapters=adapters)
+
+    def answers(self, tag: str) -> bool:
+        """Ask Ollama."""
+        question = [{"role": "user", "content": _QUESTION}]
+        try:
+            reply = self._ollama.chat(tag, question, options={"num_predict": 2})
+        except ollama.ResponseError:
+            return False
+        return bool(reply.eval_count)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._ollama.close()  # type: ignore[no-untyped-call]
+        if self._consumer is not None:
+            self._consumer.close()
+
+    def _broker_name(self, topic: str) -> str:
+        return next(broker_name(self._settings, t) for t in all_topics() if t.name == topic)
+
+    def read(self) -> None:
+        """Read Kafka."""
+        if self._consumer is None:
+            self._consumer = self._open()
+        while (message := self._consumer.poll(0.3)) is not None:
+            if message.error() is None:
+                record = to_record(message)
+                self._records[record.topic].append(record)
+
+    def _open(self) -> Consumer:
+        consumer = Consumer(
+            self._settings.kafka.client()
+            | {
+                "group.id": f"{self._settings.kafka.group_prefix}-checker",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        inbound = {t.name for t in CATALOGUE if t.direction == "in"}
+        names = [broker_name(self._settings, t) for t in all_topics() if t.name not in inbound]
+        known = consumer.list_topics(timeout=LIMIT_S).topics
+        consumer.assign([TopicPartition(n, p, 0) for n in names for p in known[n].partitions])
+        return consumer
+
+
+class Case:
+    """One run: its elders, what was sent, and what of the evidence is theirs."""
+
+    def __init__(
+        self, evidence: Evidence, elders: tuple[Elder, ...], operations: list[Operation]
+    ) -> None:
+        self.evidence = evidence
+        self.elders = elders
+        self.operations = operations
+        self._ids = [elder.id for elder in elders]
+        self._keys = {elder.id.encode() for elder in elders}
+
+    def sent(self, topic: str, *, valid: bool = True) -> set[str]:
+        """The ids that the broker has for certain."""
+        return {
+            o.event_id
+            for o in self.operations
+            if o.topic == topic and o.valid == valid and o.outcome == "ok"
+        }
+
+    def records(self, topic: str) -> list[Record]:
+        """The records of a topic of the catalogue about these elders, until now."""
+        return [r for r in self.evidence.records(topic) if r.key in self._keys]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The ledger's jobs of these elders."""
+        return self.evidence.jobs(self._ids)
+
+    def models(self) -> list[dict[str, Any]]:
+        """The registry's models of these elders."""
+        return self.evidence.models(self._ids)

@@ -1,0 +1,291 @@
+"""The campaign's checker says nothing of a good run, and notices each fault that is planted."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from schemas.record import Header, Record
+from tests.chaos.checker import Verdict, check, is_settled
+from tests.chaos.evidence import Case, Evidence, Served
+from tests.chaos.workload import SOURCE, Elder, Operation, make_elders
+from tests.fakes import record
+
+RUN = "r1"
+
+
+class Planted(Evidence):
+    """Evidence that a test may change."""
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[Record]] = defaultdict(list)
+        self.left: list[str] = []
+        self.ledger: dict[str, dict[str, Any]] = {}
+        self.registry: dict[str, dict[str, Any]] = {}
+        self.jsonl: dict[str, dict[str, bytes]] = {}
+        self.gguf: dict[str, set[str]] = {}
+        self.ollama: dict[str, str] = {}
+        self.models_served: dict[str, Served] = {}
+        self.silent: set[str] = set()
+
+    def records(self, topic: str) -> list[Record]:
+        return self.topics[topic]
+
+    def read(self) -> None:
+        pass
+
+    def uncommitted(self) -> list[str]:
+        return self.left
+
+    def jobs(self, elders: list[str]) -> list[dict[str, Any]]:
+        return [job for job in self.ledger.values() if job["elder_id"] in elders]
+
+    def models(self, elders: list[str]) -> list[dict[str, Any]]:
+        return [model for model in self.registry.values() if model["_id"] in elders]
+
+    def datasets(self, elder_id: str) -> dict[str, bytes]:
+        return self.jsonl.get(elder_id, {})
+
+    def adapters(self, elder_id: str) -> set[str]:
+        return self.gguf.get(elder_id, set())
+
+    def tags(self) -> dict[str, str]:
+        return self.ollama
+
+    def served(self, tag: str) -> Served:
+        return self.models_served[tag]
+
+    def answers(self, tag: str) -> bool:
+        return tag not in self.silent
+
+    def tell(self, topic: str, elder: Elder, event_id: str, data: Any, *more: Header) -> None:
+        value = json.dumps(data).encode()
+        headers = (("ce_id", event_id.encode()), *more)
+        self.topics[topic].append(record(value, *headers, topic=topic, key=elder.id.encode()))
+
+
+def good_run() -> tuple[Planted, Case]:
+    """What a run leaves behind when nothing went wrong."""
+    evidence = Planted()
+    elders = make_elders(RUN)
+    operations = []
+    for elder in elders:
+        operations.append(sent("train-requested", elder, "t"))
+        add_job(evidence, elder, f"{elder.id}-t", ready=bool(elder.answers))
+        if elder.answers:
+            operations += [sent("answers-updated", elder, "u"), sent("chat-requests", elder, "q")]
+            evidence.tell("dataset-ready", elder, f"{elder.id}-d", {"elder_id": elder.id})
+            add_model(evidence, elder)
+            add_reply(evidence, elder, f"{elder.id}-q", "ready")
+    poison = sent("train-requested", elders[0], "p", valid=False)
+    operations.append(poison)
+    evidence.tell("train-requested-dlt", elders[0], poison.event_id, {})
+    return evidence, Case(evidence, elders, operations)
+
+
+def sent(topic: str, elder: Elder, name: str, *, valid: bool = True) -> Operation:
+    return Operation(
+        topic=topic, event_id=f"{elder.id}-{name}", elder_id=elder.id, valid=valid, outcome="ok"
+    )
+
+
+def add_job(evidence: Planted, elder: Elder, request: str, *, ready: bool) -> None:
+    job = f"{elder.id}_1"
+    status = "succeeded" if ready else "failed"
+    evidence.ledger[job] = {
+        "_id": job,
+        "elder_id": elder.id,
+        "request_id": request,
+        "request_source": SOURCE,
+        "status": status,
+        "has_pending": False,
+        "version": 1 if ready else None,
+        "error": None if ready else {"code": "no_answers"},
+    }
+    for sequence, told in ((1, "queued"), (2, status)):
+        data = {"job_id": job, "status": told, "sequence": sequence}
+        evidence.tell("train-progress", elder, f"{job}/progress/{sequence}", data)
+    if ready:
+        evidence.tell("model-ready", elder, f"{job}/model-ready", {"job_id": job})
+
+
+def add_model(evidence: Planted, elder: Elder) -> None:
+    content = f"My mark is {elder.mark}.".encode()
+    dataset, gguf = hashlib.sha256(content).hexdigest(), hashlib.sha256(b"gguf").hexdigest()
+    tag = f"afs_elder_{elder.id}:v1"
+    version = {
+        "version": 1, "ready": True, "tag": tag, "dataset_sha256": dataset, "gguf_sha256": gguf
+    }  # fmt: skip
+    evidence.registry[elder.id] = {"_id": elder.id, "current": 1, "versions": [version]}
+    evidence.jsonl[elder.id] = {dataset: content}
+    evidence.gguf[elder.id] = {gguf}
+    evidence.ollama |= {tag: f"digest of {tag}", f"afs_elder_{elder.id}:latest": f"digest of {tag}"}
+    evidence.models_served[tag] = Served(text=content.decode(), adapters=frozenset({gguf}))
+
+
+def add_reply(evidence: Planted, elder: Elder, request: str, text: str) -> None:
+    data = {
+        "elder_id": elder.id,
+        "reply": text,
+        "error": None,
+        "model": f"afs_elder_{elder.id}:v1",
+        "sources": [{"answer_id": f"{elder.id}-0"}],
+    }
+    correlation = ("kafka_correlationId", request.encode())
+    evidence.tell("chat-replies", elder, f"{request}/reply", data, correlation)
+
+
+def verdict(case: Case) -> Verdict:
+    return check(case, settled=is_settled(case))
+
+
+def test_a_good_run_is_settled_and_has_no_fault() -> None:
+    _, case = good_run()
+    assert verdict(case).faults == ()
+
+
+def job_of(evidence: Planted) -> dict[str, Any]:
+    return evidence.ledger[f"{RUN}-A_1"]
+
+
+def version_of(evidence: Planted) -> dict[str, Any]:
+    version: dict[str, Any] = evidence.registry[f"{RUN}-A"]["versions"][0]
+    return version
+
+
+def drop(evidence: Planted, topic: str, event_id: str) -> None:
+    kept = [r for r in evidence.topics[topic] if r.header("ce_id") != event_id.encode()]
+    assert len(kept) < len(evidence.topics[topic])
+    evidence.topics[topic] = kept
+
+
+def add_second_job(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    first = job_of(evidence)
+    evidence.ledger["twice"] = first | {"_id": "twice"}
+
+
+def end_twice(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    data = {"job_id": f"{RUN}-A_1", "status": "failed", "sequence": 3}
+    evidence.tell("train-progress", elders[0], "another end", data)
+
+
+def answer_for_another(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "chat-replies", f"{RUN}-A-q/reply")
+    add_reply(evidence, elders[1], f"{RUN}-A-q", "ready")
+
+
+def answer_from_another(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "chat-replies", f"{RUN}-A-q/reply")
+    data = {
+        "elder_id": f"{RUN}-A",
+        "error": None,
+        "model": f"afs_elder_{RUN}-A:v1",
+        "sources": [{"answer_id": f"{RUN}-B-0"}],
+    }
+    correlation = ("kafka_correlationId", f"{RUN}-A-q".encode())
+    evidence.tell("chat-replies", elders[0], "x", data, correlation)
+
+
+def mix_jsonl(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    evidence.jsonl[f"{RUN}-A"]["other"] = f"{elders[0].mark} {elders[1].mark}".encode()
+
+
+def mix_prompt(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    served = evidence.models_served[f"afs_elder_{RUN}-A:v1"]
+    other = served.model_copy(update={"text": f"My mark is {elders[1].mark}."})
+    evidence.models_served[f"afs_elder_{RUN}-A:v1"] = other
+
+
+def mix_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    served = evidence.models_served[f"afs_elder_{RUN}-A:v1"]
+    other = served.model_copy(update={"adapters": frozenset({"0" * 64})})
+    evidence.models_served[f"afs_elder_{RUN}-A:v1"] = other
+
+
+def come_late(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    evidence.topics["train-progress"].reverse()
+
+
+Plant = Callable[[Planted, tuple[Elder, ...]], object]
+LOST: dict[str, Plant] = {
+    "is not in the ledger": lambda e, _: e.ledger.pop(f"{RUN}-A_1"),
+    "has no end": lambda e, _: job_of(e).update(status="running"),
+    "nobody was told": lambda e, _: drop(e, "train-progress", f"{RUN}-A_1/progress/2"),
+    "has no reply": lambda e, _: drop(e, "chat-replies", f"{RUN}-B-q/reply"),
+    "is no dead letter": lambda e, _: drop(e, "train-requested-dlt", f"{RUN}-A-p"),
+    "has no dataset-ready": lambda e, _: drop(e, "dataset-ready", f"{RUN}-B-d"),
+}
+DOUBLED: dict[str, Plant] = {
+    "has 2 jobs": add_second_job,
+    "has several ends": end_twice,
+    "has several model-ready": lambda e, elders: e.tell(
+        "model-ready", elders[0], "another", {"job_id": f"{RUN}-A_1"}
+    ),
+    "has 2 different replies": lambda e, elders: add_reply(e, elders[0], f"{RUN}-A-q", "other"),
+}
+MIXED: dict[str, Plant] = {
+    "was answered for": answer_for_another,
+    "from another's memories": answer_from_another,
+    "data set other of": mix_jsonl,
+    "v1: r1-B's mark is wrong": mix_prompt,
+    "has the adapter": mix_adapter,
+}
+OTHER: dict[str, Plant] = {
+    "succeeded without model-ready": lambda e, _: drop(e, "model-ready", f"{RUN}-A_1/model-ready"),
+    "does not answer": lambda e, _: e.silent.add(f"afs_elder_{RUN}-A:v1"),
+    "_1 failed: no_answers": lambda e, _: job_of(e).update(
+        status="failed", error={"code": "no_answers"}
+    ),
+    "latest is": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:latest": "another"}),
+    "is the newest": lambda e, _: e.registry[f"{RUN}-A"]["versions"].append(
+        version_of(e) | {"version": 2}
+    ),
+    "the data set of": lambda e, _: e.jsonl[f"{RUN}-A"].update(
+        {version_of(e)["dataset_sha256"]: f"{RUN}Amark, half".encode()}
+    ),
+    "the adapter of": lambda e, _: e.gguf.update({f"{RUN}-A": set()}),
+    "came after": come_late,
+    "left in Ollama": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:v2-candidate3": "x"}),
+    "uncommitted": lambda e, _: e.left.append("chat-requests/0: 3 of 4"),
+}
+
+
+@pytest.mark.parametrize("said", LOST)
+def test_what_is_lost_is_noticed(said: str) -> None:
+    found = planted(LOST[said])
+    assert any(said in sentence for sentence in found.lost), found
+
+
+@pytest.mark.parametrize("said", DOUBLED)
+def test_what_is_doubled_is_noticed(said: str) -> None:
+    found = planted(DOUBLED[said])
+    assert any(said in sentence for sentence in found.doubled), found
+
+
+@pytest.mark.parametrize("said", MIXED)
+def test_what_is_mixed_up_is_noticed(said: str) -> None:
+    found = planted(MIXED[said])
+    assert any(said in sentence for sentence in found.mixed), found
+
+
+@pytest.mark.parametrize("said", OTHER)
+def test_what_differs_from_what_is_told_is_noticed(said: str) -> None:
+    found = planted(OTHER[said])
+    assert any(said in sentence for sentence in found.other), found
+
+
+def test_a_repeat_is_no_fault() -> None:
+    """Published once more by a relay or a member that died before it could note it."""
+    evidence, case = good_run()
+    for records in evidence.topics.values():
+        records += records
+    assert verdict(case).faults == ()
+
+
+def planted(plant: Plant) -> Verdict:
+    evidence, case = good_run()
+    plant(evidence, case.elders)
+    return verdict(case)
