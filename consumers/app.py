@@ -19,11 +19,12 @@ from config.metrics import Metrics
 from config.settings import Settings
 from consumers.answers import AnswersHandler
 from consumers.chat import ChatExecutor
-from consumers.dispatch import Dispatcher, Handler, backoff_s, describe_fault
+from consumers.dispatch import Dispatcher, Handler
 from consumers.lanes import Executor, Lanes
 from consumers.loop import ConsumerLoop
 from consumers.models import ModelsHandler
 from consumers.ops import Health, OpsServer
+from consumers.patience import backoff_s, describe_fault
 from consumers.topics import apply_topics
 from consumers.training import TrainingHandler
 from consumers.worker import StageClock, TrainingWorker

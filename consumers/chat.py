@@ -16,8 +16,8 @@ import structlog
 from config.metrics import Metrics
 from config.settings import ChatSettings
 from consumers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
-from consumers.dispatch import describe_fault
 from consumers.lanes import Done, Work
+from consumers.patience import describe_fault
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
 from producers.publisher import Publisher

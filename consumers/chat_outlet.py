@@ -8,7 +8,7 @@ import asyncio
 import structlog
 
 from config.metrics import Metrics
-from consumers.dispatch import backoff_s
+from consumers.patience import backoff_s
 from producers.dead_letters import dead_letter, empty_letter
 from producers.publisher import Publication, Publisher
 from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header

@@ -2,12 +2,15 @@
 
 All calls to the Kafka consumer are made in one thread. While too much is under way the
 partitions are paused and polling goes on, so that the group never takes this member for dead.
+A consumer that met a fatal error never works again, and is replaced.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import structlog
 from confluent_kafka import (
@@ -24,12 +27,15 @@ from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from consumers.lanes import Executor, Work
 from consumers.offsets import OffsetTracker, Partition, Ticket
+from consumers.patience import backoff_s
 from producers.refusals import client_made, refusal
 from schemas.record import Header, Record, TimestampType
 
 _POLL_S = 0.1
 _COMMIT_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 5.0
+# A consumer that lived so long did not die of what the one before died of.
+_LONG_LIFE_S = 60.0
 _TIMESTAMP_TYPES: dict[int, TimestampType] = {
     TIMESTAMP_CREATE_TIME: "create",
     TIMESTAMP_LOG_APPEND_TIME: "append",
@@ -52,12 +58,17 @@ class ConsumerLoop:
         limit: int,
         grace_s: float = 20.0,
         wall_clock: Callable[[], float] = time.time,
+        make_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
         self._role = role
         self._topics = topics
         callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
-        with client_made():
-            self._consumer = Consumer(settings.consumer(role) | callbacks)
+        self._config = settings.consumer(role) | callbacks
+        self._make_consumer = make_consumer
+        self._consumer = self._make()
+        self._made_at = time.monotonic()
+        self._deaths = 0
+        self._died_of: str | None = None
         self._executor = executor
         self._metrics = metrics
         self._limit = limit
@@ -70,26 +81,40 @@ class ConsumerLoop:
         self._next_lag = 0.0
         self.last_poll = 0.0
         self.assigned = False
+        """Whether the group gave this member its part, and has not taken all of it away."""
         self.refused: str | None = None
         """What Kafka refuses this consumer, until partitions or records come after all."""
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set; then finish what is under way, commit and leave."""
         self._executor.start(self._finished.put)
+        self._subscribe()
+        try:
+            while not stop.is_set():
+                try:
+                    self._step()
+                except KafkaException as error:  # It died between two calls, or one was refused.
+                    self._on_error(error.args[0])
+                if self._died_of is not None:
+                    self._replace(self._died_of, stop)
+        finally:
+            self._leave()
+
+    def _make(self) -> Consumer:
+        with client_made():
+            return self._make_consumer(self._config)
+
+    def _subscribe(self) -> None:
         self._consumer.subscribe(
             self._topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
         )
-        try:
-            while not stop.is_set():
-                self._step()
-        finally:
-            self._leave()
 
     def _step(self) -> None:
         self._touch()
         for message in self._poll():
             self._take(message)
         self._settle()
+        self._pause_or_resume()
         now = time.monotonic()
         if now >= self._next_commit:
             self._commit(asynchronous=True)
@@ -104,7 +129,11 @@ class ConsumerLoop:
         if first is None:
             return []
         room = self._limit - self._tracker.in_flight - 1
-        return [first, *self._consumer.consume(room, 0)] if room > 0 else [first]
+        try:
+            return [first, *self._consumer.consume(room, 0)] if room > 0 else [first]
+        except KafkaException as error:  # The first one is taken from the log all the same.
+            self._on_error(error.args[0])
+            return [first]
 
     def _take(self, message: Message) -> None:
         error = message.error()
@@ -113,17 +142,22 @@ class ConsumerLoop:
             return
         self.refused = None
         record = to_record(message)
+        if self._tracker.goes_back(record.topic, record.partition, record.offset):
+            self._metrics.rebalances.labels(self._role, "reset").inc()
+            log.warning("consumer.offsets_reset", role=self._role, position=record.position)
         ticket = self._tracker.start(record.topic, record.partition, record.offset)
         if ticket is not None:
             self._executor.submit(Work(record=record, ticket=ticket))
 
     def _settle(self) -> None:
-        """Close the tickets of what was finished, and pause or resume by what is left."""
+        """Close the tickets of what was finished."""
         while True:
             try:
                 self._tracker.finish(self._finished.get_nowait())
             except queue.Empty:
                 break
+
+    def _pause_or_resume(self) -> None:
         under_way = self._tracker.in_flight
         self._metrics.in_flight.labels(self._role).set(under_way)
         if under_way >= self._limit:
@@ -167,8 +201,32 @@ class ConsumerLoop:
             log.warning("consumer.left_work", role=self._role, under_way=self._tracker.in_flight)
         self._settle()
         self._commit(asynchronous=False)
-        self._consumer.close()
+        self._close()
         self.assigned = False
+
+    def _close(self) -> None:
+        with suppress(KafkaException):  # A dead one may say once more what it died of.
+            self._consumer.close()
+
+    def _replace(self, died_of: str, stop: threading.Event) -> None:
+        """Join the group anew with another consumer; what was under way comes again.
+
+        No ticket counts any more: somebody else may have the partitions already.
+        """
+        self._tracker.revoke(self._tracker.held)
+        self.assigned = False
+        lived_s = time.monotonic() - self._made_at
+        self._deaths = 1 if lived_s > _LONG_LIFE_S else self._deaths + 1
+        wait_s = backoff_s(self._deaths)
+        self._metrics.rebalances.labels(self._role, "died").inc()
+        log.error("consumer.died", role=self._role, error=died_of, wait_s=round(wait_s, 2))
+        if stop.wait(wait_s):
+            return
+        self._close()
+        self._died_of = None
+        self._consumer = self._make()
+        self._made_at = time.monotonic()
+        self._subscribe()
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._tracker.assign([(p.topic, p.partition) for p in partitions])
@@ -183,12 +241,14 @@ class ConsumerLoop:
         gone = {(p.topic, p.partition) for p in partitions}
         self._commit(asynchronous=False, only=gone)
         self._tracker.revoke(list(gone))
+        self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "revoked").inc()
         log.info("consumer.revoked", role=self._role, partitions=len(partitions))
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Someone else has them already: nothing may be committed.
         self._tracker.revoke([(p.topic, p.partition) for p in partitions])
+        self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "lost").inc()
         log.warning("consumer.lost", role=self._role, partitions=len(partitions))
 
@@ -207,6 +267,9 @@ class ConsumerLoop:
                 self._metrics.lag.labels(*labels).set(max(end - partition.offset, 0))
 
     def _on_error(self, error: KafkaError) -> None:
+        # From poll() comes the bare code; the callback is told what it stands for.
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._died_of = self._died_of or error.name()
         known = refusal(error)
         if known is None:
             log.warning("consumer.kafka_error", role=self._role, error=error.name())

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from config.metrics import Metrics
-from consumers.dispatch import Dispatcher, Received, Rejection, backoff_s
+from consumers.dispatch import Dispatcher, Received, Rejection
 from consumers.lanes import Work
 from consumers.offsets import Ticket
+from consumers.patience import backoff_s
 from producers.publisher import Publication
 from schemas.errors import (
     InvalidEvent,

@@ -2,8 +2,8 @@
 
 The model is the broker's log with, for each partition that is held, the offsets that were given
 out in this assignment and which of them are done. Partitions go and come back with tickets still
-out; some partitions are taken away and given in one call; the broker refuses some commits, and resets
-some partitions, whose offsets then go back.
+out; some partitions are taken away and given in one call; the broker refuses some commits; logs are
+cut short, and their offsets go back.
 """
 
 from dataclasses import dataclass, field
