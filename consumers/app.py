@@ -301,10 +301,18 @@ class App:
         self.health.watch_loop(
             role, lambda: loop.last_poll, lambda: loop.assigned, lambda: loop.refused
         )
+        for thread in executor.threads:
+            self.health.watch_thread(thread)
         self._start_thread(role, lambda: loop.run(stop))
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> None:
-        thread = threading.Thread(target=run, name=name)
+        def run_loudly() -> None:
+            try:
+                run()
+            except Exception as error:  # the thread's edge: it ends, and /livez says so
+                log.error("thread.fault", thread=name, fault=describe_fault(error))
+
+        thread = threading.Thread(target=run_loudly, name=name)
         thread.start()
         self._threads.append(thread)
         self.health.watch_thread(thread)

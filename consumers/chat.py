@@ -9,6 +9,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime
 
 import structlog
@@ -17,7 +18,7 @@ from config.metrics import Metrics
 from config.settings import ChatSettings
 from consumers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
 from consumers.lanes import Done, Work
-from consumers.patience import describe_fault
+from consumers.patience import backoff_s, describe_fault
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
 from producers.publisher import Publisher
@@ -78,7 +79,7 @@ class ChatExecutor:
         self._clock = clock
         self._max_bytes = max_bytes
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
+        self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, name="chat", daemon=True)
         self._done: Done = lambda ticket: None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,11 +87,16 @@ class ChatExecutor:
 
     # The executor's side, called from the poll thread ------------------------------------------
 
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The event loop's."""
+        return [self._thread]
+
     def start(self, done: Done) -> None:
-        """Start the event loop."""
+        """Start the event loop; raises what the clients cannot be made for."""
         self._done = done
         self._thread.start()
-        self._ready.wait()
+        self._opened.result()
 
     def submit(self, work: Work) -> None:
         """Begin to answer a request."""
@@ -108,9 +114,13 @@ class ChatExecutor:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._open())
-        self._ready.set()
-        self._loop.run_forever()
+        try:
+            self._loop.run_until_complete(self._open())
+        except Exception as error:  # the thread's edge: whoever waits for the start is told
+            self._opened.set_exception(error)
+        else:
+            self._opened.set_result(None)
+            self._loop.run_forever()
         self._loop.close()
 
     async def _open(self) -> None:
@@ -138,18 +148,30 @@ class ChatExecutor:
         return not pending
 
     async def _deal_with(self, work: Work, received_at: float) -> None:
-        try:
-            outcome = await self._settle(work.record, received_at)
-        except RejectError as error:  # its reply: no place for it, or larger than the place takes
-            outcome = "refused"
-            await self._outlet.set_aside(work.record, error)
-        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
-            log.error("chat.failed", fault=describe_fault(error))
-            outcome = "failed"
-            await self._outlet.set_aside(work.record, InternalError())
+        attempt = 0
+        while True:
+            try:
+                outcome = await self._answer_or_set_aside(work.record, received_at)
+                break
+            except Exception as error:  # the task's edge: nobody fetches what a task raises
+                attempt += 1
+                place, wait_s = work.record.position, backoff_s(attempt)
+                log.error("chat.fault", position=place, fault=describe_fault(error), wait_s=wait_s)
+                await asyncio.sleep(wait_s)
         self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
         self._metrics.chat_seconds.labels(outcome).observe(time.monotonic() - received_at)
         self._done(work.ticket)
+
+    async def _answer_or_set_aside(self, record: Record, received_at: float) -> str:
+        try:
+            return await self._settle(record, received_at)
+        except RejectError as error:  # its reply: no place for it, or larger than the place takes
+            await self._outlet.set_aside(record, error)
+            return "refused"
+        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
+            log.error("chat.failed", fault=describe_fault(error))
+            await self._outlet.set_aside(record, InternalError())
+            return "failed"
 
     async def _settle(self, record: Record, received_at: float) -> str:
         try:

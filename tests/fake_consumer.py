@@ -214,6 +214,10 @@ class HandExecutor:
     def stop(self, limit_s: float) -> bool:
         return True
 
+    @property
+    def threads(self) -> list[threading.Thread]:
+        return []
+
     def deal_with(self, *offsets: int) -> None:
         """Finish the first records of these offsets that are still there."""
         for offset in offsets:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -16,6 +16,7 @@ from consumers.offsets import Ticket
 from producers.publisher import Publication
 from producers.replies import Replies
 from schemas.errors import (
+    ConfigurationError,
     KafkaUnavailable,
     ModelNotReady,
     ModelServerError,
@@ -98,9 +99,14 @@ class Desk:
         self._executor = self._open()
 
     def _open(self) -> ChatExecutor:
-        executor = ChatExecutor(
+        executor = self.open(lambda store: self.service)
+        executor.start(self._note)
+        return executor
+
+    def open(self, make_service: Callable[[Any], Any]) -> ChatExecutor:
+        return ChatExecutor(
             lambda: self.store,  # type: ignore[arg-type,return-value]
-            lambda store: self.service,  # type: ignore[arg-type,return-value]
+            make_service,
             self.publisher,
             Replies("test", lambda name: name, self._settings.reply_topics, fixed_clock),
             self._settings,
@@ -109,8 +115,6 @@ class Desk:
             fixed_clock,
             max_bytes=1_000_000,
         )
-        executor.start(self._note)
-        return executor
 
     def _note(self, ticket: Ticket) -> None:
         with self._changed:
@@ -235,6 +239,26 @@ def test_stream_that_comes_again_gets_the_whole_reply_alone(desk: Desk) -> None:
     desk.restart()
     desk.ask(stream=True)
     assert [body["reply"] for body in desk.bodies()] == ["您", "answer 1", "answer 1"]
+
+
+def test_fault_while_a_request_is_set_aside_neither_loses_nor_closes_it(desk: Desk) -> None:
+    """It was an exception that nobody fetched: the record was never dealt with nor tried again."""
+    desk.publisher.failures = [ValueError(), ValueError("as from a client's bug")]
+    desk.ask()
+    assert [body["reply"] for body in desk.bodies()] == ["answer 1"]
+    assert desk.publisher.tries == 3
+
+
+def test_executor_that_cannot_open_its_clients_says_so_and_waits_for_nobody(desk: Desk) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ConfigurationError
+
+    executor = desk.open(make_service=fail)
+    with pytest.raises(ConfigurationError):
+        executor.start(lambda ticket: None)
+    (thread,) = executor.threads
+    thread.join(LIMIT_S)
+    assert not thread.is_alive(), "so that /livez tells it"
 
 
 def test_malformed_request_of_somebody_who_waits_is_answered(desk: Desk) -> None:
