@@ -5,7 +5,6 @@ the same reply again. A request whose deadline has passed is told so, not answer
 """
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +32,7 @@ from schemas.errors import (
 )
 from schemas.events import ChatReply, ChatRequest, read_event
 from schemas.record import Record
-from schemas.rpc import REPLY_TOPIC, ReplyTarget
+from schemas.rpc import REPLY_TOPIC, ReplyTarget, reply_id, request_key
 from schemas.topics import CHAT_REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -43,15 +42,21 @@ class Conversation:
     """One request on its way: what was asked, and where the reply goes."""
 
     def __init__(
-        self, envelope: Envelope, request: ChatRequest, target: ReplyTarget, *, asked: bool
+        self,
+        envelope: Envelope,
+        request: ChatRequest,
+        target: ReplyTarget,
+        key: str,
+        *,
+        asked: bool,
     ) -> None:
-        """`asked` says that the request itself named where the reply goes."""
+        """`key` names the request, and `asked` says that it named where the reply goes."""
         self.envelope = envelope
         self.request = request
         self.target = target
         self.asked = asked
         self.pieces = 0
-        self.key = hashlib.sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()
+        self.key = key
 
 
 class ChatExecutor:
@@ -209,7 +214,8 @@ class ChatExecutor:
         request = read_event(envelope, ChatRequest)
         target = self._outlet.target(record)
         asked = record.header(REPLY_TOPIC) is not None
-        return Conversation(envelope, request, target, asked=asked)
+        key = request_key(envelope, record)
+        return Conversation(envelope, request, target, key, asked=asked)
 
     def _deadline(self, record: Record, request: ChatRequest, received_at: float) -> float:
         """On the monotonic clock. The record's own time counts only if the broker wrote it."""
@@ -281,10 +287,10 @@ class ChatExecutor:
         *,
         final: bool = True,
     ) -> None:
-        part = "" if sequence is None or final else f"/{sequence}"
+        part = None if final else sequence
         encoded = encode_reply(
             reply,
-            f"{conversation.envelope.id}/reply{part}",
+            reply_id(conversation.envelope.id, conversation.key, part),
             conversation.envelope.traceparent,
             sequence=sequence,
             final=final,

@@ -105,7 +105,7 @@ class ElderModel(Stored):
     next_version: Version = 1
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
-    """The last commands that changed `current`, by source and id: none is done twice."""
+    """The last commands that changed `current`, by their names as requests: none is done twice."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""

@@ -130,13 +130,19 @@ class Desk:
     def close(self) -> None:
         assert self._executor.stop(LIMIT_S)
 
-    def ask(self, event_id: bytes = b"1", offset: int = 17, **fields: Any) -> None:
+    def ask(
+        self,
+        event_id: bytes = b"1",
+        offset: int = 17,
+        source: bytes = b"family",
+        **fields: Any,
+    ) -> None:
         """Send a request and wait until it is dealt with."""
         body = {"elder_id": "LXM", "message": "您好"} | fields
         asked = record(
             json.dumps(body).encode(),
             ("ce_id", event_id),
-            ("ce_source", b"family"),
+            ("ce_source", source),
             ("ce_specversion", b"1.0"),
             ("ce_type", b"heirloom.chat-requests.v1"),
             ("kafka_correlationId", event_id),
@@ -187,7 +193,34 @@ def test_request_that_comes_again_gets_the_very_same_reply(
     desk.ask(options={"deadline_ms": 200})
     one, two = desk.publisher.published
     assert one.value == two.value
-    assert header(one, "ce_id") == header(two, "ce_id") == b"1/reply"
+    assert header(one, "ce_id") == header(two, "ce_id")
+
+
+OTHERS: list[dict[str, Any]] = [{"elder_id": "WEI"}, {"message": "再见"}, {"source": b"app"}]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["elder", "message", "source"])
+def test_other_request_under_the_same_id_gets_an_answer_and_an_id_of_its_own(
+    desk: Desk, other: dict[str, Any]
+) -> None:
+    """A sender that numbers from 1 after each restart: Wei's family got what Li had said."""
+    desk.ask()
+    desk.ask(offset=18, **other)
+    assert [body["reply"] for body in desk.bodies()] == ["answer 1", "answer 2"]
+    assert [body["elder_id"] for body in desk.bodies()] == ["LXM", other.get("elder_id", "LXM")]
+    one, two = desk.publisher.published
+    assert header(one, "ce_id") != header(two, "ce_id")
+
+
+@pytest.mark.parametrize("length", [1, 500, 512])
+def test_each_part_of_a_reply_has_an_id_of_its_own_that_is_no_longer_than_ids_may_be(
+    desk: Desk, length: int
+) -> None:
+    desk.service.pieces = ("您", "好")
+    desk.ask(b"1" * length, stream=True)
+    ids = [header(p, "ce_id") or b"" for p in desk.publisher.published]
+    assert len(set(ids)) == 3
+    assert max(map(len, ids)) <= 512
 
 
 def test_late_answer_is_deadline_exceeded_and_never_sent(desk: Desk) -> None:
