@@ -19,7 +19,7 @@ from consumers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
 from consumers.lanes import Done, Work
 from consumers.patience import backoff_s, describe_fault
 from pipeline.chat import ChatService
-from pipeline.chat_store import ChatStore
+from pipeline.chat_store import ChatStore, StoredReply
 from producers.publisher import Publisher
 from producers.replies import Replies
 from schemas.envelope import Envelope, open_envelope
@@ -184,15 +184,16 @@ class ChatExecutor:
         except RejectError as error:
             await self._outlet.set_aside(record, error)
             return "refused"
-        reply = await self._find_reply(conversation, record, received_at)
+        stands = await self._find_reply(conversation, record, received_at)
+        reply = stands.reply
         # Here no deadline counts: what is on its way must not be followed by another reply.
         sequence = conversation.pieces if conversation.request.stream else None
-        await self._send(conversation, reply, sequence)
+        await self._send(conversation, reply, sequence, at=stands.at)
         return reply.error.code if reply.error else "answered"
 
     async def _find_reply(
         self, conversation: Conversation, record: Record, received_at: float
-    ) -> ChatReply:
+    ) -> StoredReply:
         """Answer within the deadline, or say why not; what is returned is remembered."""
         deadline = self._deadline(record, conversation.request, received_at)
         try:
@@ -230,17 +231,20 @@ class ChatExecutor:
         attempt = 0
         while True:
             try:
-                reply = await self._store.recall_reply(conversation.key)
-                if reply is not None:
-                    return reply
+                known = await self._store.recall_reply(conversation.key)
+                if known is not None:
+                    return known.reply
                 if conversation.request.stream:
-                    return await self._stream(conversation)
-                return await self._service.answer(conversation.request)
+                    reply = await self._stream(conversation)
+                else:
+                    reply = await self._service.answer(conversation.request)
+                self._count_tokens(reply)
+                return reply
             except RetryError as error:
                 attempt += 1
                 await back_off(attempt, error, self._metrics)
 
-    async def _remember(self, conversation: Conversation, reply: ChatReply) -> ChatReply:
+    async def _remember(self, conversation: Conversation, reply: ChatReply) -> StoredReply:
         """Return the reply that stands for this request: this one, or what was stored before.
 
         Refusals are remembered too: a request that comes again must not be told otherwise.
@@ -248,14 +252,10 @@ class ChatExecutor:
         attempt = 0
         while True:
             try:
-                stands = await self._store.remember_reply(conversation.key, reply, self._clock())
-                break
+                return await self._store.remember_reply(conversation.key, reply)
             except RetryError as error:
                 attempt += 1
                 await back_off(attempt, error, self._metrics)
-        if stands is reply:
-            self._count_tokens(reply)
-        return stands
 
     async def _stream(self, conversation: Conversation) -> ChatReply:
         """Send pieces as they come, a few a second, and return the whole reply."""
@@ -286,6 +286,7 @@ class ChatExecutor:
         sequence: int | None = None,
         *,
         final: bool = True,
+        at: datetime | None = None,
     ) -> None:
         part = None if final else sequence
         encoded = encode_reply(
@@ -294,6 +295,7 @@ class ChatExecutor:
             conversation.envelope.traceparent,
             sequence=sequence,
             final=final,
+            at=at,
         )
         await self._outlet.reply(conversation.target, encoded, asked=conversation.asked)
 

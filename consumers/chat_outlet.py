@@ -4,6 +4,7 @@ Each is published until the broker confirms it; what no broker will ever take go
 """
 
 import asyncio
+from datetime import datetime
 
 import structlog
 
@@ -116,8 +117,9 @@ def encode_reply(
     *,
     sequence: int | None = None,
     final: bool = True,
+    at: datetime | None = None,
 ) -> Reply:
-    """Write a reply as `chat-replies` carries it."""
+    """Write a reply as `chat-replies` carries it; `at` is when it was stored."""
     error = reply.error
     return Reply(
         topic=CHAT_REPLIES.name,
@@ -127,4 +129,5 @@ def encode_reply(
         final=final,
         sequence=sequence,
         traceparent=traceparent,
+        at=at,
     )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.answers import Answer
-from pipeline.chat_store import ChatStore
+from pipeline.chat_store import ChatStore, StoredReply
 from pipeline.files import hash_file, seal_folder, write_file
 from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
 from pipeline.training_process import OnProgress
@@ -164,7 +164,7 @@ class MemoryChatStore(ChatStore):
 
     def __init__(self, *known: str) -> None:
         self._known = known
-        self._replies_kept: dict[str, ChatReply] = {}
+        self._replies_kept: dict[str, StoredReply] = {}
 
     async def model(self, elder_id: str) -> ElderModel | None:
         """There is none."""
@@ -178,13 +178,15 @@ class MemoryChatStore(ChatStore):
         """There are none."""
         return []
 
-    async def recall_reply(self, request: str) -> ChatReply | None:
+    async def recall_reply(self, request: str) -> StoredReply | None:
         """Return a reply that was remembered."""
         return self._replies_kept.get(request)
 
-    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> ChatReply:
-        """Remember a reply and return the one that stands: the first."""
-        return self._replies_kept.setdefault(request, reply)
+    async def remember_reply(self, request: str, reply: ChatReply) -> StoredReply:
+        """Remember a reply and return the one that stands: the first, with its own time."""
+        now = datetime.now(UTC)
+        at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return self._replies_kept.setdefault(request, StoredReply(reply=reply, at=at))
 
     async def ping(self) -> None:
         """Answer."""

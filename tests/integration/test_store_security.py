@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +100,13 @@ def test_rights_of_the_service_do_and_end_at_its_database(server: Server) -> Non
 
 
 def test_chat_reads_and_remembers(server: Server) -> None:
-    async def talk() -> tuple[bool, ChatReply | None]:
+    async def talk() -> tuple[bool, ChatReply]:
         store = ChatStore(server.settings())
         try:
             await store.ping()
-            await store.remember_reply("1", REPLY, datetime.now(UTC))
-            return await store.is_known("LXM"), await store.recall_reply("1")
+            stored = await store.remember_reply("1", REPLY)
+            assert await store.recall_reply("1") == stored
+            return await store.is_known("LXM"), stored.reply
         finally:
             store.close()
 

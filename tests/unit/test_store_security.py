@@ -43,6 +43,15 @@ def test_both_clients_get_user_mechanism_and_tls(
     assert options.pool_options.tls_allow_invalid_hostnames is False
 
 
+@pytest.mark.parametrize("options_of", [pymongo_options, motor_options])
+def test_what_both_clients_write_is_on_a_majority_of_disks(
+    options_of: Callable[[MongoSettings], Any],
+) -> None:
+    """A published reply that a failover forgets would be answered otherwise the next time."""
+    concern = options_of(MongoSettings(timeout_s=0.1)).write_concern
+    assert concern.document == {"w": "majority", "j": True}
+
+
 @pytest.mark.parametrize("code", [13, 18, 8000])
 def test_refused_user_is_told_apart_from_a_server_that_is_away(code: int) -> None:
     with pytest.raises(StoreRefused), store_errors():
