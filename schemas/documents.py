@@ -1,4 +1,6 @@
-"""The MongoDB documents that ModelServer owns: `jobs`, `datasets`, `models`, `chat_dedup`.
+"""The MongoDB documents that ModelServer owns: `jobs`, `models`, and the parts of them.
+
+The others are small: `datasets`, `chat_dedup` and `turns` are known to their own modules alone.
 
 Field names are the stored names; `_id` is what each collection is looked up by.
 """
