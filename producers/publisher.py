@@ -1,5 +1,6 @@
 """Confirmed delivery: a publication is done when the broker says so, and not before."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -49,13 +50,18 @@ log = structlog.get_logger(__name__)
 
 
 class Publication(Frozen):
-    """One record to publish, by the broker's topic name."""
+    """One record to publish, by the broker's topic name.
+
+    Where its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
+    it goes without one, to wherever its key belongs.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
     partition: int | None = None
+    may_go_elsewhere: bool = False
 
 
 class Publisher(Protocol):
@@ -77,6 +83,7 @@ class KafkaPublisher:
         self._settings = settings
         self._producer = self._make()
         self._retired: list[Producer] = []
+        self._again: queue.SimpleQueue[tuple[Publication, Future[None]]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._metrics = metrics
         self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
@@ -104,6 +111,10 @@ class KafkaPublisher:
         # Whoever waits may give up, as at a deadline; a cancelled future would take no result,
         # and the fault would end the thread that serves everybody's confirmations.
         confirmed.set_running_or_notify_cancel()
+        self._produce(publication, confirmed)
+        return confirmed
+
+    def _produce(self, publication: Publication, confirmed: "Future[None]") -> None:
         extra: dict[str, Any] = {}
         if publication.partition is not None:
             extra["partition"] = publication.partition
@@ -115,10 +126,10 @@ class KafkaPublisher:
                     key=publication.key,
                     value=publication.value,
                     headers=list(publication.headers),
-                    on_delivery=self._confirmation(publication.topic, confirmed),
+                    on_delivery=self._confirmation(publication, confirmed),
                     **extra,
                 )
-                return confirmed
+                return
             except BufferError:
                 # The thread serves confirmations, which is what makes room.
                 self._poll(producer, _POLL_S)
@@ -126,9 +137,17 @@ class KafkaPublisher:
                 if error.args[0].code() == KafkaError._FATAL:
                     self._replace(producer)
                     continue
-                self._metrics.delivery_failures.labels(publication.topic).inc()
-                confirmed.set_exception(failure_of(error.args[0]))
-                return confirmed
+                self._fail(publication, confirmed, error.args[0])
+                return
+
+    def _fail(self, publication: Publication, confirmed: "Future[None]", error: KafkaError) -> None:
+        if publication.may_go_elsewhere and error.code() == KafkaError._UNKNOWN_PARTITION:
+            anywhere = publication.model_copy(update={"partition": None, "may_go_elsewhere": False})
+            # By the thread, not here: this may be a callback, which must not wait for room.
+            self._again.put((anywhere, confirmed))
+            return
+        self._metrics.delivery_failures.labels(publication.topic).inc()
+        confirmed.set_exception(failure_of(error))
 
     def confirm(
         self,
@@ -170,16 +189,15 @@ class KafkaPublisher:
                 self._producer = self._make()
 
     def _confirmation(
-        self, topic: str, confirmed: "Future[None]"
+        self, publication: Publication, confirmed: "Future[None]"
     ) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self._refused = None
-                self._metrics.delivered.labels(topic).inc()
+                self._metrics.delivered.labels(publication.topic).inc()
                 confirmed.set_result(None)
             else:
-                self._metrics.delivery_failures.labels(topic).inc()
-                confirmed.set_exception(failure_of(error))
+                self._fail(publication, confirmed, error)
 
         return on_delivery
 
@@ -204,10 +222,17 @@ class KafkaPublisher:
     def _serve(self) -> None:
         while not self._stopped.is_set():
             self._poll(self._producer, _POLL_S)
+            self._send_elsewhere()
             for producer in list(self._retired):
                 self._poll(producer, 0)
                 if len(producer) == 0:
                     self._retired.remove(producer)
+        while not self._again.empty():
+            self._again.get_nowait()[1].set_exception(KafkaUnavailable())
+
+    def _send_elsewhere(self) -> None:
+        while not self._again.empty():
+            self._produce(*self._again.get_nowait())
 
 
 def to_publication(event: OutboundEvent, topic: str) -> Publication:

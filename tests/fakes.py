@@ -16,6 +16,7 @@ from schemas.errors import (
     ArtefactCorrupt,
     LeaseLost,
     ModelNotReady,
+    NoSuchTopic,
     OllamaUnavailable,
     UnknownVersion,
 )
@@ -112,10 +113,14 @@ def make_ready(job: Job) -> ModelReady:
 
 
 class RecordingPublisher:
-    """Takes publications; the next ones fail with the errors that are queued in `failures`."""
+    """Takes publications; the next ones fail with the errors that are queued in `failures`.
 
-    def __init__(self, *failures: Exception | None) -> None:
+    Its topics have as many partitions as is said, and else any number.
+    """
+
+    def __init__(self, *failures: Exception | None, partitions: int | None = None) -> None:
         self.failures = list(failures)
+        self._partitions = partitions
         self.published: list[Publication] = []
         self.tries = 0
 
@@ -124,6 +129,11 @@ class RecordingPublisher:
         self.tries += 1
         confirmed: Future[None] = Future()
         failure = self.failures.pop(0) if self.failures else None
+        if failure is None and not self._has(publication.partition):
+            if publication.may_go_elsewhere:
+                publication = publication.model_copy(update={"partition": None})
+            else:
+                failure = NoSuchTopic()
         if failure is not None:
             confirmed.set_exception(failure)
         else:
@@ -135,6 +145,9 @@ class RecordingPublisher:
         """Publish all; raise the first failure."""
         for future in [self.publish(p) for p in publications]:
             future.result()
+
+    def _has(self, partition: int | None) -> bool:
+        return None in (partition, self._partitions) or (partition or 0) < (self._partitions or 0)
 
 
 class ListedAnswers:
