@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,17 @@ def make(settings: Settings, partitions: dict[str, int]) -> None:
     new = [NewTopic(name, number) for name, number in partitions.items()]
     for future in admin.create_topics(new).values():
         future.result(LIMIT_S)
+    # A broker tells of a new topic a little later than it makes it.
+    deadline = time.monotonic() + LIMIT_S
+    while not partitions.keys() <= KafkaAdmin(settings.kafka).topics(LIMIT_S).keys():
+        assert time.monotonic() < deadline
 
 
 def partitions(settings: Settings, *topics: str) -> list[int]:
-    there = KafkaAdmin(settings.kafka).topics(LIMIT_S)
+    """How many each topic has, once the broker tells of them all."""
+    deadline = time.monotonic() + LIMIT_S
+    while set(topics) - (there := KafkaAdmin(settings.kafka).topics(LIMIT_S)).keys():
+        assert time.monotonic() < deadline
     return [len(there[topic].partitions) for topic in topics]
 
 
@@ -56,6 +64,7 @@ def test_dead_letter_topic_is_made_with_as_many_partitions_as_its_source_has(
     assert outcomes[f"{source}-dlt"] == "created"
     other = settings.topic("chat-requests")
     assert partitions(settings, other, f"{other}-dlt") == [3, 3]
+    partitions(settings, *outcomes)
     assert {a.outcome for a in apply_topics(settings, 3)} == {"exists"}
     assert topics_finding(settings) == "all there"
 
@@ -67,6 +76,7 @@ def test_dead_letter_topic_with_fewer_partitions_than_its_source_is_told_of(
     make(settings, {source: 4, f"{source}-dlt": 3})
     outcomes = {applied.topic: applied.outcome for applied in apply_topics(settings, 3)}
     assert outcomes[f"{source}-dlt"] == "exists with 3 partitions, 4 wanted"
+    partitions(settings, *outcomes)
     assert f"{source}-dlt has 3 partitions and {source} 4" in topics_finding(settings)
 
 
