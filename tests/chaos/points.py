@@ -176,6 +176,7 @@ def _around_the_ledger(injector: Injector) -> None:
 
 
 def _around_the_models(injector: Injector) -> None:
+    from consumers.models import ModelsHandler
     from pipeline.model_host import OllamaHost
     from pipeline.registry import ModelRegistry
     from pipeline.trainer import OllamaTrainer
@@ -214,6 +215,13 @@ def _around_the_models(injector: Injector) -> None:
     around(OllamaTrainer, "fence_off", lambda *a: injector.passed("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
+    around(
+        ModelRegistry,
+        "select",
+        lambda *a: injector.passed("before the rollback"),
+        lambda *a: injector.passed("after the rollback"),
+    )
+    around(ModelsHandler, "run", after=lambda *a: injector.passed("after the command"))
 
 
 def _change_a_bit(path: Path) -> None:
