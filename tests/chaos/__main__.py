@@ -33,6 +33,8 @@ def main() -> int:
     kafka: KafkaKind = "embedded" if missing_tools() else "apache"
     if options.kafka is not None:
         kafka = options.kafka
+    if kafka == "embedded" and options.group_protocol == "consumer":
+        sys.exit("--group-protocol consumer needs Apache Kafka (Java 17 and Maven)")
     first = options.seed * 10_000
     seeds = [options.only] if options.only else list(range(first, first + options.runs))
     possible = [f for f in FAULTS if kafka == "apache" or not f.needs_apache]
