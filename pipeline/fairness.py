@@ -35,12 +35,9 @@ class FairQueue:
         away = self._away(now)
         served = [elder for elder in self._served(now) if elder not in away]
         for only in ({"urgent": True}, {}):
-            elder = self._elder(only, away, served)
-            if elder is not None:
-                # A reader held up in `accept` stores an earlier time: within an elder the log
-                # decides. So an urgent job brings the elder's earlier ones with it.
-                of_elder = {"elder_id": elder, "status": "queued"}
-                return self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])
+            first = self._first(only, away, served)
+            if first is not None:
+                return first
         return None
 
     def _away(self, now: datetime) -> set[str]:
@@ -61,15 +58,25 @@ class FairQueue:
             last.setdefault(job["elder_id"], job["served_at"])
         return sorted(last, key=lambda elder: (last[elder], elder))
 
-    def _elder(self, only: Document, away: set[str], served: list[str]) -> str | None:
-        """The elder whose turn it is, among those who have a queued job like that."""
+    def _first(self, only: Document, away: set[str], served: list[str]) -> Document | None:
+        """The first job of the elder whose turn it is, among those who have a job like that."""
         lately: list[str] = []
         if served:
             of_served = {"elder_id": {"$in": served}, "status": "queued"}
             lately = self._jobs.distinct("elder_id", only | of_served)
         of_others = {"status": "queued", "elder_id": {"$nin": [*away, *lately]}}
-        oldest = self._jobs.find_one(only | of_others, {"elder_id": 1}, sort=_OLDEST)
+        fields = {"elder_id": 1, "queue_order": 1}
+        oldest = self._jobs.find_one(only | of_others, fields, sort=_OLDEST)
         if oldest is not None:
-            elder: str = oldest["elder_id"]
-            return elder
-        return next((elder for elder in served if elder in lately), None)
+            return self._line(oldest["elder_id"], {"queue_order": {"$lte": oldest["queue_order"]}})
+        longest_ago = next((elder for elder in served if elder in lately), None)
+        return None if longest_ago is None else self._line(longest_ago, {})
+
+    def _line(self, elder: str, part: Document) -> Document | None:
+        """The first job of an elder in the log, of this part of its line.
+
+        A reader held up in `accept` stores an earlier time: within an elder the log decides. So
+        an urgent job brings its elder's earlier ones with it.
+        """
+        of_elder = {"elder_id": elder, "status": "queued"} | part
+        return self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])
