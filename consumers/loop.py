@@ -1,12 +1,16 @@
 """The poll loop: takes records in, hands them on, commits what is durably dealt with.
 
-All calls to the Kafka consumer are made in one thread. While too much is under way the
-partitions are paused and polling goes on, so that the group never takes this member for dead.
+All calls to the Kafka consumer are made in one thread. While too much is under way records are
+held back here, and once enough are held the partitions are paused. Polling goes on, so that the
+group never takes this member for dead.
+
+librdkafka needs up to a second to fetch again after a pause: what is held bridges it.
 """
 
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -28,6 +32,11 @@ from producers.refusals import client_made, refusal
 from schemas.record import Header, Record, TimestampType
 
 _POLL_S = 0.1
+# While records are held: room for the next one is to be seen soon.
+_POLL_HOLDING_S = 0.005
+# What is held back at most, as far as one fetch ahead does not exceed it.
+_HELD = 2000
+_HELD_BYTES = 16 * 1024 * 1024
 _COMMIT_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 5.0
 _TIMESTAMP_TYPES: dict[int, TimestampType] = {
@@ -65,6 +74,8 @@ class ConsumerLoop:
         self._wall_clock = wall_clock
         self._tracker = OffsetTracker()
         self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._held: deque[tuple[Record, float]] = deque()
+        self._held_bytes = 0
         self._paused = False
         self._next_commit = 0.0
         self._next_lag = 0.0
@@ -90,6 +101,8 @@ class ConsumerLoop:
         for message in self._poll():
             self._take(message)
         self._settle()
+        self._hand_on()
+        self._pause_or_resume()
         now = time.monotonic()
         if now >= self._next_commit:
             self._commit(asynchronous=True)
@@ -100,10 +113,10 @@ class ConsumerLoop:
 
     def _poll(self) -> list[Message]:
         # poll() returns with the first record; consume() alone would wait for a full batch.
-        first = self._consumer.poll(_POLL_S)
+        first = self._consumer.poll(_POLL_HOLDING_S if self._held else _POLL_S)
         if first is None:
             return []
-        room = self._limit - self._tracker.in_flight - 1
+        room = self._limit - self._tracker.in_flight + _HELD - len(self._held) - 1
         return [first, *self._consumer.consume(room, 0)] if room > 0 else [first]
 
     def _take(self, message: Message) -> None:
@@ -113,24 +126,43 @@ class ConsumerLoop:
             return
         self.refused = None
         record = to_record(message)
-        ticket = self._tracker.start(record.topic, record.partition, record.offset)
-        if ticket is not None:
-            self._executor.submit(Work(record=record, ticket=ticket))
+        # It may have been taken from us within this very poll.
+        if self._tracker.holds(record.topic, record.partition):
+            self._held.append((record, time.monotonic()))
+            self._held_bytes += record.size
 
     def _settle(self) -> None:
-        """Close the tickets of what was finished, and pause or resume by what is left."""
+        """Close the tickets of what was finished."""
         while True:
             try:
                 self._tracker.finish(self._finished.get_nowait())
             except queue.Empty:
                 break
-        under_way = self._tracker.in_flight
-        self._metrics.in_flight.labels(self._role).set(under_way)
-        if under_way >= self._limit:
+        self._metrics.in_flight.labels(self._role).set(self._tracker.in_flight)
+
+    def _hand_on(self) -> None:
+        """Give the executor as many of the records held as may be under way."""
+        while self._held and self._tracker.in_flight < self._limit:
+            record, received_at = self._held.popleft()
+            self._held_bytes -= record.size
+            ticket = self._tracker.start(record.topic, record.partition, record.offset)
+            if ticket is not None:
+                work = Work(record=record, ticket=ticket, received_at=received_at)
+                self._executor.submit(work)
+
+    def _drop(self, gone: set[Partition]) -> None:
+        """Forget records held of partitions that are no longer ours: the next owner gets them."""
+        kept = [one for one in self._held if (one[0].topic, one[0].partition) not in gone]
+        self._held = deque(kept)
+        self._held_bytes = sum(record.size for record, _ in kept)
+
+    def _pause_or_resume(self) -> None:
+        fill = max(len(self._held) / _HELD, self._held_bytes / _HELD_BYTES)
+        if fill >= 1:
             # Each time: partitions assigned meanwhile must be paused too.
             self._consumer.pause(self._consumer.assignment())
             self._set_paused(True)
-        elif self._paused and under_way <= self._limit // 2:
+        elif self._paused and fill <= 0.5:
             self._consumer.resume(self._consumer.assignment())
             self._set_paused(False)
 
@@ -183,12 +215,15 @@ class ConsumerLoop:
         gone = {(p.topic, p.partition) for p in partitions}
         self._commit(asynchronous=False, only=gone)
         self._tracker.revoke(list(gone))
+        self._drop(gone)
         self._metrics.rebalances.labels(self._role, "revoked").inc()
         log.info("consumer.revoked", role=self._role, partitions=len(partitions))
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Someone else has them already: nothing may be committed.
-        self._tracker.revoke([(p.topic, p.partition) for p in partitions])
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._tracker.revoke(list(gone))
+        self._drop(gone)
         self._metrics.rebalances.labels(self._role, "lost").inc()
         log.warning("consumer.lost", role=self._role, partitions=len(partitions))
 

