@@ -388,6 +388,8 @@ def test_every_command_is_answered(service: Service) -> None:
         ({"command": "export_jsonl", "elder_id": "NOMODEL"}, "unknown_elder"),
         ({"command": "job", "job_id": "nope"}, "unknown_job"),
         ({"command": "cancel_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "../x"}, "invalid_event"),
         ({"command": "explode"}, "unknown_command"),
         ({"elder_id": "X"}, "invalid_event"),
         ({"command": "get"}, "invalid_event"),
