@@ -94,7 +94,10 @@ class OllamaSettings(Section):
 
 
 class WorkerSettings(Section):
-    """The training worker. A lease not renewed is taken over by another worker."""
+    """The training worker. A lease not renewed is taken over by another worker.
+
+    An elder who was served within `fair_s` waits behind those who were not.
+    """
 
     lease_s: Seconds = 30.0
     heartbeat_s: Seconds = 5.0
@@ -102,6 +105,7 @@ class WorkerSettings(Section):
     max_attempts: Count = 5
     retry_base_s: Seconds = 5.0
     progress_interval_s: Seconds = 1.0
+    fair_s: Seconds = 3600.0
 
     @field_validator("heartbeat_s")
     @classmethod

@@ -94,7 +94,7 @@ class ChatExecutor:
 
     def submit(self, work: Work) -> None:
         """Begin to answer a request."""
-        self._loop.call_soon_threadsafe(self._begin, work, time.monotonic())
+        self._loop.call_soon_threadsafe(self._begin, work)
 
     def stop(self, limit_s: float) -> bool:
         """Let the answers under way be finished within the limit."""
@@ -118,10 +118,10 @@ class ChatExecutor:
         self._service = self._make_service(self._store)
         self._free = asyncio.Semaphore(self._settings.concurrency)
 
-    def _begin(self, work: Work, received_at: float) -> None:
+    def _begin(self, work: Work) -> None:
         if self._draining:
             return  # Left for the next owner of the partition.
-        task = self._loop.create_task(self._deal_with(work, received_at))
+        task = self._loop.create_task(self._deal_with(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -137,9 +137,9 @@ class ChatExecutor:
         self._store.close()
         return not pending
 
-    async def _deal_with(self, work: Work, received_at: float) -> None:
+    async def _deal_with(self, work: Work) -> None:
         try:
-            outcome = await self._settle(work.record, received_at)
+            outcome = await self._settle(work.record, work.received_at)
         except RejectError as error:  # its reply: no place for it, or larger than the place takes
             outcome = "refused"
             await self._outlet.set_aside(work.record, error)
@@ -148,7 +148,8 @@ class ChatExecutor:
             outcome = "failed"
             await self._outlet.set_aside(work.record, InternalError())
         self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
-        self._metrics.chat_seconds.labels(outcome).observe(time.monotonic() - received_at)
+        seconds = time.monotonic() - work.received_at
+        self._metrics.chat_seconds.labels(outcome).observe(seconds)
         self._done(work.ticket)
 
     async def _settle(self, record: Record, received_at: float) -> str:
@@ -167,11 +168,14 @@ class ChatExecutor:
         self, conversation: Conversation, record: Record, received_at: float
     ) -> ChatReply:
         """Answer within the deadline, or say why not; what is returned is remembered."""
-        deadline = self._deadline(record, conversation.request, received_at)
+        left_s = self._deadline(record, conversation.request, received_at) - time.monotonic()
         try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                async with self._free:
-                    return await self._remember(conversation, await self._answer(conversation))
+            if left_s <= 0:
+                # After an outage most have expired: nobody is asked about those. What may have
+                # been answered before stands all the same, as `_remember` finds.
+                raise TimeoutError
+            async with asyncio.timeout(left_s), self._free:
+                return await self._remember(conversation, await self._answer(conversation))
         except TimeoutError:
             refused: RejectError = DeadlineExceeded()
         except ReplyTopicRefused:

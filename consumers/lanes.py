@@ -2,9 +2,12 @@
 
 import queue
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from typing import Protocol
+
+from pydantic import Field
 
 from consumers.offsets import Ticket
 from schemas.base import Frozen
@@ -13,10 +16,11 @@ from schemas.record import Record
 
 
 class Work(Frozen):
-    """A record under way, with its ticket."""
+    """A record under way, with its ticket; `received_at` is on the monotonic clock."""
 
     record: Record
     ticket: Ticket
+    received_at: float = Field(default_factory=time.monotonic)
 
 
 Process = Callable[[list[Work]], None]

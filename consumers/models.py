@@ -17,6 +17,7 @@ from schemas.commands import (
     ExportJsonl,
     GetJob,
     GetModel,
+    HurryJob,
     ListJobs,
     ListModels,
     ModelReply,
@@ -30,7 +31,15 @@ from schemas.record import Record
 from schemas.rpc import CORRELATION_ID, REPLY_TOPIC
 from schemas.topics import MODEL_REPLIES
 
-_INTERNAL = {"outbox", "latest", "request_source", "request_id", "traceparent", "owner"}
+_INTERNAL = {
+    "outbox",
+    "latest",
+    "request_source",
+    "request_id",
+    "traceparent",
+    "owner",
+    "served_at",
+}
 
 
 class ModelsHandler:
@@ -118,6 +127,8 @@ class ModelsHandler:
                 return {"jobs": [describe_job(job) for job in jobs]}
             case CancelJob():
                 return describe_job(self._ledger.cancel(command.job_id))
+            case HurryJob():
+                return describe_job(self._ledger.hurry(command.job_id))
 
     def _export(self, command: ExportJsonl) -> dict[str, Any]:
         known = self._datasets.find(command.elder_id) or {}

@@ -11,9 +11,10 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from pipeline.fairness import FairQueue
 from pipeline.outbox import Announcer
 from pipeline.progress import ProgressState
 from pipeline.store import JOBS, Document, Store, store_errors
@@ -27,7 +28,6 @@ _DUPLICATE_KEY = 11000
 # SecantusDB never finds a date smaller than $$NOW; as numbers both stores compare alike.
 _LEASE_EXPIRED = {"$lt": [{"$toLong": "$lease_until"}, {"$toLong": "$$NOW"}]}
 _DUE = {"$lte": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}  # null is less
-_NOT_YET = {"$gt": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}
 
 
 class NewJob(Frozen):
@@ -63,9 +63,13 @@ class Lease(Frozen):
 class Ledger:
     """The `jobs` collection. Every method raises StoreUnavailable when MongoDB is down."""
 
-    def __init__(self, store: Store, announcer: Announcer, *, lease_s: float) -> None:
+    def __init__(
+        self, store: Store, announcer: Announcer, *, lease_s: float, fair_s: float
+    ) -> None:
+        """`fair_s` is how long an elder who was served waits behind those who were not."""
         self._jobs = store[JOBS]
         self._store = store
+        self._queue = FairQueue(store, fair_s=fair_s)
         self._announcer = announcer
         self._lease_ms = int(lease_s * 1000)
 
@@ -163,31 +167,14 @@ class Ledger:
     # Claiming -------------------------------------------------------------------------------
 
     def claim(self, owner: str) -> Lease | None:
-        """Claim the oldest job that may run now, or one whose worker was lost."""
+        """Claim a job whose worker was lost, or else the one whose turn it is."""
         with store_errors():
-            return self._claim_lost(owner) or self._claim_queued(owner)
+            now = self._server_time()
+            seen = self._lost(now) or self._queue.next(now)
+            return None if seen is None else self._take(seen, owner)
 
-    def _claim_lost(self, owner: str) -> Lease | None:
-        lost = self._jobs.find_one({"status": "running", "$expr": _LEASE_EXPIRED})
-        return None if lost is None else self._take(lost, owner)
-
-    def _claim_queued(self, owner: str) -> Lease | None:
-        # An elder with a running job waits, and so does one whose next job is backing off:
-        # the jobs of one elder keep their order.
-        busy = self._jobs.distinct("elder_id", {"status": "running"})
-        backing_off = {"status": "queued", "not_before": {"$type": "date"}, "$expr": _NOT_YET}
-        # No `distinct` here: SecantusDB does not know $$NOW in it.
-        waiting = {d["elder_id"] for d in self._jobs.find(backing_off, {"elder_id": 1})}
-        oldest = self._jobs.find_one(
-            {"status": "queued", "elder_id": {"$nin": [*busy, *waiting]}},
-            sort=[("queued_at", ASCENDING), ("queue_order", ASCENDING)],
-        )
-        if oldest is None:
-            return None
-        # A reader held up in `accept` stores an earlier time: within an elder the log decides.
-        of_elder = {"status": "queued", "elder_id": oldest["elder_id"]}
-        first = self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])
-        return None if first is None else self._take(first, owner)
+    def _lost(self, now: datetime) -> Document | None:
+        return self._jobs.find_one({"status": "running", "lease_until": {"$lt": now}})
 
     def _take(self, seen: Document, owner: str) -> Lease | None:
         fence = seen["fence"] + 1
@@ -200,6 +187,7 @@ class Ledger:
             "attempt": seen["attempt"] + 1,
             "owner": {"$literal": owner},
             "lease_until": self._lease_end(),
+            "served_at": "$$NOW",
             "stage": "preparing",
             "progress": 0,
             "not_before": None,
@@ -238,7 +226,7 @@ class Ledger:
 
     def heartbeat(self, lease: Lease) -> None:
         """Renew the lease; raises LeaseLost, or JobCancelled when that was asked for."""
-        self._write(lease, [{"$set": {"lease_until": self._lease_end()}}])
+        self._write(lease, [{"$set": {"lease_until": self._lease_end(), "served_at": "$$NOW"}}])
         with store_errors():
             seen = self._jobs.find_one({"_id": lease.job.id}, {"cancel_requested": 1})
         if seen is not None and seen.get("cancel_requested"):
@@ -276,6 +264,7 @@ class Ledger:
             "status": "queued",
             "owner": None,
             "lease_until": None,
+            "served_at": None,  # The elder's turn is not over: it goes on at its old place.
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
             "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
         }
@@ -393,6 +382,19 @@ class Ledger:
                 )
             if result.matched_count:
                 return self.get(job_id)
+
+    def hurry(self, job_id: str) -> Job:
+        """Let a job begin before all others, after its elder's earlier ones; safe to repeat.
+
+        Raises UnknownJob, or JobAlreadyEnded.
+        """
+        unfinished = {"_id": job_id, "status": {"$in": ["queued", "running"]}}
+        with store_errors():
+            result = self._jobs.update_one(unfinished, {"$set": {"urgent": True}})
+        job = self.get(job_id)
+        if result.matched_count == 0:
+            raise JobAlreadyEnded
+        return job
 
 
 def job_pending_since(job: Job, now: datetime) -> datetime:

@@ -36,7 +36,8 @@ class Job(Stored):
     """One accepted `train-requested`, from queue to terminal state.
 
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
-    on MongoDB's clock. `outbox` holds events still to be published, `latest` the newest
+    on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
+    `outbox` holds events still to be published, `latest` the newest
     progress, of which only the last matters.
     """
 
@@ -64,6 +65,8 @@ class Job(Stored):
     owner: str | None = None
     lease_until: datetime | None = None
     not_before: datetime | None = None
+    served_at: datetime | None = None
+    urgent: bool = False
     cancel_requested: bool = False
     error: ErrorBody | None = None
     version: Version | None = None

@@ -26,9 +26,11 @@ from schemas.events import ErrorBody, Status
 from tests.fake_mongo import FakeStore, Moment, nothing_happens
 from tests.fakes import make_ready
 from tests.false_clock import FalseClock
+from tests.ledger_model import LedgerModel, told_by
 from tests.ledger_witness import Crash, Witness, new_request
 
 LEASE_S = 30.0
+FAIR_S = 50.0
 MAX_ATTEMPTS = 4
 STEPS = 45
 DEPTH = 3
@@ -43,7 +45,9 @@ class Process:
         self.name = name
         self.lives = 1
         self._skew = timedelta(0)
-        self.ledger = Ledger(world.store.as_store(), Announcer(self._now, "en"), lease_s=LEASE_S)
+        self.ledger = Ledger(
+            world.store.as_store(), Announcer(self._now, "en"), lease_s=LEASE_S, fair_s=FAIR_S
+        )
 
     def _now(self) -> datetime:
         if self.world.draw.random() < 0.05:
@@ -94,9 +98,7 @@ class Worker(Process):
         """Claim, work or end, whatever is next."""
         lease = self.lease
         if lease is None:
-            self.lease = self.ledger.claim(f"{self.name}-{self.lives}")
-            if self.lease is not None:
-                self.world.witness.begin(self.lease)
+            self._claim()
             return
         if self.end is None:
             self.end = self._choice(lease)
@@ -113,6 +115,16 @@ class Worker(Process):
             return
         if self.end is not None:
             self._forget()
+
+    def _claim(self) -> None:
+        world = self.world
+        # While others go first anywhere, nobody can say whose turn it was.
+        turn = world.whose_turn() if world.is_calm else None
+        self.lease = self.ledger.claim(f"{self.name}-{self.lives}")
+        if turn is not None:
+            assert turn == set() if self.lease is None else self.lease.job.id in turn
+        if self.lease is not None:
+            world.witness.begin(self.lease)
 
     def beat(self) -> None:
         """Renew the lease, if there is one."""
@@ -164,13 +176,14 @@ class Publisher(Process):
 
 
 class Operator(Process):
-    """Cancels jobs now and then."""
+    """Cancels jobs now and then, and lets some go first."""
 
     def step(self) -> None:
         draw = self.world.draw
-        if self.world.witness.jobs and draw.random() < 0.3:
+        if self.world.witness.jobs and draw.random() < 0.5:
+            act = draw.choice([self.ledger.cancel, self.ledger.hurry])
             with suppress(JobAlreadyEnded):
-                self.ledger.cancel(draw.choice(sorted(self.world.witness.jobs)))
+                act(draw.choice(sorted(self.world.witness.jobs)))
 
 
 class AtWork:
@@ -219,7 +232,7 @@ class Simulation:
     def _request(self, number: int) -> NewJob:
         return new_request(
             number,
-            self.draw.choice(["LXM", "LXM", "ZJG"]),
+            self.draw.choice(["LXM", "LXM", "ZJG", "WSF"]),
             second=self.draw.randint(0, 1),
             job_id=self.draw.choice([None, None, "mine"]),
         )
@@ -245,6 +258,12 @@ class Simulation:
                 break
         assert len(self.witness.jobs) == len(self.log), "a request was lost"
         self.witness.check_all_told()
+
+    def whose_turn(self) -> set[str]:
+        """The jobs of which a claim takes one now, by the plain rule."""
+        model = LedgerModel(LEASE_S, FAIR_S)
+        model.jobs = {job_id: told_by(job) for job_id, job in self.witness.jobs.items()}
+        return model.claimable(self.clock.now)
 
     def _is_all_over(self) -> bool:
         return not any(

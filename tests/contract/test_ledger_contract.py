@@ -29,6 +29,7 @@ LOOK_S = 0.02
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = int(AT.timestamp())
 SHORT_S = 0.15
+FAIR_S = 600.0
 
 
 @pytest.fixture
@@ -51,13 +52,13 @@ def wait_until(clock: FalseClock | None) -> WaitUntil:
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
     """A ledger whose leases last for the test."""
-    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=60)
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=60, fair_s=FAIR_S)
 
 
 @pytest.fixture
 def hasty(store: Store) -> Ledger:
     """A ledger over the same store whose leases end at once."""
-    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=SHORT_S)
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=SHORT_S, fair_s=FAIR_S)
 
 
 def request(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from schemas.documents import ElderModel
+from schemas.errors import JobAlreadyEnded
 from schemas.record import Header, Record
 from tests.integration.service import Service
 
@@ -374,6 +375,8 @@ def test_every_command_is_answered(service: Service) -> None:
     assert (export["elder_id"], export["examples"]) == ("COMMAND1", 1)
     job = service.ask({"command": "job", "job_id": "command-job"})["result"]
     assert (job["job_id"], job["status"]) == ("command-job", "failed")
+    hurried = service.ask({"command": "hurry_job", "job_id": "command-job"})["error"]
+    assert hurried["code"] == JobAlreadyEnded.code
     jobs = service.ask({"command": "jobs", "elder_id": "COMMAND2", "limit": 1})["result"]["jobs"]
     assert [j["job_id"] for j in jobs] == ["command-job"]
     assert "outbox" not in job and "request_id" not in job
@@ -388,6 +391,8 @@ def test_every_command_is_answered(service: Service) -> None:
         ({"command": "export_jsonl", "elder_id": "NOMODEL"}, "unknown_elder"),
         ({"command": "job", "job_id": "nope"}, "unknown_job"),
         ({"command": "cancel_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "../x"}, "invalid_event"),
         ({"command": "explode"}, "unknown_command"),
         ({"elder_id": "X"}, "invalid_event"),
         ({"command": "get"}, "invalid_event"),

@@ -36,6 +36,7 @@ from tests.ledger_model import LedgerModel, Write, stored
 from tests.ledger_witness import Crash, Witness, new_request
 
 LEASE_S = 30.0
+FAIR_S = 50.0
 STATUSES: list[Status] = ["queued", "running", "succeeded", "failed", "cancelled"]
 FAILED = ErrorBody(code="training_failed", message="it failed")
 
@@ -66,7 +67,9 @@ faults = st.none() | st.builds(
     error=st.sampled_from([Crash, AutoReconnect]),
 )
 requests = st.tuples(
-    st.sampled_from(["LXM", "ZJG"]), st.integers(0, 1), st.sampled_from([None, "mine"])
+    st.sampled_from(["LXM", "LXM", "ZJG", "WSF"]),
+    st.integers(0, 1),
+    st.sampled_from([None, "mine"]),
 )
 
 
@@ -79,12 +82,15 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         self.store = FakeStore(self.clock)
         ensure_indexes(self.store.as_store(), dedup_hours=1)
         self.ledger = Ledger(
-            self.store.as_store(), Announcer(lambda: self.clock.now, "en"), lease_s=LEASE_S
+            self.store.as_store(),
+            Announcer(lambda: self.clock.now, "en"),
+            lease_s=LEASE_S,
+            fair_s=FAIR_S,
         )
         self.outbox = Outbox(self.store.as_store(), "test")
         self.witness = Witness(self.clock)
         self.store.on_change = self.witness.change
-        self.model = LedgerModel(LEASE_S)
+        self.model = LedgerModel(LEASE_S, FAIR_S)
         self.log: list[NewJob] = []
         self.committed = 0
         self.leases: list[Lease] = []
@@ -211,6 +217,18 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             self.model.end(job_id, "cancelled")
         elif outcome.writes:
             self.model.ask_to_cancel(job_id)
+
+    @rule(data=st.data(), fault=faults)
+    def hurry(self, data: st.DataObject, fault: Fault | None) -> None:
+        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
+        outcome = self._do(lambda: self.ledger.hurry(job_id), fault)
+        job = self.model.jobs.get(job_id)
+        if job is not None and job.status not in TERMINAL_STATUSES:
+            assert outcome.is_cut or outcome.result.urgent
+            if outcome.writes:
+                self.model.hurry(job_id)
+        elif not outcome.is_cut:
+            assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
 
     @rule(limit=st.integers(1, 4), stops_after=st.none() | st.integers(0, 3))
     def relay_publishes(self, limit: int, stops_after: int | None) -> None:
