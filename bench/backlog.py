@@ -38,7 +38,8 @@ def send(settings: Settings, topic: str, count: int, elders: int) -> None:
             on_delivery=lambda error, _: failed.append(error) if error else None,
         )
         producer.poll(0)
-    assert producer.flush(_LIMIT_S) == 0 and not failed, failed[:1]
+    assert producer.flush(_LIMIT_S) == 0, "the broker was too slow"
+    assert not failed, failed[0]
 
 
 def send_training(settings: Settings, count: int, elders: int) -> None:

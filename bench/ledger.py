@@ -187,7 +187,7 @@ WAYS: dict[str, Callable[[Settings, Store, int], float]] = {
 
 
 def measure_one(way: str, settings: Settings, count: int) -> float:
-    """Run one way over the topic, with a group and a database of its own; look that all is there."""
+    """Run one way over the topic, with a group and a database of its own, and look it over."""
     name = f"b{uuid4().hex[:8]}"
     kafka = settings.kafka.model_copy(update={"group_prefix": name})
     mongodb = settings.mongodb.model_copy(update={"database": name})
