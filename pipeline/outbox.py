@@ -20,7 +20,7 @@ from schemas.topics import MODEL_READY, TRAIN_PROGRESS
 
 # A filter's list of ids is gone through for each document by SecantusDB; short ones cost less.
 _MARKED_AT_ONCE = 100
-_NOTHING_WAITS = {"outbox": [], "latest": None, "has_pending": False}
+_NOTHING_WAITS: Document = {"outbox": [], "latest": None, "has_pending": False}
 # Fields of a job that its progress events repeat as they are.
 _SHARED = (
     "elder_id",
