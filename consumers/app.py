@@ -54,8 +54,8 @@ ROLES: tuple[RoleName, ...] = ("answers", "training", "chat", "models")
 SOURCE = "heirloom/modelserver"
 _RELAY_POLL_S = 0.2
 _RELAY_LEASE_S = 5.0
-_INGEST_BATCH = 500
-_TRAINING_LIMIT = 5000
+INGEST_BATCH = 500
+TRAINING_LIMIT = 5000
 _LANES = 4
 
 log = structlog.get_logger(__name__)
@@ -172,7 +172,7 @@ class App:
         worker = self._worker(stack)
         handler = TrainingHandler(self.ledger, self.training, worker.wake)
         self._start_lanes(
-            "training", TRAIN_REQUESTED, handler, stop, batch=_INGEST_BATCH, limit=_TRAINING_LIMIT
+            "training", TRAIN_REQUESTED, handler, stop, batch=INGEST_BATCH, limit=TRAINING_LIMIT
         )
         self._start_thread("worker", lambda: worker.run(stop))
         outbox = Outbox(self.store, SOURCE)

@@ -22,8 +22,13 @@ from typing import Any, Literal, cast
 
 import bson
 from bson.codec_options import CodecOptions
-from pymongo import ASCENDING, IndexModel, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
+from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    InvalidOperation,
+    OperationFailure,
+)
 from pymongo.results import BulkWriteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 from pipeline.store import Store
@@ -183,18 +188,35 @@ class FakeCollection:
             raise DuplicateKeyError(matched["errmsg"], _DUPLICATE_KEY, matched)
         return UpdateResult({"n": matched, "ok": 1.0}, True)
 
-    def bulk_write(self, requests: list[UpdateOne], *, ordered: bool) -> BulkWriteResult:
-        """Update one after the other; a batch is no transaction."""
-        if not ordered or any(type(r) is not UpdateOne for r in requests):
-            raise NotInTheFake("a bulk write out of order, or not of UpdateOne")
+    def bulk_write(
+        self, requests: list[UpdateOne] | list[UpdateMany], *, ordered: bool
+    ) -> BulkWriteResult:
+        """Update one after the other, each document by itself; a batch is no transaction."""
+        if not requests:
+            raise InvalidOperation("No operations to execute")
+        if not ordered or any(type(r) not in (UpdateOne, UpdateMany) for r in requests):
+            raise NotInTheFake("a bulk write out of order, or not of updates")
+        matched = 0
         for request in requests:
             stored = _as_stored({"filter": request._filter, "update": request._doc})[1]
-            matched = self._write(
-                "bulk_write", partial(self._update, stored["filter"], stored["update"])
-            )
-            if isinstance(matched, dict):
-                raise NotInTheFake("a bulk write against a unique index")
-        return BulkWriteResult({"nMatched": len(requests)}, True)
+            if type(request) is UpdateOne:
+                matched += self._bulk_update(stored["filter"], stored["update"])
+                continue
+            for key in self._keys(stored["filter"]):
+                # Each is looked at again: it may have changed since it was found.
+                matched += self._bulk_update(stored["filter"] | {"_id": key}, stored["update"])
+        return BulkWriteResult({"nMatched": matched}, True)
+
+    def _bulk_update(self, condition: Document, change: Any) -> int:
+        matched = self._write("bulk_write", partial(self._update, condition, change))
+        if isinstance(matched, dict):
+            raise NotInTheFake("a bulk write against a unique index")
+        count: int = matched
+        return count
+
+    def _keys(self, condition: Document) -> list[Any]:
+        with self._store.lock:
+            return [d["_id"] for _, d in self._scan(condition, self._store.clock.read())]
 
     def _write(self, command: str, change: Callable[[datetime], Any]) -> Any:
         self._store.on_moment(Moment("before", command, is_write=True))

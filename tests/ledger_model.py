@@ -202,6 +202,19 @@ class LedgerModel:
         """Let a job begin before all others."""
         self.jobs[job_id].is_urgent = True
 
+    def clearing(self, jobs: dict[str, int]) -> list[Write]:
+        """The writes that empty the outboxes of jobs whose sequence is still the one given."""
+
+        def cleared(job: ModelJob) -> Write:
+            def write() -> None:
+                job.outbox, job.latest, job.is_flagged = [], None, False
+
+            return write
+
+        # As the store does it: those of one sequence together, the first found first.
+        found = [j for s in dict.fromkeys(jobs.values()) for j in self.jobs if jobs.get(j) == s]
+        return [cleared(self.jobs[j]) for j in found if self.jobs[j].sequence == jobs[j]]
+
     def taking_out(self, job_id: str, last: int) -> list[Write]:
         """The writes that take published events out."""
         job = self.jobs[job_id]

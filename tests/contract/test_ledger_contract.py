@@ -363,6 +363,44 @@ def test_relay_takes_out_what_it_published_and_nothing_newer(ledger: Ledger, sto
     assert outbox.oldest() is None
 
 
+def test_many_jobs_are_marked_at_once_and_what_is_new_of_some_stays(
+    ledger: Ledger, store: Store
+) -> None:
+    """More than one update marks; jobs have come to different lengths; one ends meanwhile."""
+    outbox = Outbox(store, "test")
+    ledger.accept([request(number, f"E{number:03}") for number in range(230)])
+    told, ended = claimed(ledger), claimed(ledger)
+    ledger.report(told, ProgressState(stage="training", progress=10))
+    seen = outbox.waiting(1000)
+    assert (len(seen), {w.sequence for w in seen}) == (230, {1, 2})
+    ledger.finish(ended, "failed", error=ErrorBody(code="x", message="y"))
+    outbox.mark_published(seen)
+    assert [(e.key, e.data["status"]) for e in waiting(store)] == [(ended.job.elder_id, "failed")]
+    outbox.mark_published(outbox.waiting(10))
+    assert outbox.oldest() is None
+
+
+def test_marking_again_or_late_takes_out_nothing_new(ledger: Ledger, store: Store) -> None:
+    """Another relay has marked them already, and a job has gone on since."""
+    outbox = Outbox(store, "test")
+    ledger.accept([request(1), request(2, "ZJG")])
+    seen = outbox.waiting(10)
+    outbox.mark_published(seen)
+    ledger.report(claimed(ledger), ProgressState(stage="training", progress=20))
+    outbox.mark_published(seen)
+    assert [e.data["progress"] for e in waiting(store)] == [20]
+
+
+def test_flag_over_an_empty_outbox_is_lowered(ledger: Ledger, store: Store) -> None:
+    """A relay of an earlier release may have been cut off between its updates."""
+    ledger.accept([request(1)])
+    store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$set": {"outbox": []}})
+    outbox = Outbox(store, "test")
+    assert [w.events for w in outbox.waiting(10)] == [()]
+    outbox.mark_published(outbox.waiting(10))
+    assert outbox.waiting(10) == []
+
+
 def test_event_not_marked_is_given_again_with_the_same_id(ledger: Ledger, store: Store) -> None:
     ledger.accept([request(1)])
     first, again = waiting(store), waiting(store)

@@ -247,8 +247,9 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
     @precondition(lambda self: self.in_hand)
     @rule(fault=faults)
     def relay_marks(self, fault: Fault | None) -> None:
-        writes: list[Write] = []
-        for job in self.in_hand:
+        writes = self.model.clearing({job.job_id: job.sequence for job in self.in_hand})
+        grown = [j for j in self.in_hand if self.model.jobs[j.job_id].sequence != j.sequence]
+        for job in grown:
             last = job.events[-1].sequence if job.events else 0
             writes += self.model.taking_out(job.job_id, last or 0)
         outcome = self._do(lambda: self.outbox.mark_published(self.in_hand), fault)
