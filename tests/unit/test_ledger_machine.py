@@ -232,9 +232,11 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         elif outcome.writes:
             self.model.ask_to_cancel(job_id)
 
-    @rule(data=st.data(), fault=faults)
-    def hurry(self, data: st.DataObject, fault: Fault | None) -> None:
-        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
+    @rule(data=st.data(), fault=faults, claims=st.booleans())
+    def hurry(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
+        """Often the job is queued, and a claim follows: else few histories show who is next."""
+        queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
+        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
         outcome = self._do(lambda: self.ledger.hurry(job_id), fault)
         job = self.model.jobs.get(job_id)
         if job is not None and job.status not in TERMINAL_STATUSES:
@@ -243,6 +245,8 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
                 self.model.hurry(job_id)
         elif not outcome.is_cut:
             assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
+        if claims:
+            self._claim("a", None)
 
     @rule(limit=st.integers(1, 4), stops_after=st.none() | st.integers(0, 3))
     def relay_publishes(self, limit: int, stops_after: int | None) -> None:
