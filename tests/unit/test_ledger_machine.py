@@ -131,6 +131,16 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(["a", "b", "$c"]), fault=faults)
     def claim(self, owner: str, fault: Fault | None) -> None:
+        self._claim(owner, fault)
+
+    @rule(times=st.integers(1, 4))
+    def serve(self, times: int) -> None:
+        """Claim and finish some, as most jobs go: few histories get to a second turn otherwise."""
+        for _ in range(times):
+            if (lease := self._claim("a", None)) is not None:
+                self._end(lease, "failed", None)
+
+    def _claim(self, owner: str, fault: Fault | None) -> Lease | None:
         candidates = self.model.claimable(self.clock.now)
         fences = {job_id: self.model.jobs[job_id].fence for job_id in candidates}
         outcome = self._do(lambda: self.ledger.claim(owner), fault)
@@ -139,12 +149,14 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         for job_id in claimed:
             self.model.claim(job_id, owner, self.clock.now)
         if outcome.is_cut:
-            return
-        assert (outcome.result is None) == (not candidates)
-        if outcome.result is not None:
-            assert {outcome.result.job.id} == claimed
-            self.witness.begin(outcome.result)
-            self.leases.append(outcome.result)
+            return None
+        lease: Lease | None = outcome.result
+        assert (lease is None) == (not candidates)
+        if lease is not None:
+            assert {lease.job.id} == claimed
+            self.witness.begin(lease)
+            self.leases.append(lease)
+        return lease
 
     @rule(seconds=st.sampled_from([0.001, 1, LEASE_S / 2, LEASE_S, LEASE_S + 1]))
     def time_passes(self, seconds: float) -> None:
@@ -180,7 +192,9 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         data=st.data(), status=st.sampled_from(["succeeded", "failed", "cancelled"]), fault=faults
     )
     def finish(self, data: st.DataObject, status: Status, fault: Fault | None) -> None:
-        lease = self._lease(data)
+        self._end(self._lease(data), status, fault)
+
+    def _end(self, lease: Lease, status: Status, fault: Fault | None) -> None:
         ready = make_ready(lease.job) if status == "succeeded" else None
         error = None if ready else FAILED
         self._write_under(
@@ -218,9 +232,11 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         elif outcome.writes:
             self.model.ask_to_cancel(job_id)
 
-    @rule(data=st.data(), fault=faults)
-    def hurry(self, data: st.DataObject, fault: Fault | None) -> None:
-        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
+    @rule(data=st.data(), fault=faults, claims=st.booleans())
+    def hurry(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
+        """Often the job is queued, and a claim follows: else few histories show who is next."""
+        queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
+        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
         outcome = self._do(lambda: self.ledger.hurry(job_id), fault)
         job = self.model.jobs.get(job_id)
         if job is not None and job.status not in TERMINAL_STATUSES:
@@ -229,6 +245,8 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
                 self.model.hurry(job_id)
         elif not outcome.is_cut:
             assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
+        if claims:
+            self._claim("a", None)
 
     @rule(limit=st.integers(1, 4), stops_after=st.none() | st.integers(0, 3))
     def relay_publishes(self, limit: int, stops_after: int | None) -> None:
