@@ -211,12 +211,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
+    # The workers are in sessions of their own: they must not outlive a benchmark that is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with (
         tempfile.TemporaryDirectory() as name,
         open_servers(Path(name), arguments.kafka) as servers,
         Pair(servers, Path(name), arguments.lease) as pair,
     ):
-        seconds = [recover(pair, number, chance) for number in range(arguments.repeats)]
+        seconds: list[float] = []
+        for number in range(arguments.repeats):
+            seconds.append(recover(pair, number, chance))
+            print(f"claimed again after {seconds[-1]:.2f} s", file=sys.stderr, flush=True)
         rows = {
             "from the kill to the next claim": seconds,
             "that less the lease (target 2)": [s - arguments.lease for s in seconds],

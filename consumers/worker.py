@@ -84,8 +84,8 @@ class JobWatch:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._settings.heartbeat_s):
+            asked = time.monotonic()
             try:
-                asked = time.monotonic()
                 self._ledger.heartbeat(self._lease)
                 self._renewed = asked
             except RetryError as error:
@@ -95,7 +95,11 @@ class JobWatch:
                     self._verdict = LeaseLost()
                     return
                 log.warning("worker.heartbeat_waits", code=error.code)
-            except (LeaseLost, JobCancelled) as verdict:
+            except JobCancelled as verdict:
+                # Renewed all the same, and further on: the work may need longer than a lease to
+                # stop, and until then nobody else may begin the job again.
+                self._verdict, self._renewed = verdict, asked
+            except LeaseLost as verdict:
                 self._verdict = verdict
                 return
             except Exception as error:  # the thread's edge: unforeseen means not renewed

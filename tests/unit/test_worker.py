@@ -226,6 +226,30 @@ def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
     assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
 
 
+def test_lease_of_a_cancelled_job_is_renewed_until_its_work_has_stopped() -> None:
+    """A training process that still loads its base may need longer than a lease to stop.
+
+    Otherwise another worker begins the job again, is told the same, and so on to the last attempt.
+    """
+    ledger = ListingLedger(make_job())
+    renewed_on = threading.Event()
+
+    def beat() -> None:
+        if ledger.beats >= 4:
+            renewed_on.set()
+        raise JobCancelled
+
+    def work(watch: Watch) -> None:
+        try:
+            until_stopped(watch)
+        finally:
+            assert renewed_on.wait(LIMIT_S), "its heart stopped while the work was stopping"
+
+    ledger.on_beat = beat
+    run_job(ledger, work)
+    assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
 def test_stop_gives_the_job_back_at_once_and_counts_no_attempt() -> None:
     ledger, stop = ListingLedger(make_job()), threading.Event()
     stop.set()
