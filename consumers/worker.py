@@ -195,9 +195,12 @@ class TrainingWorker:
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
         try:
-            if lease.job.attempt > self._settings.max_attempts:
+            lost = lease.job.lost_leases
+            if lost > self._settings.max_lost_leases:
                 self._trainer.fence_off(lease.job)
-                raise TrainingFailed("given up after too many attempts; see the log")
+                raise TrainingFailed(
+                    f"given up: {lost} workers were lost over this job; see their logs"
+                )
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)
                 watch.check()
@@ -227,10 +230,11 @@ class TrainingWorker:
             self._retry_or_fail(lease, InternalError())
 
     def _retry_or_fail(self, lease: Lease, error: RejectError) -> None:
-        if lease.job.attempt >= self._settings.max_attempts:
+        failures = lease.job.failures
+        if failures + 1 >= self._settings.max_attempts:
             self._fail(lease, error)
             return
-        wait_s = self._settings.retry_base_s * 2 ** (lease.job.attempt - 1)
+        wait_s = self._settings.retry_base_s * 2**failures
         log.warning("job.tried_again", code=error.code, reason=error.message, wait_s=wait_s)
         self._release(lease, wait_s=wait_s, count_attempt=True)
 

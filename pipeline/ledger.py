@@ -271,13 +271,18 @@ class Ledger:
         return self._end(lease.key, job, status, error=error, ready=ready)
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
-        """Give the job back to the queue, at its old place, not before `wait_s` from now."""
+        """Give the job back to the queue, at its old place, not before `wait_s` from now.
+
+        `count_attempt`: it was tried and failed. Otherwise it is as if it had not been claimed.
+        """
+        failures = {"$ifNull": ["$failures", 0]}
         fields: Document = {
             "status": "queued",
             "owner": None,
             "lease_until": None,
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
             "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
+            "failures": {"$add": [failures, 1 if count_attempt else 0]},
         }
         self._write(lease, [{"$set": fields}])
 

@@ -37,7 +37,8 @@ class Job(Stored):
 
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
     on MongoDB's clock. `outbox` holds events still to be published, `latest` the newest
-    progress, of which only the last matters.
+    progress, of which only the last matters. `attempt` counts claims, those given back apart;
+    `failures` those of them that ended with a failure their worker reported.
     """
 
     id: JobId = Field(alias="_id")
@@ -60,6 +61,7 @@ class Job(Stored):
     eta_seconds: int | None = None
     sequence: int
     attempt: int
+    failures: int = 0
     fence: int
     owner: str | None = None
     lease_until: datetime | None = None
@@ -72,6 +74,11 @@ class Job(Stored):
     finished_at: datetime | None = None
     outbox: tuple[PendingEvent, ...] = ()
     latest: PendingEvent | None = None
+
+    @property
+    def lost_leases(self) -> int:
+        """How many workers were lost over this job, once another has claimed it."""
+        return self.attempt - 1 - self.failures
 
 
 def _in_order(versions: "tuple[ModelVersion, ...]") -> "tuple[ModelVersion, ...]":

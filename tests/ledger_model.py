@@ -26,6 +26,7 @@ class ModelJob:
     queued_at: datetime
     status: Status = "queued"
     attempt: int = 0
+    failures: int = 0
     fence: int = 0
     sequence: int = 1
     owner: str | None = None
@@ -47,6 +48,7 @@ class ModelJob:
         return (
             self.status,
             self.attempt,
+            self.failures,
             self.fence,
             self.sequence,
             self.owner,
@@ -66,9 +68,9 @@ class ModelJob:
 def stored(document: Document) -> tuple[object, ...]:
     """A stored job as `ModelJob.seen` would tell it."""
     events = sorted(waiting_events(document), key=lambda event: event["sequence"])
-    plain = ("status", "attempt", "fence", "sequence", "owner", "lease_until", "not_before")
+    plain = ("status", "attempt", "failures", "fence", "sequence", "owner")
     return (
-        *(document[name] for name in plain),
+        *(document[name] for name in (*plain, "lease_until", "not_before")),
         document["cancel_requested"],
         [event["event_id"] for event in events],
         document["has_pending"],
@@ -145,6 +147,7 @@ class LedgerModel:
         job = self.jobs[job_id]
         job.status, job.owner, job.lease_until, job.not_before = "queued", None, None, until
         job.attempt -= not count_attempt
+        job.failures += count_attempt
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word for the worker."""

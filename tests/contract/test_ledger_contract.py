@@ -221,6 +221,32 @@ def test_backed_off_job_comes_again_and_its_attempt_counts(
     assert (again.job.attempt, again.fence) == (2, 2)
 
 
+def test_only_what_a_worker_reports_counts_as_a_failure(
+    ledger: Ledger, hasty: Ledger, wait_until: WaitUntil
+) -> None:
+    """A worker that is killed reports nothing; a job given back is as if it had not begun."""
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    claimed(hasty)
+    lease = taken_over(ledger, wait_until)
+    assert (lease.job.attempt, lease.job.failures) == (3, 1)
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    job = ledger.get(lease.job.id)
+    assert (job.attempt, job.failures) == (3, 2)
+
+
+def test_failures_of_a_job_from_before_they_were_counted_are_counted_from_now_on(
+    ledger: Ledger, store: Store
+) -> None:
+    ledger.accept([request(1)])
+    store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$unset": {"failures": ""}})
+    lease = claimed(ledger)
+    assert lease.job.failures == 0
+    ledger.release(lease, wait_s=0, count_attempt=True)
+    assert ledger.get(lease.job.id).failures == 1
+
+
 # -- leases -----------------------------------------------------------------------------------
 
 

@@ -30,7 +30,12 @@ from schemas.events import ErrorBody, ModelReady
 from tests.fakes import make_job, make_ready
 
 SETTINGS = WorkerSettings(
-    lease_s=0.2, heartbeat_s=0.01, poll_s=0.01, max_attempts=3, retry_base_s=4
+    lease_s=0.2,
+    heartbeat_s=0.01,
+    poll_s=0.01,
+    max_attempts=3,
+    max_lost_leases=9,
+    retry_base_s=4,
 )
 LIMIT_S = 10.0
 READY = make_ready(make_job())
@@ -42,6 +47,7 @@ class ListingLedger:
     def __init__(self, *jobs: Job) -> None:
         self.waiting = list(jobs)
         self.ended: list[tuple[str, str | None]] = []
+        self.reason: str | None = None
         self.released: list[tuple[float, bool]] = []
         self.reports: list[ProgressState] = []
         self.beats = 0
@@ -77,6 +83,7 @@ class ListingLedger:
         if self.on_finish:
             raise self.on_finish.pop(0)
         self.ended.append((status, error.code if error else None))
+        self.reason = error.message if error else None
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
         self.released.append((wait_s, count_attempt))
@@ -154,38 +161,50 @@ def test_work_that_cannot_be_done_fails_at_once_with_its_reason(error: ModelServ
     assert (ledger.ended, ledger.released) == ([("failed", error.code)], [])
 
 
-@pytest.mark.parametrize(("attempt", "wait_s"), [(1, 4), (2, 8)])
-def test_failed_training_is_tried_again_later(attempt: int, wait_s: float) -> None:
-    ledger = ListingLedger(make_job(attempt=attempt))
+@pytest.mark.parametrize(("failures", "wait_s"), [(0, 4), (1, 8)])
+def test_failed_training_is_tried_again_later(failures: int, wait_s: float) -> None:
+    ledger = ListingLedger(make_job(attempt=failures + 1, failures=failures))
     run_job(ledger, raising(TrainingFailed()))
     assert (ledger.ended, ledger.released) == ([], [(wait_s, True)])
 
 
 def test_training_that_failed_at_the_last_attempt_fails_the_job() -> None:
-    ledger = ListingLedger(make_job(attempt=3))
+    ledger = ListingLedger(make_job(attempt=3, failures=2))
     run_job(ledger, raising(TrainingFailed()))
     assert (ledger.ended, ledger.released) == ([("failed", "training_failed")], [])
 
 
-def test_job_whose_workers_all_died_is_not_tried_for_ever() -> None:
-    ledger = ListingLedger(make_job(attempt=4))
+@pytest.mark.parametrize("lost", [1, 3, 9])
+def test_killed_workers_change_neither_the_end_of_a_job_nor_its_waits(lost: int) -> None:
+    """kill -9, as often as somebody likes: it is no failure of the job's."""
+    ledger = ListingLedger(*(make_job(attempt=1 + lost) for _ in range(2)))
+    run_job(ledger)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+    run_job(ledger, raising(TrainingFailed()))
+    assert ledger.released == [(SETTINGS.retry_base_s, True)]
+
+
+def test_job_under_which_worker_after_worker_dies_is_not_tried_for_ever() -> None:
+    """What kills the whole process leaves nobody to report a failure."""
+    ledger = ListingLedger(make_job(attempt=13, failures=2))
     run_job(ledger, lambda watch: pytest.fail("must not be tried again"))
     assert ledger.ended == [("failed", "training_failed")]
+    assert ledger.reason is not None and "10 workers" in ledger.reason
 
 
 def test_bug_is_tried_again_and_then_fails_the_job_without_its_text() -> None:
-    for attempt, (ended, released) in {
-        1: ([], [(4, True)]),
-        3: ([("failed", "internal_error")], []),
+    for failures, (ended, released) in {
+        0: ([], [(4, True)]),
+        2: ([("failed", "internal_error")], []),
     }.items():
-        ledger = ListingLedger(make_job(attempt=attempt))
+        ledger = ListingLedger(make_job(attempt=3, failures=failures))
         run_job(ledger, raising(KeyError("words")))
         assert (ledger.ended, ledger.released) == (ended, released)
 
 
 @pytest.mark.parametrize("error", [OllamaUnavailable(), StoreUnavailable()])
 def test_dependency_that_is_down_costs_no_attempt(error: ModelServerError) -> None:
-    ledger = ListingLedger(make_job(attempt=3))
+    ledger = ListingLedger(make_job(attempt=3, failures=2))
     run_job(ledger, raising(error))
     assert (ledger.ended, ledger.released) == ([], [(4, False)])
 
@@ -324,7 +343,8 @@ def test_stopped_is_no_failure() -> None:
 
 
 def test_damaged_artefact_is_made_again_and_fails_the_job_only_at_the_last_attempt() -> None:
-    ledger = ListingLedger(make_job(), make_job(attempt=SETTINGS.max_attempts))
+    last = make_job(attempt=SETTINGS.max_attempts, failures=SETTINGS.max_attempts - 1)
+    ledger = ListingLedger(make_job(), last)
 
     def act(watch: Watch) -> None:
         raise ArtefactCorrupt
