@@ -203,7 +203,6 @@ class TrainingWorker:
                 )
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)
-                watch.check()
                 self._finish(lease, "succeeded", ready=ready)
             self._metrics.last_success.set(self._wall_clock())
         except LeaseLost:

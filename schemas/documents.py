@@ -103,6 +103,13 @@ class ModelVersion(Stored):
     created_at: datetime
 
 
+class Deletion(Stored):
+    """A `delete` that was carried out: which command, by source and id, and what it removed."""
+
+    request: str
+    tags: tuple[str, ...]
+
+
 class ElderModel(Stored):
     """An elder's versions in one document, so that the current one changes in one write."""
 
@@ -113,6 +120,8 @@ class ElderModel(Stored):
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
     """The last commands that changed `current`, by source and id: none is done twice."""
+    deletions: tuple[Deletion, ...] = ()
+    """The last deletions: a command that comes again is answered as it was."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""
@@ -122,3 +131,8 @@ class ElderModel(Stored):
     def serving(self) -> ModelVersion | None:
         """The version that answers now."""
         return None if self.current is None else self.version(self.current)
+
+    def deleted_by(self, request: str | None) -> tuple[str, ...] | None:
+        """What a command deleted; None where it is not known."""
+        known = (d.tags for d in self.deletions if d.request == request)
+        return next(known, None)
