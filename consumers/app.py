@@ -84,7 +84,10 @@ class App:
         self.host = OllamaHost(settings.ollama)
         self.manager = ModelManager(self.registry, self.host)
         self.ledger = Ledger(
-            store, Announcer(utc_now, settings.language), lease_s=settings.worker.lease_s
+            store,
+            Announcer(utc_now, settings.language),
+            lease_s=settings.worker.lease_s,
+            fence_off=self.registry.fence_off,
         )
         self.room = DatasetRoom(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl

@@ -30,7 +30,15 @@ from schemas.record import Record
 from schemas.rpc import CORRELATION_ID, REPLY_TOPIC
 from schemas.topics import MODEL_REPLIES
 
-_INTERNAL = {"outbox", "latest", "request_source", "request_id", "traceparent", "owner"}
+_INTERNAL = {
+    "outbox",
+    "latest",
+    "request_source",
+    "request_id",
+    "traceparent",
+    "owner",
+    "cancel_requests",
+}
 
 
 class ModelsHandler:
@@ -117,7 +125,7 @@ class ModelsHandler:
                 )
                 return {"jobs": [describe_job(job) for job in jobs]}
             case CancelJob():
-                return describe_job(self._ledger.cancel(command.job_id))
+                return describe_job(self._ledger.cancel(command.job_id, request))
 
     def _export(self, command: ExportJsonl) -> dict[str, Any]:
         known = self._datasets.find(command.elder_id) or {}

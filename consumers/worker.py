@@ -17,12 +17,14 @@ from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal
 from pipeline.trainer import OllamaTrainer
+from schemas.documents import Job
 from schemas.errors import (
     ArtefactCorrupt,
     FatalError,
     InternalError,
     JobCancelled,
     LeaseLost,
+    ModelNotReady,
     ModelServerError,
     RejectError,
     RetryError,
@@ -195,12 +197,7 @@ class TrainingWorker:
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
         try:
-            lost = lease.job.lost_leases
-            if lost > self._settings.max_lost_leases:
-                self._trainer.fence_off(lease.job)
-                raise TrainingFailed(
-                    f"given up: {lost} workers were lost over this job; see their logs"
-                )
+            self._refuse(lease.job)
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)
                 self._finish(lease, "succeeded", ready=ready)
@@ -219,14 +216,25 @@ class TrainingWorker:
             self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
         except TrainingOutOfMemory as error:
             self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
-        except (TrainingFailed, ArtefactCorrupt) as error:
-            # A damaged file was set aside: the next attempt makes it again.
+        except (TrainingFailed, ArtefactCorrupt, ModelNotReady) as error:
+            # A damaged file was set aside, or a model vanished from Ollama under our hands: the
+            # next attempt makes it again.
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:
             self._fail(lease, error)
         except Exception as error:  # the worker's edge: a bug fails a job, never the worker
             log.error("job.fault", fault=describe_fault(error))
             self._retry_or_fail(lease, InternalError())
+
+    def _refuse(self, job: Job) -> None:
+        """Raise what ends a job before its work begins, unless a version of it answers already."""
+        lost = job.lost_leases
+        is_hopeless = lost > self._settings.max_lost_leases
+        if not (job.cancel_requested or is_hopeless) or self._trainer.fence_off(job) is not None:
+            return
+        if job.cancel_requested:
+            raise JobCancelled
+        raise TrainingFailed(f"given up: {lost} workers were lost over this job; see their logs")
 
     def _retry_or_fail(self, lease: Lease, error: RejectError) -> None:
         failures = lease.job.failures

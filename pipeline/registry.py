@@ -175,9 +175,7 @@ class ModelRegistry:
         with store_errors():
             return self._models.update_one(condition, update).matched_count == 1
 
-    def retire(
-        self, elder_id: str, tags: Collection[str] = (), request: str | None = None
-    ) -> bool:
+    def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
         """Take all released versions out; their numbers are never given again.
 
         A version that a job still works at stays: it will answer when it is released. `request`

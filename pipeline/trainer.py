@@ -211,9 +211,7 @@ class OllamaTrainer:
         )
         return current if same and current.tag in self._host.tags() else None
 
-    def _make(
-        self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
-    ) -> ModelVersion:
+    def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
         version = self._registry.open_version(job, _made_of(plan), self._clock())
         candidate = candidate_tag(job.elder_id, version.version, job.fence)
         self._remove_earlier_candidates(job.elder_id, version.version, job.fence)

@@ -67,6 +67,8 @@ class Job(Stored):
     lease_until: datetime | None = None
     not_before: datetime | None = None
     cancel_requested: bool = False
+    cancel_requests: tuple[str, ...] = ()
+    """The commands that cancelled it, by source and id: none is refused when it comes again."""
     error: ErrorBody | None = None
     version: Version | None = None
     queued_at: datetime

@@ -421,9 +421,7 @@ class MemoryRegistry:
         self._models[elder_id] = model.model_copy(update={"versions": left})
         return True
 
-    def retire(
-        self, elder_id: str, tags: Collection[str] = (), request: str | None = None
-    ) -> bool:
+    def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
         """Take all released versions out of service."""
         model = self.find(elder_id)
         if model is None or (request and model.deleted_by(request) is not None):

@@ -33,6 +33,7 @@ class ModelJob:
     lease_until: datetime | None = None
     not_before: datetime | None = None
     is_cancel_wanted: bool = False
+    cancelled_by: list[str] = field(default_factory=list)
     outbox: list[tuple[int, str]] = field(default_factory=list)
     latest: tuple[int, str] | None = None
     is_flagged: bool = True
@@ -55,6 +56,7 @@ class ModelJob:
             self.lease_until,
             self.not_before,
             self.is_cancel_wanted,
+            self.cancelled_by,
             self.waiting,
             self.is_flagged,
         )
@@ -72,6 +74,7 @@ def stored(document: Document) -> tuple[object, ...]:
     return (
         *(document[name] for name in (*plain, "lease_until", "not_before")),
         document["cancel_requested"],
+        document["cancel_requests"],
         [event["event_id"] for event in events],
         document["has_pending"],
     )

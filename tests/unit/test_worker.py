@@ -12,13 +12,14 @@ from pipeline.ledger import Lease
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal
 from pipeline.trainer import Watch
-from schemas.documents import Job
+from schemas.documents import Job, ModelVersion
 from schemas.errors import (
     ArtefactCorrupt,
     ConfigurationError,
     EvaluationFailed,
     JobCancelled,
     LeaseLost,
+    ModelNotReady,
     ModelServerError,
     NoAnswers,
     OllamaUnavailable,
@@ -27,7 +28,7 @@ from schemas.errors import (
     TrainingFailed,
 )
 from schemas.events import ErrorBody, ModelReady
-from tests.fakes import make_job, make_ready
+from tests.fakes import NOW, make_job, make_ready
 
 SETTINGS = WorkerSettings(
     lease_s=0.2,
@@ -39,6 +40,18 @@ SETTINGS = WorkerSettings(
 )
 LIMIT_S = 10.0
 READY = make_ready(make_job())
+RELEASED = ModelVersion(
+    version=1,
+    job_id=READY.job_id,
+    fence=1,
+    ready=True,
+    tag=READY.tag,
+    base_model="b",
+    method="lora",
+    recipe_sha256="a" * 64,
+    dataset_sha256="b" * 64,
+    created_at=NOW,
+)
 
 
 class ListingLedger:
@@ -92,11 +105,16 @@ class ListingLedger:
 class Trainer:
     """Does with a job what a function does."""
 
-    def __init__(self, act: Callable[[Watch], None] = lambda watch: None) -> None:
+    def __init__(
+        self,
+        act: Callable[[Watch], None] = lambda watch: None,
+        released: ModelVersion | None = None,
+    ) -> None:
         self._act = act
+        self._released = released
 
-    def fence_off(self, job: Job) -> None:
-        """There was nobody before."""
+    def fence_off(self, job: Job) -> ModelVersion | None:
+        return self._released
 
     def run(self, job: Job, watch: Watch) -> ModelReady:
         self._act(watch)
@@ -118,12 +136,13 @@ def run_job(
     stop: threading.Event | None = None,
     metrics: Metrics | None = None,
     prune: Callable[[str], Removal | None] = lambda elder_id: None,
+    released: ModelVersion | None = None,
 ) -> Metrics:
     metrics = metrics or Metrics()
     worker = TrainingWorker(
         "me",
         ledger,  # type: ignore[arg-type]
-        Trainer(act),  # type: ignore[arg-type]
+        Trainer(act, released),  # type: ignore[arg-type]
         StageClock(metrics),
         SETTINGS,
         metrics,
@@ -243,6 +262,46 @@ def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
     ledger.on_beat = raising(JobCancelled())
     run_job(ledger, until_stopped)
     assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+def test_job_cancelled_before_its_claim_ends_before_any_work() -> None:
+    """It could be done before the first heartbeat."""
+    ledger = ListingLedger(make_job(cancel_requested=True))
+    run_job(ledger, lambda watch: pytest.fail("must not begin"))
+    assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+@pytest.mark.parametrize("fields", [{"cancel_requested": True}, {"attempt": 99}])
+def test_job_whose_version_answers_already_ends_as_succeeded(fields: dict[str, object]) -> None:
+    """Cancelled, or given up, after its worker died between the release and the end."""
+    ledger = ListingLedger(make_job(**fields))
+    run_job(ledger, released=RELEASED)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+
+
+@pytest.mark.parametrize("verdict", [JobCancelled(), LeaseLost()])
+def test_what_comes_after_the_work_does_not_change_its_end(verdict: ModelServerError) -> None:
+    """The version was released by then; whether the lease still holds, the ledger knows."""
+    ledger, stop = ListingLedger(make_job()), threading.Event()
+    seen = threading.Event()
+
+    def beat() -> None:
+        seen.set()
+        raise verdict
+
+    def work(watch: Watch) -> None:
+        assert seen.wait(LIMIT_S)
+        stop.set()
+
+    ledger.on_beat = beat
+    run_job(ledger, work, stop)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+
+
+def test_model_that_vanished_from_ollama_under_a_job_is_made_again() -> None:
+    ledger = ListingLedger(make_job())
+    run_job(ledger, raising(ModelNotReady()))
+    assert (ledger.ended, ledger.released) == ([], [(SETTINGS.retry_base_s, True)])
 
 
 def test_stop_gives_the_job_back_at_once_and_counts_no_attempt() -> None:
