@@ -409,8 +409,8 @@ class Ledger:
             # Before the end: a worker that was held up must not release a cancelled job's version.
             if job.status == "queued" and self._fence_off(job) is None:
                 with suppress(LeaseLost):  # A worker claimed it meanwhile.
-                    error = _cancelled()
-                    return self._end(seen, job, "cancelled", error=error, requests=requests)
+                    self._end(seen, job, "cancelled", error=_cancelled(), requests=requests)
+                    return self.get(job_id)
                 continue
             update = {
                 "$set": {"cancel_requested": True},
