@@ -48,6 +48,9 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
             return False
         _remove_handovers(host, elder_id, but_of=tag)
         host.copy(ours, current_tag(elder_id))
+        # Also those of the same version, which a dead process may have left. Who lives tries
+        # again; before our copy it could do the same to us, without end.
+        _remove_handovers(host, elder_id, but_of=None)
     except ModelNotReady:
         return False
     finally:
@@ -63,7 +66,7 @@ def _take_away(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
 
 
 def _remove_handovers(host: ModelHost, elder_id: str, *, but_of: str | None) -> None:
-    """Shut out who would bring another version; of the same one they may, and do no harm."""
+    """Shut out whoever would bring another version than `but_of`."""
     prefix = f"{model_name(elder_id)}:"
     for name in host.tags():
         found = handed_over(name) if name.startswith(prefix) else None
