@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.ledger import Ledger
 from pipeline.models import ModelManager
+from pipeline.outbox import Announcer
 from pipeline.registry import DatasetRegistry, ModelRegistry
 from pipeline.store import Store
 from schemas.documents import Job, ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag
 from tests.fakes import FakeModelHost, make_job
+from tests.ledger_witness import new_request
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 MADE_OF = {
@@ -401,3 +404,23 @@ def test_shutting_out_tells_a_version_that_was_released_before(registry: ModelRe
     found = registry.fence_off(job(2, fence=2))
     assert found is not None and (found.version, found.ready) == (made.version, True)
     assert registry.fence_off(job(1, elder="NOBODY")) is None
+
+
+def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(
+    store: Store, registry: ModelRegistry
+) -> None:
+    """Its successor gave the job back before it had looked at the registry at all."""
+    announcer = Announcer(lambda: AT, "en")
+    ledger = Ledger(store, announcer, lease_s=60, fence_off=registry.fence_off)
+    ledger.accept([new_request(1, "LXM")])
+    first = ledger.claim("w1")
+    assert first is not None
+    opened = registry.open_version(first.job, MADE_OF, AT)
+    store["jobs"].update_one({"_id": first.job.id}, {"$set": {"lease_until": AT}})
+    second = ledger.claim("w2")
+    assert second is not None
+    ledger.release(second, wait_s=0, count_attempt=False)
+    assert ledger.cancel(first.job.id).status == "cancelled"
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", opened)
+    assert registry.get("LXM").current is None
