@@ -88,6 +88,7 @@ class App:
             Announcer(utc_now, settings.language),
             lease_s=settings.worker.lease_s,
             fair_s=settings.worker.fair_s,
+            fence_off=self.registry.fence_off,
         )
         self.room = DatasetRoom(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl
@@ -108,6 +109,8 @@ class App:
         self.replies = Replies(SOURCE, settings.topic, settings.chat.reply_topics, utc_now)
         self.publisher = KafkaPublisher(settings.kafka, self.metrics)
         self._threads: list[threading.Thread] = []
+        self._relays: list[threading.Thread] = []
+        self._relays_stop = threading.Event()
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,6 +141,10 @@ class App:
             stop.wait()
             log.info("app.stopping")
             for thread in self._threads:
+                thread.join()
+            # Last of all: what the worker said in its end goes out with this process.
+            self._relays_stop.set()
+            for thread in self._relays:
                 thread.join()
         log.info("app.stopped")
 
@@ -174,14 +181,17 @@ class App:
         self._start_lanes(
             "training", TRAIN_REQUESTED, handler, stop, batch=INGEST_BATCH, limit=TRAINING_LIMIT
         )
-        self._start_thread("worker", lambda: worker.run(stop))
+        self._threads.append(self._start_thread("worker", lambda: worker.run(stop)))
         outbox = Outbox(self.store, SOURCE)
         turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
         # A producer of its own: what it holds is dropped when the turn is lost.
         publisher = stack.enter_context(KafkaPublisher(self.settings.kafka, self.metrics))
         confirm = partial(publisher.confirm, may_go_on=turn.keep)
         relay = Relay(outbox, self.events.stored, confirm, turn.is_held)
-        self._start_thread("relay", lambda: self._relay(relay, outbox, turn, stop))
+        relaying = self._start_thread(
+            "relay", lambda: self._relay(relay, outbox, turn, self._relays_stop)
+        )
+        self._relays.append(relaying)
 
     def _relay_lease_s(self) -> float:
         """Long enough that a renewal which times out does so before the lease is over."""
@@ -303,13 +313,13 @@ class App:
         self.health.watch_loop(
             role, lambda: loop.last_poll, lambda: loop.assigned, lambda: loop.refused
         )
-        self._start_thread(role, lambda: loop.run(stop))
+        self._threads.append(self._start_thread(role, lambda: loop.run(stop)))
 
-    def _start_thread(self, name: str, run: Callable[[], None]) -> None:
+    def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=run, name=name)
         thread.start()
-        self._threads.append(thread)
         self.health.watch_thread(thread)
+        return thread
 
     def _ping_host(self) -> None:
         self.host.tags()

@@ -39,6 +39,7 @@ _INTERNAL = {
     "traceparent",
     "owner",
     "served_at",
+    "cancel_requests",
 }
 
 
@@ -112,7 +113,7 @@ class ModelsHandler:
             case GetModel():
                 return describe_model(self._manager.get_model(command.elder_id))
             case DeleteModel():
-                return {"deleted": self._manager.delete_model(command.elder_id)}
+                return {"deleted": self._manager.delete_model(command.elder_id, request)}
             case RollbackModel():
                 model = self._manager.rollback(command.elder_id, command.version, request)
                 return describe_model(model)
@@ -126,7 +127,7 @@ class ModelsHandler:
                 )
                 return {"jobs": [describe_job(job) for job in jobs]}
             case CancelJob():
-                return describe_job(self._ledger.cancel(command.job_id))
+                return describe_job(self._ledger.cancel(command.job_id, request))
             case HurryJob():
                 return describe_job(self._ledger.hurry(command.job_id))
 
@@ -139,7 +140,8 @@ class ModelsHandler:
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
     """Write a model as replies and the command line show it."""
-    document = model.model_dump(mode="json", exclude={"id", "next_version", "commands"})
+    internal = {"id", "next_version", "commands", "deletions"}
+    document = model.model_dump(mode="json", exclude=internal)
     return {"elder_id": model.id, **document}
 
 

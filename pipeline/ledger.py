@@ -6,7 +6,7 @@ on MongoDB's clock. A partial unique index lets at most one job of an elder run.
 state and the events that tell of it are one update, so neither stands without the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -64,9 +64,19 @@ class Ledger:
     """The `jobs` collection. Every method raises StoreUnavailable when MongoDB is down."""
 
     def __init__(
-        self, store: Store, announcer: Announcer, *, lease_s: float, fair_s: float
+        self,
+        store: Store,
+        announcer: Announcer,
+        *,
+        lease_s: float,
+        fair_s: float,
+        fence_off: Callable[[Job], object | None] = lambda job: None,
     ) -> None:
-        """`fair_s` is how long an elder who was served waits behind those who were not."""
+        """`fair_s` is how long an elder who was served waits behind those who were not.
+
+        `fence_off` shuts out a job's earlier holders; it returns what one of them released.
+        """
+        self._fence_off = fence_off
         self._jobs = store[JOBS]
         self._store = store
         self._queue = FairQueue(store, fair_s=fair_s)
@@ -259,7 +269,11 @@ class Ledger:
         return self._end(lease.key, job, status, error=error, ready=ready)
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
-        """Give the job back to the queue, at its old place, not before `wait_s` from now."""
+        """Give the job back to the queue, at its old place, not before `wait_s` from now.
+
+        `count_attempt`: it was tried and failed. Otherwise it is as if it had not been claimed.
+        """
+        failures = {"$ifNull": ["$failures", 0]}
         fields: Document = {
             "status": "queued",
             "owner": None,
@@ -267,6 +281,7 @@ class Ledger:
             "served_at": None,  # The elder's turn is not over: it goes on at its old place.
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
             "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
+            "failures": {"$add": [failures, 1 if count_attempt else 0]},
         }
         self._write(lease, [{"$set": fields}])
 
@@ -290,6 +305,7 @@ class Ledger:
         *,
         error: ErrorBody | None = None,
         ready: ModelReady | None = None,
+        requests: Sequence[str] = (),
     ) -> Job:
         sequence = job.sequence + 1
         ended = job.model_copy(
@@ -323,7 +339,11 @@ class Ledger:
             "finished_at": events[0].time,
         }
         # `sequence` in the filter: a progress report in between must not be overtaken.
-        update = {"$set": fields, "$push": {"outbox": {"$each": [e.model_dump() for e in events]}}}
+        pushed = {
+            "outbox": {"$each": [e.model_dump() for e in events]},
+            "cancel_requests": {"$each": list(requests)},
+        }
+        update = {"$set": fields, "$push": pushed}
         with store_errors():
             result = self._jobs.update_one(key | {"sequence": job.sequence}, update)
         if result.matched_count == 0:
@@ -361,27 +381,34 @@ class Ledger:
         with store_errors():
             return self._jobs.count_documents({"status": status})
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, request: str | None = None) -> Job:
         """Cancel a job: a queued one at once, a running one at its worker's next heartbeat.
 
-        Raises UnknownJob, or JobAlreadyEnded.
+        A job whose version was released already is left to its next worker, which ends it as
+        succeeded. A `request` that comes again changes nothing. Raises UnknownJob, or
+        JobAlreadyEnded.
         """
+        requests = [] if request is None else [request]
         while True:
             job = self.get(job_id)
-            if job.status == "queued":
-                key = {"_id": job_id, "status": "queued", "fence": job.fence}
-                try:
-                    return self._end(key, job, "cancelled", error=_cancelled())
-                except LeaseLost:
-                    continue  # A worker claimed it meanwhile.
-            if job.status != "running":
+            if request in job.cancel_requests:
+                return job
+            if job.status not in ("queued", "running"):
                 raise JobAlreadyEnded
+            seen = {"_id": job_id, "status": job.status, "fence": job.fence}
+            # Before the end: a worker that was held up must not release a cancelled job's version.
+            if job.status == "queued" and self._fence_off(job) is None:
+                with suppress(LeaseLost):  # A worker claimed it meanwhile.
+                    self._end(seen, job, "cancelled", error=_cancelled(), requests=requests)
+                    return self.get(job_id)
+                continue
+            update = {
+                "$set": {"cancel_requested": True},
+                "$push": {"cancel_requests": {"$each": requests}},
+            }
             with store_errors():
-                result = self._jobs.update_one(
-                    {"_id": job_id, "status": "running"}, {"$set": {"cancel_requested": True}}
-                )
-            if result.matched_count:
-                return self.get(job_id)
+                if self._jobs.update_one(seen, update).matched_count:
+                    return self.get(job_id)
 
     def hurry(self, job_id: str) -> Job:
         """Let a job begin before all others, after its elder's earlier ones; safe to repeat.

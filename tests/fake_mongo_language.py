@@ -246,6 +246,8 @@ def _plain(name: str) -> str:
 def _changed(operator: str, found: Any, change: Any, now: datetime) -> Any:
     if operator == "$set":
         return change
+    if operator == "$unset":
+        return MISSING
     if operator == "$push" and isinstance(change, dict) and list(change) == ["$each"]:
         return [*_listed(found, operator), *change["$each"]]
     if operator == "$pull" and isinstance(change, dict):

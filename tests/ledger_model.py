@@ -26,6 +26,7 @@ class ModelJob:
     queued_at: datetime
     status: Status = "queued"
     attempt: int = 0
+    failures: int = 0
     fence: int = 0
     sequence: int = 1
     owner: str | None = None
@@ -34,6 +35,7 @@ class ModelJob:
     served_at: datetime | None = None
     is_urgent: bool = False
     is_cancel_wanted: bool = False
+    cancelled_by: list[str] = field(default_factory=list)
     outbox: list[tuple[int, str]] = field(default_factory=list)
     latest: tuple[int, str] | None = None
     is_flagged: bool = True
@@ -49,6 +51,7 @@ class ModelJob:
         return (
             self.status,
             self.attempt,
+            self.failures,
             self.fence,
             self.sequence,
             self.owner,
@@ -57,6 +60,7 @@ class ModelJob:
             self.served_at,
             self.is_urgent,
             self.is_cancel_wanted,
+            self.cancelled_by,
             self.waiting,
             self.is_flagged,
         )
@@ -70,12 +74,13 @@ class ModelJob:
 def stored(document: Document) -> tuple[object, ...]:
     """A stored job as `ModelJob.seen` would tell it."""
     events = sorted(waiting_events(document), key=lambda event: event["sequence"])
-    plain = ("status", "attempt", "fence", "sequence", "owner", "lease_until", "not_before")
+    plain = ("status", "attempt", "failures", "fence", "sequence", "owner")
     return (
-        *(document[name] for name in plain),
+        *(document[name] for name in (*plain, "lease_until", "not_before")),
         document["served_at"],
         document["urgent"],
         document["cancel_requested"],
+        document["cancel_requests"],
         [event["event_id"] for event in events],
         document["has_pending"],
     )
@@ -193,6 +198,7 @@ class LedgerModel:
         job.status, job.owner, job.lease_until, job.not_before = "queued", None, None, until
         job.served_at = None
         job.attempt -= not count_attempt
+        job.failures += count_attempt
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word for the worker."""

@@ -31,7 +31,8 @@ from tests.ledger_witness import Crash, Witness, new_request
 
 LEASE_S = 30.0
 FAIR_S = 50.0
-MAX_ATTEMPTS = 4
+MAX_FAILURES = 3
+MAX_LOST_LEASES = 12
 STEPS = 45
 DEPTH = 3
 _FAILED = ErrorBody(code="training_failed", message="it failed")
@@ -143,7 +144,7 @@ class Worker(Process):
         """How the job ends now; None where it goes on."""
         if self.is_cancelled:
             return self._finish("cancelled", _FAILED)
-        if lease.job.attempt > MAX_ATTEMPTS:
+        if lease.job.lost_leases > MAX_LOST_LEASES:
             return self._finish("failed", _FAILED)
         if (chance := self.world.draw.random()) < 0.5 and not self.world.is_calm:
             return None
@@ -153,6 +154,8 @@ class Worker(Process):
         if chance < 0.88:
             return self._finish("failed", _FAILED)
         wait_s, count = self.world.draw.choice([(0, False), (5, False), (20, True)])
+        if count and lease.job.failures + 1 >= MAX_FAILURES:
+            return self._finish("failed", _FAILED)
         return lambda held: self.ledger.release(held, wait_s=wait_s, count_attempt=count)
 
     def _finish(self, status: Status, error: ErrorBody) -> Callable[[Lease], object]:

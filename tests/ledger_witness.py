@@ -122,6 +122,9 @@ class Witness:
 
     def _check_step(self, before: Document, after: Document) -> None:
         assert after["sequence"] >= before["sequence"], "the sequence went back"
+        is_given_back = (before["status"], after["status"]) == ("running", "queued")
+        failed = after["failures"] - before["failures"]
+        assert failed in ((0, 1) if is_given_back else (0,)), "a failure nobody reported"
         if after["fence"] != before["fence"]:
             self._check_claim(before, after)
             return

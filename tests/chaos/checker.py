@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Frozen
-from schemas.identifiers import current_tag, model_name, model_tag, read_candidate
+from schemas.identifiers import current_tag, is_passing, model_name, model_tag
 from schemas.record import Record
 from tests.chaos.evidence import Case
 from tests.chaos.workload import ROLLBACK, SOURCE, Elder, doomed_job
@@ -216,7 +216,7 @@ def _possible_ends(case: Case, job: dict[str, Any]) -> set[str]:
 
 def _is_left(case: Case, tag: str) -> bool:
     mine = any(tag.startswith(f"{model_name(elder.id)}:") for elder in case.elders)
-    return mine and read_candidate(tag) is not None
+    return mine and is_passing(tag)
 
 
 def _unsound(

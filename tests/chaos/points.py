@@ -181,10 +181,14 @@ def _around_the_models(injector: Injector) -> None:
     from pipeline.registry import ModelRegistry
     from pipeline.trainer import OllamaTrainer
     from pipeline.training_process import TrainingProcess
+    from schemas.identifiers import handed_over
 
     def before_copy(host: OllamaHost, source: str, target: str) -> None:
-        latest = target.endswith(":latest")
-        injector.passed("before latest" if latest else "before the version tag")
+        if target.endswith(":latest"):
+            injector.passed("before latest")
+        else:
+            is_handover = handed_over(target) is not None
+            injector.passed("before the handover" if is_handover else "before the version tag")
 
     def after_copy(host: OllamaHost, source: str, target: str) -> None:
         if target.endswith(":latest"):

@@ -17,6 +17,7 @@ from pipeline.ledger import Lease, Ledger, NewJob
 from pipeline.outbox import Announcer, Outbox
 from pipeline.progress import ProgressState
 from pipeline.store import Store, ensure_indexes
+from schemas.documents import Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
 from schemas.events import ErrorBody
@@ -222,6 +223,32 @@ def test_backed_off_job_comes_again_and_its_attempt_counts(
     assert (again.job.attempt, again.fence) == (2, 2)
 
 
+def test_only_what_a_worker_reports_counts_as_a_failure(
+    ledger: Ledger, hasty: Ledger, wait_until: WaitUntil
+) -> None:
+    """A worker that is killed reports nothing; a job given back is as if it had not begun."""
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    claimed(hasty)
+    lease = taken_over(ledger, wait_until)
+    assert (lease.job.attempt, lease.job.failures) == (3, 1)
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    job = ledger.get(lease.job.id)
+    assert (job.attempt, job.failures) == (3, 2)
+
+
+def test_failures_of_a_job_from_before_they_were_counted_are_counted_from_now_on(
+    ledger: Ledger, store: Store
+) -> None:
+    ledger.accept([request(1)])
+    store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$unset": {"failures": ""}})
+    lease = claimed(ledger)
+    assert lease.job.failures == 0
+    ledger.release(lease, wait_s=0, count_attempt=True)
+    assert ledger.get(lease.job.id).failures == 1
+
+
 # -- leases -----------------------------------------------------------------------------------
 
 
@@ -309,6 +336,53 @@ def test_cancelled_while_queued_again_stays_cancelled(ledger: Ledger) -> None:
     ledger.release(lease, wait_s=0, count_attempt=False)
     with pytest.raises(JobCancelled):
         ledger.heartbeat(claimed(ledger))
+
+
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_cancel_that_comes_again_is_answered_as_done(ledger: Ledger, state: str) -> None:
+    """The command's member died before the commit; meanwhile the job ended."""
+    ledger.accept([request(1)])
+    job_id = f"LXM_{SECONDS}"
+    lease = claimed(ledger) if state == "running" else None
+    ledger.cancel(job_id, "family/1")
+    ledger.cancel(job_id, "family/1")
+    if lease is not None:
+        ledger.cancel(job_id, "family/2")
+        ledger.finish(lease, "cancelled")
+        assert ledger.cancel(job_id, "family/2").status == "cancelled"
+    assert ledger.cancel(job_id, "family/1").status == "cancelled"
+    for other in ("family/3", None):
+        with pytest.raises(JobAlreadyEnded):
+            ledger.cancel(job_id, other)
+
+
+def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Store) -> None:
+    """Its first worker is stopped while it publishes, its second gave it back at once."""
+    shut_out: list[tuple[str, int]] = []
+
+    def fence_off(job: Job) -> None:
+        shut_out.append((ledger.get(job.id).status, job.fence))
+
+    announcer = Announcer(lambda: datetime.now(UTC), "en")
+    ledger = Ledger(store, announcer, lease_s=60, fence_off=fence_off)
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    assert ledger.cancel(f"LXM_{SECONDS}").status == "cancelled"
+    assert shut_out == [("queued", 2)], "before the job's end, with the newest fence"
+
+
+def test_job_whose_version_was_released_is_not_cancelled_any_more(store: Store) -> None:
+    """Its worker died before it could end the job; the next one ends it as what it is."""
+    announcer = Announcer(lambda: datetime.now(UTC), "en")
+    ledger = Ledger(store, announcer, lease_s=60, fence_off=lambda job: "a version")
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    assert ledger.cancel(f"LXM_{SECONDS}", "family/1").status == "queued"
+    assert ledger.cancel(f"LXM_{SECONDS}", "family/1").status == "queued"
+    lease = claimed(ledger)
+    assert lease.job.cancel_requested
+    assert ledger.finish(lease, "succeeded", ready=make_ready(lease.job)).status == "succeeded"
 
 
 # -- what is told -----------------------------------------------------------------------------

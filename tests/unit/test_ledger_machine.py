@@ -218,15 +218,20 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             fault,
         )
 
-    @rule(data=st.data(), fault=faults)
-    def cancel(self, data: st.DataObject, fault: Fault | None) -> None:
+    @rule(data=st.data(), request=st.sampled_from([None, "c1", "c2"]), fault=faults)
+    def cancel(self, data: st.DataObject, request: str | None, fault: Fault | None) -> None:
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
-        outcome = self._do(lambda: self.ledger.cancel(job_id), fault)
+        outcome = self._do(lambda: self.ledger.cancel(job_id, request), fault)
         job = self.model.jobs.get(job_id)
+        if job is not None and request in job.cancelled_by:
+            assert outcome.error is None and outcome.writes == 0
+            return
         if job is None or job.status in TERMINAL_STATUSES:
             assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
             return
         assert outcome.is_cut or outcome.error is None
+        if outcome.writes:
+            job.cancelled_by += [request] if request else []
         if outcome.writes and job.status == "queued":
             self.model.end(job_id, "cancelled")
         elif outcome.writes:
