@@ -47,8 +47,8 @@ e2e: setup ## The whole story, as a user would try it
 
 # What talks to Kafka, on the real one. The first run fetches it from Maven Central (54 MB).
 KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_consumers.py \
-	tests/integration/test_dead_letters_cli.py tests/integration/test_backlog.py \
-	tests/integration/test_poison.py tests/integration/kafka
+	tests/integration/test_dead_letters_cli.py tests/integration/test_dead_letter_partitions.py \
+	tests/integration/test_backlog.py tests/integration/test_poison.py tests/integration/kafka
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)

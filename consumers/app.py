@@ -19,11 +19,12 @@ from config.metrics import Metrics
 from config.settings import Settings
 from consumers.answers import AnswersHandler
 from consumers.chat import ChatExecutor
-from consumers.dispatch import Dispatcher, Handler, backoff_s, describe_fault
+from consumers.dispatch import Dispatcher, Handler
 from consumers.lanes import Executor, Lanes
 from consumers.loop import ConsumerLoop
 from consumers.models import ModelsHandler
 from consumers.ops import Health, OpsServer
+from consumers.patience import backoff_s, describe_fault
 from consumers.topics import apply_topics
 from consumers.training import TrainingHandler
 from consumers.worker import StageClock, TrainingWorker
@@ -313,10 +314,18 @@ class App:
         self.health.watch_loop(
             role, lambda: loop.last_poll, lambda: loop.assigned, lambda: loop.refused
         )
+        for thread in executor.threads:
+            self.health.watch_thread(thread)
         self._threads.append(self._start_thread(role, lambda: loop.run(stop)))
 
     def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=run, name=name)
+        def run_loudly() -> None:
+            try:
+                run()
+            except Exception as error:  # the thread's edge: it ends, and /livez says so
+                log.error("thread.fault", thread=name, fault=describe_fault(error))
+
+        thread = threading.Thread(target=run_loudly, name=name)
         thread.start()
         self.health.watch_thread(thread)
         return thread

@@ -5,10 +5,10 @@ the same reply again. A request whose deadline has passed is told so, not answer
 """
 
 import asyncio
-import hashlib
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime
 
 import structlog
@@ -16,10 +16,10 @@ import structlog
 from config.metrics import Metrics
 from config.settings import ChatSettings
 from consumers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
-from consumers.dispatch import describe_fault
 from consumers.lanes import Done, Work
+from consumers.patience import backoff_s, describe_fault
 from pipeline.chat import ChatService
-from pipeline.chat_store import ChatStore
+from pipeline.chat_store import ChatStore, StoredReply
 from producers.publisher import Publisher
 from producers.replies import Replies
 from schemas.envelope import Envelope, open_envelope
@@ -32,7 +32,7 @@ from schemas.errors import (
 )
 from schemas.events import ChatReply, ChatRequest, read_event
 from schemas.record import Record
-from schemas.rpc import REPLY_TOPIC, ReplyTarget
+from schemas.rpc import REPLY_TOPIC, ReplyTarget, reply_id, request_key
 from schemas.topics import CHAT_REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -42,15 +42,21 @@ class Conversation:
     """One request on its way: what was asked, and where the reply goes."""
 
     def __init__(
-        self, envelope: Envelope, request: ChatRequest, target: ReplyTarget, *, asked: bool
+        self,
+        envelope: Envelope,
+        request: ChatRequest,
+        target: ReplyTarget,
+        key: str,
+        *,
+        asked: bool,
     ) -> None:
-        """`asked` says that the request itself named where the reply goes."""
+        """`key` names the request, and `asked` says that it named where the reply goes."""
         self.envelope = envelope
         self.request = request
         self.target = target
         self.asked = asked
         self.pieces = 0
-        self.key = hashlib.sha256(f"{envelope.source}\0{envelope.id}".encode()).hexdigest()
+        self.key = key
 
 
 class ChatExecutor:
@@ -78,7 +84,7 @@ class ChatExecutor:
         self._clock = clock
         self._max_bytes = max_bytes
         self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
+        self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._serve, name="chat", daemon=True)
         self._done: Done = lambda ticket: None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,11 +92,16 @@ class ChatExecutor:
 
     # The executor's side, called from the poll thread ------------------------------------------
 
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The event loop's."""
+        return [self._thread]
+
     def start(self, done: Done) -> None:
-        """Start the event loop."""
+        """Start the event loop; raises what the clients cannot be made for."""
         self._done = done
         self._thread.start()
-        self._ready.wait()
+        self._opened.result()
 
     def submit(self, work: Work) -> None:
         """Begin to answer a request."""
@@ -108,9 +119,13 @@ class ChatExecutor:
 
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._open())
-        self._ready.set()
-        self._loop.run_forever()
+        try:
+            self._loop.run_until_complete(self._open())
+        except Exception as error:  # the thread's edge: whoever waits for the start is told
+            self._opened.set_exception(error)
+        else:
+            self._opened.set_result(None)
+            self._loop.run_forever()
         self._loop.close()
 
     async def _open(self) -> None:
@@ -138,19 +153,31 @@ class ChatExecutor:
         return not pending
 
     async def _deal_with(self, work: Work) -> None:
-        try:
-            outcome = await self._settle(work.record, work.received_at)
-        except RejectError as error:  # its reply: no place for it, or larger than the place takes
-            outcome = "refused"
-            await self._outlet.set_aside(work.record, error)
-        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
-            log.error("chat.failed", fault=describe_fault(error))
-            outcome = "failed"
-            await self._outlet.set_aside(work.record, InternalError())
+        attempt = 0
+        while True:
+            try:
+                outcome = await self._answer_or_set_aside(work.record, work.received_at)
+                break
+            except Exception as error:  # the task's edge: nobody fetches what a task raises
+                attempt += 1
+                place, wait_s = work.record.position, backoff_s(attempt)
+                log.error("chat.fault", position=place, fault=describe_fault(error), wait_s=wait_s)
+                await asyncio.sleep(wait_s)
         self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
         seconds = time.monotonic() - work.received_at
         self._metrics.chat_seconds.labels(outcome).observe(seconds)
         self._done(work.ticket)
+
+    async def _answer_or_set_aside(self, record: Record, received_at: float) -> str:
+        try:
+            return await self._settle(record, received_at)
+        except RejectError as error:  # its reply: no place for it, or larger than the place takes
+            await self._outlet.set_aside(record, error)
+            return "refused"
+        except Exception as error:  # the handlers' edge: a bug must not stop the consumer
+            log.error("chat.failed", fault=describe_fault(error))
+            await self._outlet.set_aside(record, InternalError())
+            return "failed"
 
     async def _settle(self, record: Record, received_at: float) -> str:
         try:
@@ -158,15 +185,16 @@ class ChatExecutor:
         except RejectError as error:
             await self._outlet.set_aside(record, error)
             return "refused"
-        reply = await self._find_reply(conversation, record, received_at)
+        stands = await self._find_reply(conversation, record, received_at)
+        reply = stands.reply
         # Here no deadline counts: what is on its way must not be followed by another reply.
         sequence = conversation.pieces if conversation.request.stream else None
-        await self._send(conversation, reply, sequence)
+        await self._send(conversation, reply, sequence, at=stands.at)
         return reply.error.code if reply.error else "answered"
 
     async def _find_reply(
         self, conversation: Conversation, record: Record, received_at: float
-    ) -> ChatReply:
+    ) -> StoredReply:
         """Answer within the deadline, or say why not; what is returned is remembered."""
         left_s = self._deadline(record, conversation.request, received_at) - time.monotonic()
         try:
@@ -191,7 +219,8 @@ class ChatExecutor:
         request = read_event(envelope, ChatRequest)
         target = self._outlet.target(record)
         asked = record.header(REPLY_TOPIC) is not None
-        return Conversation(envelope, request, target, asked=asked)
+        key = request_key(envelope, record)
+        return Conversation(envelope, request, target, key, asked=asked)
 
     def _deadline(self, record: Record, request: ChatRequest, received_at: float) -> float:
         """On the monotonic clock. The record's own time counts only if the broker wrote it."""
@@ -206,17 +235,20 @@ class ChatExecutor:
         attempt = 0
         while True:
             try:
-                reply = await self._store.recall_reply(conversation.key)
-                if reply is not None:
-                    return reply
+                known = await self._store.recall_reply(conversation.key)
+                if known is not None:
+                    return known.reply
                 if conversation.request.stream:
-                    return await self._stream(conversation)
-                return await self._service.answer(conversation.request)
+                    reply = await self._stream(conversation)
+                else:
+                    reply = await self._service.answer(conversation.request)
+                self._count_tokens(reply)
+                return reply
             except RetryError as error:
                 attempt += 1
                 await back_off(attempt, error, self._metrics)
 
-    async def _remember(self, conversation: Conversation, reply: ChatReply) -> ChatReply:
+    async def _remember(self, conversation: Conversation, reply: ChatReply) -> StoredReply:
         """Return the reply that stands for this request: this one, or what was stored before.
 
         Refusals are remembered too: a request that comes again must not be told otherwise.
@@ -224,14 +256,10 @@ class ChatExecutor:
         attempt = 0
         while True:
             try:
-                stands = await self._store.remember_reply(conversation.key, reply, self._clock())
-                break
+                return await self._store.remember_reply(conversation.key, reply)
             except RetryError as error:
                 attempt += 1
                 await back_off(attempt, error, self._metrics)
-        if stands is reply:
-            self._count_tokens(reply)
-        return stands
 
     async def _stream(self, conversation: Conversation) -> ChatReply:
         """Send pieces as they come, a few a second, and return the whole reply."""
@@ -262,14 +290,16 @@ class ChatExecutor:
         sequence: int | None = None,
         *,
         final: bool = True,
+        at: datetime | None = None,
     ) -> None:
-        part = "" if sequence is None or final else f"/{sequence}"
+        part = None if final else sequence
         encoded = encode_reply(
             reply,
-            f"{conversation.envelope.id}/reply{part}",
+            reply_id(conversation.envelope.id, conversation.key, part),
             conversation.envelope.traceparent,
             sequence=sequence,
             final=final,
+            at=at,
         )
         await self._outlet.reply(conversation.target, encoded, asked=conversation.asked)
 

@@ -4,11 +4,12 @@ Each is published until the broker confirms it; what no broker will ever take go
 """
 
 import asyncio
+from datetime import datetime
 
 import structlog
 
 from config.metrics import Metrics
-from consumers.dispatch import backoff_s
+from consumers.patience import backoff_s
 from producers.dead_letters import dead_letter, empty_letter
 from producers.publisher import Publication, Publisher
 from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
@@ -116,8 +117,9 @@ def encode_reply(
     *,
     sequence: int | None = None,
     final: bool = True,
+    at: datetime | None = None,
 ) -> Reply:
-    """Write a reply as `chat-replies` carries it."""
+    """Write a reply as `chat-replies` carries it; `at` is when it was stored."""
     error = reply.error
     return Reply(
         topic=CHAT_REPLIES.name,
@@ -127,4 +129,5 @@ def encode_reply(
         final=final,
         sequence=sequence,
         traceparent=traceparent,
+        at=at,
     )

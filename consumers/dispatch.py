@@ -4,7 +4,6 @@ This is the handlers' edge. A handler says what went wrong by raising; what beco
 decided here, for all alike.
 """
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ import structlog
 
 from config.metrics import Metrics
 from consumers.lanes import Work
+from consumers.patience import backoff_s, describe_fault
 from producers.dead_letters import dead_letter, empty_letter
 from producers.publisher import Publication
 from schemas.base import Frozen
@@ -29,8 +29,6 @@ from schemas.errors import (
 )
 from schemas.record import Record
 
-FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 15.0
 # A letter of this size fits any topic as brokers make them (1 MiB), with the reason.
 _SMALL_BYTES = 512 * 1024
 
@@ -60,14 +58,6 @@ class Handler(Protocol):
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:
         """Build the error reply for a record, or None: then it becomes a dead letter."""
-
-
-def backoff_s(attempt: int, jitter: Callable[[], float] = random.random) -> float:
-    """Seconds before try `attempt` (from 1): doubling, at most 15, with full jitter below half."""
-    # Bounded: after a night without a broker the power itself would overflow.
-    doublings = min(attempt - 1, 16)
-    longest = min(FIRST_WAIT_S * 2.0**doublings, LONGEST_WAIT_S)
-    return longest * (0.5 + 0.5 * jitter())
 
 
 class Dispatcher:
@@ -206,12 +196,3 @@ class Dispatcher:
         if done:
             self._metrics.consumed.labels(self._topic, "done").inc(done)
         self._metrics.processing.labels(self._topic).observe(seconds)
-
-
-def describe_fault(error: BaseException) -> str:
-    """Name an unforeseen error and its place, without its text: it may quote an elder."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-    return f"{type(error).__name__} at {where}"

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from config.settings import Settings
 from consumers.admin import KafkaAdmin
-from consumers.topics import broker_name
+from consumers.topics import broker_name, narrow_letter_topics
 from pipeline.model_host import OllamaHost
 from pipeline.store import open_client, store_errors
 from schemas.base import Frozen
@@ -104,6 +104,9 @@ def _check_topics(settings: Settings) -> Finding:
         missing = [n for t in all_topics() if (n := broker_name(settings, t)) not in there]
         if missing:
             raise FatalError(f"missing: {', '.join(missing)}")
+        narrow = narrow_letter_topics(settings, {n: len(t.partitions) for n, t in there.items()})
+        if narrow:  # No fault: the letters go elsewhere.
+            return f"all there, but {'; '.join(narrow)}: add some for letters to keep theirs"
         return "all there"
 
     return _look("topics", look, "run `modelserver topics apply`", _UNAVAILABLE)

@@ -1,4 +1,8 @@
-"""Lanes: threads that work on records, one elder's always in the same lane and in order."""
+"""Lanes: threads that work on records, one elder's always in the same lane and in order.
+
+No fault ends a lane. What its work let through is logged and tried again: the record is neither
+dealt with nor committed until it is done.
+"""
 
 import queue
 import threading
@@ -7,12 +11,16 @@ import zlib
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
 from pydantic import Field
 
 from consumers.offsets import Ticket
+from consumers.patience import backoff_s, describe_fault
 from schemas.base import Frozen
-from schemas.errors import Interrupted
+from schemas.errors import Stopped
 from schemas.record import Record
+
+log = structlog.get_logger(__name__)
 
 
 class Work(Frozen):
@@ -39,6 +47,10 @@ class Executor(Protocol):
     def stop(self, limit_s: float) -> bool:
         """Finish what is under way within the limit; False where something was left."""
 
+    @property
+    def threads(self) -> "list[threading.Thread]":
+        """The threads that must live as long as the program does."""
+
 
 class Lanes:
     """`count` threads, each with a queue; `process` gets up to `batch` records at once."""
@@ -54,6 +66,12 @@ class Lanes:
             for i, q in enumerate(self._queues)
         ]
         self._done: Done = lambda ticket: None
+        self._stopping = threading.Event()
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """One for each lane."""
+        return self._threads
 
     def start(self, done: Done) -> None:
         """Start the threads."""
@@ -68,6 +86,7 @@ class Lanes:
 
     def stop(self, limit_s: float) -> bool:
         """Let each thread finish what it has begun, and leave the rest for the next owner."""
+        self._stopping.set()
         for waiting in self._queues:
             _drain(waiting)
             waiting.put(None)
@@ -88,14 +107,29 @@ class Lanes:
                     stop = True
                     break
                 works.append(following)
-            try:
-                self._process(works)
-            except Interrupted:
-                return  # Not dealt with: no ticket is closed, the next owner gets them again.
+            if not self._deal_with(works):
+                return  # No ticket is closed, the next owner gets them again.
             for work in works:
                 self._done(work.ticket)
             if stop:
                 return
+
+    def _deal_with(self, works: list[Work]) -> bool:
+        """Process records until they are done; False where the program stops before that."""
+        attempt = 0
+        while True:
+            try:
+                self._process(works)
+                return True
+            except Stopped:
+                return False
+            except Exception as error:  # the lane's edge: its other records must not wait for ever
+                attempt += 1
+                wait_s = backoff_s(attempt)
+                place, fault = works[0].record.position, describe_fault(error)
+                log.error("lane.fault", position=place, fault=fault, wait_s=round(wait_s, 2))
+                if self._stopping.wait(wait_s):
+                    return False
 
 
 def _drain(waiting: "queue.SimpleQueue[Work | None]") -> None:

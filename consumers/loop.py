@@ -2,13 +2,16 @@
 
 All calls to the Kafka consumer are made in one thread. While too much is under way records are
 held back here, and once enough are held the partitions are paused. Polling goes on, so that the
-group never takes this member for dead.
+group never takes this member for dead. A consumer that met a fatal error never works again, and is
+replaced.
 """
 
 import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import structlog
 from confluent_kafka import (
@@ -26,6 +29,7 @@ from config.metrics import Metrics
 from consumers.held import HeldBack
 from consumers.lanes import Executor, Work
 from consumers.offsets import OffsetTracker, Partition, Ticket
+from consumers.patience import backoff_s
 from producers.refusals import client_made, refusal
 from schemas.record import Header, Record, TimestampType
 
@@ -37,6 +41,8 @@ _HELD = 2000
 _HELD_BYTES = 16 * 1024 * 1024
 _COMMIT_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 5.0
+# A consumer that lived so long did not die of what the one before died of.
+_LONG_LIFE_S = 60.0
 _TIMESTAMP_TYPES: dict[int, TimestampType] = {
     TIMESTAMP_CREATE_TIME: "create",
     TIMESTAMP_LOG_APPEND_TIME: "append",
@@ -59,12 +65,17 @@ class ConsumerLoop:
         limit: int,
         grace_s: float = 20.0,
         wall_clock: Callable[[], float] = time.time,
+        make_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
     ) -> None:
         self._role = role
         self._topics = topics
         callbacks = {"error_cb": self._on_error, "on_commit": self._on_commit}
-        with client_made():
-            self._consumer = Consumer(settings.consumer(role) | callbacks)
+        self._config = settings.consumer(role) | callbacks
+        self._make_consumer = make_consumer
+        self._consumer = self._make()
+        self._made_at = time.monotonic()
+        self._deaths = 0
+        self._died_of: str | None = None
         self._executor = executor
         self._metrics = metrics
         self._limit = limit
@@ -78,20 +89,33 @@ class ConsumerLoop:
         self._next_lag = 0.0
         self.last_poll = 0.0
         self.assigned = False
+        """Whether the group gave this member its part, and has not taken all of it away."""
         self.refused: str | None = None
         """What Kafka refuses this consumer, until partitions or records come after all."""
 
     def run(self, stop: threading.Event) -> None:
         """Consume until `stop` is set; then finish what is under way, commit and leave."""
         self._executor.start(self._finished.put)
+        self._subscribe()
+        try:
+            while not stop.is_set():
+                try:
+                    self._step()
+                except KafkaException as error:  # It died between two calls, or one was refused.
+                    self._on_error(error.args[0])
+                if self._died_of is not None:
+                    self._replace(self._died_of, stop)
+        finally:
+            self._leave()
+
+    def _make(self) -> Consumer:
+        with client_made():
+            return self._make_consumer(self._config)
+
+    def _subscribe(self) -> None:
         self._consumer.subscribe(
             self._topics, on_assign=self._assign, on_revoke=self._revoke, on_lost=self._lose
         )
-        try:
-            while not stop.is_set():
-                self._step()
-        finally:
-            self._leave()
 
     def _step(self) -> None:
         self._touch()
@@ -137,17 +161,20 @@ class ConsumerLoop:
                 self._tracker.finish(self._finished.get_nowait())
             except queue.Empty:
                 break
-        self._metrics.in_flight.labels(self._role).set(self._tracker.in_flight)
 
     def _hand_on(self) -> None:
         """Give the executor as many of the records held as may be under way."""
         while self._held and self._tracker.in_flight < self._limit:
             held = self._held.take()
             record = held.record
+            if self._tracker.goes_back(record.topic, record.partition, record.offset):
+                self._metrics.rebalances.labels(self._role, "reset").inc()
+                log.warning("consumer.offsets_reset", role=self._role, position=record.position)
             ticket = self._tracker.start(record.topic, record.partition, record.offset)
             if ticket is not None:
                 work = Work(record=record, ticket=ticket, received_at=held.received_at)
                 self._executor.submit(work)
+        self._metrics.in_flight.labels(self._role).set(self._tracker.in_flight)
 
     def _pause_or_resume(self) -> None:
         if self._held.is_full:
@@ -191,8 +218,33 @@ class ConsumerLoop:
             log.warning("consumer.left_work", role=self._role, under_way=self._tracker.in_flight)
         self._settle()
         self._commit(asynchronous=False)
-        self._consumer.close()
+        self._close()
         self.assigned = False
+
+    def _close(self) -> None:
+        with suppress(KafkaException):  # A dead one may say once more what it died of.
+            self._consumer.close()
+
+    def _replace(self, died_of: str, stop: threading.Event) -> None:
+        """Join the group anew with another consumer; what was under way comes again.
+
+        No ticket counts any more: somebody else may have the partitions already.
+        """
+        self._held.drop(set(self._tracker.held))
+        self._tracker.revoke(self._tracker.held)
+        self.assigned = False
+        lived_s = time.monotonic() - self._made_at
+        self._deaths = 1 if lived_s > _LONG_LIFE_S else self._deaths + 1
+        wait_s = backoff_s(self._deaths)
+        self._metrics.rebalances.labels(self._role, "died").inc()
+        log.error("consumer.died", role=self._role, error=died_of, wait_s=round(wait_s, 2))
+        if stop.wait(wait_s):
+            return
+        self._close()
+        self._died_of = None
+        self._consumer = self._make()
+        self._made_at = time.monotonic()
+        self._subscribe()
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._tracker.assign([(p.topic, p.partition) for p in partitions])
@@ -208,6 +260,7 @@ class ConsumerLoop:
         self._commit(asynchronous=False, only=gone)
         self._tracker.revoke(list(gone))
         self._held.drop(gone)
+        self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "revoked").inc()
         log.info("consumer.revoked", role=self._role, partitions=len(partitions))
 
@@ -216,6 +269,7 @@ class ConsumerLoop:
         gone = {(p.topic, p.partition) for p in partitions}
         self._tracker.revoke(list(gone))
         self._held.drop(gone)
+        self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "lost").inc()
         log.warning("consumer.lost", role=self._role, partitions=len(partitions))
 
@@ -234,6 +288,9 @@ class ConsumerLoop:
                 self._metrics.lag.labels(*labels).set(max(end - partition.offset, 0))
 
     def _on_error(self, error: KafkaError) -> None:
+        # From poll() comes the bare code; the callback is told what it stands for.
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            self._died_of = self._died_of or error.name()
         known = refusal(error)
         if known is None:
             log.warning("consumer.kafka_error", role=self._role, error=error.name())

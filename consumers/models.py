@@ -28,7 +28,7 @@ from schemas.documents import ElderModel, Job
 from schemas.errors import MalformedRecord, NoSuchTopic, RejectError, ReplyTopicRefused
 from schemas.events import ErrorBody
 from schemas.record import Record
-from schemas.rpc import CORRELATION_ID, REPLY_TOPIC
+from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, reply_id, request_key
 from schemas.topics import MODEL_REPLIES
 
 _INTERNAL = {
@@ -71,13 +71,13 @@ class ModelsHandler:
             try:
                 command = read_command(one.envelope)
                 target = self._replies.target(one.record, MODEL_REPLIES.name)
-                result = self.run(command, f"{one.envelope.source}/{one.envelope.id}")
+                key = request_key(one.envelope, one.record)
+                result = self.run(command, key)
             except RejectError as error:
                 refused.append((one, error))
                 continue
             reply = ModelReply(command=command.command, result=result)
-            # An id may have 512 characters; the reply's own must have no more.
-            event_id = f"{one.envelope.id[:500]}/reply"
+            event_id = reply_id(one.envelope.id, key)
             try:
                 self._confirm([self._replies.publication(target, _reply(reply, event_id))])
             except NoSuchTopic:

@@ -1,7 +1,8 @@
 """Which offsets may be committed: all before the first record that is not dealt with.
 
 A ticket belongs to one assignment. After a partition was taken away, what its former tickets
-still finish counts for nothing, even when the partition comes back.
+still finish counts for nothing, even when the partition comes back. A partition whose offsets go
+back was reset by the broker, and that is a new assignment too.
 """
 
 from collections import OrderedDict
@@ -51,13 +52,28 @@ class OffsetTracker:
         return (topic, partition) in self._partitions
 
     def start(self, topic: str, partition: int, offset: int) -> Ticket | None:
-        """Open a ticket for a record; None where the partition is not held."""
+        """Open a ticket for a record; None where the partition is not held.
+
+        Where the offsets go back the partition begins anew: earlier tickets are void, and what
+        was committed is forgotten, since it lies in a log that is no more.
+        """
+        if self.goes_back(topic, partition, offset):
+            self.assign([(topic, partition)])
         held = self._partitions.get((topic, partition))
-        if held is None or (held.next_offset is not None and offset < held.next_offset):
+        if held is None:
             return None
         held.open[offset] = False
         held.next_offset = offset + 1
         return Ticket(topic=topic, partition=partition, offset=offset, assignment=held.assignment)
+
+    def goes_back(self, topic: str, partition: int, offset: int) -> bool:
+        """Say whether an offset is before what was read in this assignment.
+
+        The client reads on and on within one, so only a reset does that: the log was cut short
+        or made anew.
+        """
+        held = self._partitions.get((topic, partition))
+        return held is not None and held.next_offset is not None and offset < held.next_offset
 
     def finish(self, ticket: Ticket) -> bool:
         """Close a ticket; False where it is void."""
@@ -91,6 +107,11 @@ class OffsetTracker:
         for partition in partitions:
             if partition in self._partitions:
                 self._partitions[partition].committed = None
+
+    @property
+    def held(self) -> list[Partition]:
+        """The partitions held now."""
+        return list(self._partitions)
 
     @property
     def in_flight(self) -> int:

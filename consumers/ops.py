@@ -49,7 +49,7 @@ class Health:
         self._refused[role] = refused
 
     def watch_thread(self, thread: threading.Thread) -> None:
-        """Watch a thread that must run as long as the program does."""
+        """Watch a thread that, once it is started, must run as long as the program does."""
         self._threads.append(thread)
 
     def require(self, name: str, check: Check) -> None:
@@ -59,7 +59,11 @@ class Health:
     def faults_of_life(self) -> dict[str, str]:
         """Return the threads that have ended and the loops that have stopped polling."""
         now = time.time()
-        ended = {t.name: "its thread has ended" for t in self._threads if not t.is_alive()}
+        ended = {
+            thread.name: "its thread has ended"
+            for thread in self._threads
+            if thread.ident is not None and not thread.is_alive()
+        }
         stale = {
             role: f"no poll for {now - poll():.0f} s"
             for role, poll in self._polls.items()

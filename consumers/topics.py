@@ -1,6 +1,6 @@
 """Bringing the topic catalogue to a broker; safe to repeat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
@@ -9,7 +9,7 @@ from config.settings import Settings
 from consumers.admin import KafkaAdmin
 from schemas.base import Frozen
 from schemas.errors import KafkaRefused
-from schemas.topics import Topic, all_topics
+from schemas.topics import DEAD_LETTER_SUFFIX, Topic, all_topics
 
 _LIMIT_S = 30.0
 _FORBIDDEN = frozenset(
@@ -31,18 +31,42 @@ def apply_topics(
 
     Where all are there, this needs no right but to see them. `partitions` goes before the
     catalogue's number, for small installations; without `topics` the whole catalogue is meant.
+    A dead-letter topic is to have as many as its source really has.
     """
     admin = KafkaAdmin(settings.kafka)
-    there = admin.topics(_LIMIT_S)
+    there = {name: len(found.partitions) for name, found in admin.topics(_LIMIT_S).items()}
     wanted = {broker_name(settings, t): t for t in topics or all_topics()}
-    missing = {name: topic for name, topic in wanted.items() if name not in there}
-    created = _create(admin, missing, settings.kafka.replication_factor, partitions)
-    known = [
-        Applied(topic=name, outcome=_compare(len(there[name].partitions), topic, partitions))
+    numbers = {
+        name: there.get(_source(name)) or partitions or topic.partitions
         for name, topic in wanted.items()
+    }
+    missing = {name: topic for name, topic in wanted.items() if name not in there}
+    created = _create(admin, missing, settings.kafka.replication_factor, numbers)
+    known = [
+        Applied(topic=name, outcome=_compare(there[name], numbers[name]))
+        for name in wanted
         if name not in missing
     ]
     return sorted(created + known, key=lambda applied: applied.topic)
+
+
+def narrow_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
+    """Say which dead-letter topics have fewer partitions than their sources.
+
+    `there` are the broker's topics and their numbers of partitions.
+    """
+    names = [broker_name(settings, topic) for topic in all_topics()]
+    return [
+        f"{name} has {there[name]} partitions and {source} {there[source]}"
+        for name in names
+        if (source := _source(name)) and name in there and there[name] < there.get(source, 0)
+    ]
+
+
+def _source(name: str) -> str:
+    """The topic whose dead letters a topic has; nothing for any other topic."""
+    is_letters = name.endswith(DEAD_LETTER_SUFFIX)
+    return name.removesuffix(DEAD_LETTER_SUFFIX) if is_letters else ""
 
 
 def broker_name(settings: Settings, topic: Topic) -> str:
@@ -54,14 +78,14 @@ def broker_name(settings: Settings, topic: Topic) -> str:
 
 
 def _create(
-    admin: KafkaAdmin, missing: dict[str, Topic], replication: int, partitions: int | None
+    admin: KafkaAdmin, missing: dict[str, Topic], replication: int, numbers: dict[str, int]
 ) -> list[Applied]:
     if not missing:
         return []
     new = [
         NewTopic(
             name,
-            num_partitions=partitions or topic.partitions,
+            num_partitions=numbers[name],
             replication_factor=replication,
             config=topic.config(),
         )
@@ -89,6 +113,5 @@ def _hidden(name: str) -> str:
     )
 
 
-def _compare(there: int, topic: Topic, partitions: int | None) -> str:
-    wanted = partitions or topic.partitions
+def _compare(there: int, wanted: int) -> str:
     return "exists" if there >= wanted else f"exists with {there} partitions, {wanted} wanted"

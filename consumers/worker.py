@@ -12,7 +12,7 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import WorkerSettings
-from consumers.dispatch import backoff_s, describe_fault
+from consumers.patience import backoff_s, describe_fault
 from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal

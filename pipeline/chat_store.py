@@ -4,16 +4,28 @@ The only module that uses motor, which is at its end of life: pymongo's own asyn
 can take its place here without a change elsewhere.
 """
 
+from contextlib import suppress
 from datetime import datetime
 
 from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
+from pymongo.read_concern import ReadConcern
 
 from config.settings import AnswerFields, MongoSettings
 from pipeline.answers import Answer, to_answer
 from pipeline.store import CHAT_DEDUP, MODELS, Document, checked_uri, store_errors
+from schemas.base import Frozen
 from schemas.documents import ElderModel
+from schemas.errors import StoreUnavailable
 from schemas.events import ChatReply
+
+
+class StoredReply(Frozen):
+    """The reply that stands for a request, and when it was stored, by the server's clock."""
+
+    reply: ChatReply
+    at: datetime
 
 
 class ChatStore:
@@ -25,6 +37,9 @@ class ChatStore:
             self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
                 uri,
                 tz_aware=True,
+                # A reply is published once it is stored: no failover may forget it then.
+                w="majority",
+                journal=True,
                 retryWrites=False,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
@@ -33,7 +48,8 @@ class ChatStore:
             )
         database = self._client[settings.database]
         self._models = database[MODELS]
-        self._replies = database[CHAT_DEDUP]
+        # Nor may one be repeated that is not yet on a majority.
+        self._replies = database.get_collection(CHAT_DEDUP, read_concern=ReadConcern("majority"))
         self._answers = database[settings.answers_collection]
         self._fields: AnswerFields = settings.fields
 
@@ -58,21 +74,31 @@ class ChatStore:
             documents = await cursor.sort("_id", 1).limit(limit).to_list(limit)
         return [to_answer(document, self._fields) for document in documents]
 
-    async def recall_reply(self, request: str) -> ChatReply | None:
+    async def recall_reply(self, request: str) -> StoredReply | None:
         """Return what was answered to this very request before, if it was."""
         with store_errors():
             document = await self._replies.find_one({"_id": request})
-        return None if document is None else ChatReply.model_validate_json(document["reply"])
+        return None if document is None else _stored(document)
 
-    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> ChatReply:
+    async def remember_reply(self, request: str, reply: ChatReply) -> StoredReply:
         """Remember a reply for a while and return the one that stands: the first one stored."""
-        document = {"_id": request, "reply": reply.model_dump_json(), "at": at}
-        try:
-            with store_errors():
-                await self._replies.insert_one(document)
-        except DuplicateKeyError:
-            return await self.recall_reply(request) or reply
-        return reply
+        fields = {
+            "reply": {"$ifNull": ["$reply", {"$literal": reply.model_dump_json()}]},
+            "at": {"$ifNull": ["$at", "$$NOW"]},
+        }
+        document = None
+        # Of two that begin at once, MongoDB tells one of a duplicate, and SecantusDB nothing.
+        with suppress(DuplicateKeyError), store_errors():
+            document = await self._replies.find_one_and_update(
+                {"_id": request},
+                [{"$set": fields}],
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        stands = await self.recall_reply(request) if document is None else _stored(document)
+        if stands is None:
+            raise StoreUnavailable("another member is just storing the reply")
+        return stands
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the store answers."""
@@ -82,3 +108,8 @@ class ChatStore:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+
+def _stored(document: Document) -> StoredReply:
+    reply = ChatReply.model_validate_json(document["reply"])
+    return StoredReply(reply=reply, at=document["at"])

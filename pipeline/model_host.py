@@ -19,6 +19,8 @@ from schemas.identifiers import Sha256
 
 # An unknown base is looked for in the registry on the network, and that fails with status 500.
 _UNKNOWN_BASE = "pull model manifest"
+# Request Timeout and Too Many Requests, which a proxy before Ollama says: asked later it will do.
+_BUSY = frozenset({408, 429})
 
 Message = Mapping[str, str]
 Options = Mapping[str, float | int | list[str]]
@@ -145,7 +147,7 @@ def ollama_errors() -> Iterator[None]:
     except ollama.ResponseError as error:
         if error.status_code == 404 or _UNKNOWN_BASE in error.error:
             raise ModelNotReady("Ollama has no such model; train it first") from error
-        if error.status_code < 500:
+        if 400 <= error.status_code < 500 and error.status_code not in _BUSY:
             raise OllamaRefused(f"Ollama refused the call ({error.status_code})") from error
         raise OllamaUnavailable(f"Ollama answered with status {error.status_code}") from error
     except (httpx.HTTPError, ConnectionError) as error:

@@ -8,12 +8,11 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
 from pymongo.database import Database
 from pymongo.errors import (
-    AutoReconnect,
+    BulkWriteError,
+    ConnectionFailure,
     ExecutionTimeout,
-    NetworkTimeout,
     OperationFailure,
     PyMongoError,
-    ServerSelectionTimeoutError,
     WriteConcernError,
 )
 from pymongo.uri_parser import split_options
@@ -30,8 +29,11 @@ MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
 TURNS = "turns"
 
-# The server steps down, shuts down or starts up; the driver calls these operation failures.
-_PASSING_CODES = frozenset({91, 189, 11600, 11602, 13435, 13436, 10107, 133, 262})
+# The driver calls these operation failures, and they pass. The server steps down, shuts down or
+# starts up: 91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436. It does not reach another one: 6,
+# 7, 89, 202, 9001. Somebody else writes the same document: 112. Its disk is full: 14031.
+_PASSING_CODES = frozenset({91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436})
+_PASSING_CODES |= {6, 7, 89, 202, 9001, 112, 14031}
 # Unauthorized, AuthenticationFailed, and what Atlas says for both.
 _REFUSED_CODES = frozenset({13, 18, 8000})
 _TLS_FAILS = (
@@ -42,13 +44,7 @@ _TLS_FAILS = (
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # IndexOptionsConflict, IndexKeySpecsConflict.
 _INDEX_DIFFERS = frozenset({85, 86})
-_PASSING = (
-    AutoReconnect,
-    NetworkTimeout,
-    ServerSelectionTimeoutError,
-    ExecutionTimeout,
-    WriteConcernError,
-)
+_PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
 
 
 def open_client(settings: MongoSettings) -> MongoClient[Document]:
@@ -95,11 +91,24 @@ def store_errors() -> Iterator[None]:
             raise StoreRefused(_TLS_FAILS) from error
         raise StoreUnavailable(_reason(error)) from error
     except OperationFailure as error:
-        if error.code in _REFUSED_CODES:
+        codes = _codes(error)
+        if codes & _REFUSED_CODES:
             raise StoreRefused from error
-        if error.code in _PASSING_CODES:
-            raise StoreUnavailable(_reason(error)) from error
+        if codes & _PASSING_CODES or _is_unconfirmed(error):
+            raise StoreUnavailable(_reason(error, *sorted(codes))) from error
         raise
+
+
+def _codes(error: OperationFailure) -> set[int]:
+    """Say what failed: a batch has a code for each of its writes."""
+    if not isinstance(error, BulkWriteError):
+        return {error.code or 0}
+    return {failure["code"] for failure in error.details.get("writeErrors", [])}
+
+
+def _is_unconfirmed(error: OperationFailure) -> bool:
+    """Whether a batch was written, but not known to be on a majority of the servers."""
+    return isinstance(error, BulkWriteError) and bool(error.details.get("writeConcernErrors"))
 
 
 def ensure_indexes(store: Store, dedup_hours: int) -> None:
@@ -173,6 +182,7 @@ def _ensure_expiry(store: Store, seconds: int) -> None:
         store[CHAT_DEDUP].create_indexes([index])
 
 
-def _reason(error: Exception) -> str:
-    # The driver's own text can hold a whole topology; its type says enough.
-    return f"MongoDB is not available ({type(error).__name__}); check MONGODB_URI and the server"
+def _reason(error: Exception, *codes: int) -> str:
+    # The driver's own text can hold a whole topology; its type and codes say enough.
+    what = " ".join([type(error).__name__, *map(str, codes)])
+    return f"MongoDB is not available ({what}); check MONGODB_URI and the server"

@@ -50,7 +50,11 @@ class Letter(Frozen):
 
 
 def dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
-    """Build the dead letter of a record: same key, value, headers and partition."""
+    """Build the dead letter of a record: same key, value and headers.
+
+    It keeps its partition where there is one of that number; else it goes to any other, so that a
+    topic with too few partitions holds up no record. Its place is in its headers either way.
+    """
     lost: tuple[Header, ...] = () if record.is_readable else ((LEFT_OUT, b"headers: no UTF-8"),)
     return Publication(
         topic=record.topic + DEAD_LETTER_SUFFIX,
@@ -58,6 +62,7 @@ def dead_letter(record: Record, group: str, error: ModelServerError) -> Publicat
         value=record.value,
         headers=(*record.headers, *_reason(record, group, error), *lost),
         partition=record.partition,
+        may_go_elsewhere=True,
     )
 
 
@@ -74,6 +79,7 @@ def empty_letter(record: Record, group: str, error: ModelServerError) -> Publica
         value=None,
         headers=(*_reason(record, group, error), left_out),
         partition=record.partition,
+        may_go_elsewhere=True,
     )
 
 

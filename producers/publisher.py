@@ -1,5 +1,6 @@
 """Confirmed delivery: a publication is done when the broker says so, and not before."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -53,13 +54,18 @@ Told = Callable[[Exception | None], None]
 
 
 class Publication(Frozen):
-    """One record to publish, by the broker's topic name."""
+    """One record to publish, by the broker's topic name.
+
+    Where its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
+    it goes without one, to wherever its key belongs.
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...]
     partition: int | None = None
+    may_go_elsewhere: bool = False
 
 
 class Publisher(Protocol):
@@ -121,6 +127,7 @@ class KafkaPublisher:
         self._settings = settings
         self._producer = self._make()
         self._retired: list[Producer] = []
+        self._again: queue.SimpleQueue[tuple[Publication, Told]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._metrics = metrics
         self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
@@ -210,7 +217,7 @@ class KafkaPublisher:
                     key=publication.key,
                     value=publication.value,
                     headers=list(publication.headers),
-                    on_delivery=self._confirmation(publication.topic, told),
+                    on_delivery=self._confirmation(publication, told),
                     **extra,
                 )
                 return
@@ -221,19 +228,28 @@ class KafkaPublisher:
                 if error.args[0].code() == KafkaError._FATAL:
                     self._replace(producer)
                     continue
-                self._metrics.delivery_failures.labels(publication.topic).inc()
-                told(failure_of(error.args[0]))
+                self._fail(publication, told, error.args[0])
                 return
 
-    def _confirmation(self, topic: str, told: Told) -> Callable[[KafkaError | None, Message], None]:
+    def _fail(self, publication: Publication, told: Told, error: KafkaError) -> None:
+        if publication.may_go_elsewhere and error.code() == KafkaError._UNKNOWN_PARTITION:
+            anywhere = publication.model_copy(update={"partition": None, "may_go_elsewhere": False})
+            # By the thread, not here: this may be a callback, which must not wait for room.
+            self._again.put((anywhere, told))
+            return
+        self._metrics.delivery_failures.labels(publication.topic).inc()
+        told(failure_of(error))
+
+    def _confirmation(
+        self, publication: Publication, told: Told
+    ) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self._refused = None
-                self._metrics.delivered.labels(topic).inc()
+                self._metrics.delivered.labels(publication.topic).inc()
                 told(None)
             else:
-                self._metrics.delivery_failures.labels(topic).inc()
-                told(failure_of(error))
+                self._fail(publication, told, error)
 
         return on_delivery
 
@@ -258,10 +274,17 @@ class KafkaPublisher:
     def _serve(self) -> None:
         while not self._stopped.is_set():
             self._poll(self._producer, _POLL_S)
+            self._send_elsewhere()
             for producer in list(self._retired):
                 self._poll(producer, 0)
                 if len(producer) == 0:
                     self._retired.remove(producer)
+        while not self._again.empty():
+            self._again.get_nowait()[1](KafkaUnavailable())
+
+    def _send_elsewhere(self) -> None:
+        while not self._again.empty():
+            self._produce(*self._again.get_nowait())
 
 
 def to_publication(event: OutboundEvent, topic: str) -> Publication:

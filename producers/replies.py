@@ -23,7 +23,10 @@ _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class Reply(Frozen):
-    """One reply. `sequence` is given for the parts of a stream alone."""
+    """One reply. `sequence` is given for the parts of a stream alone.
+
+    `at` is its time where that is known, so that a repeat bears the same; else it is now.
+    """
 
     topic: str
     event_id: str
@@ -32,6 +35,7 @@ class Reply(Frozen):
     final: bool = True
     sequence: int | None = None
     traceparent: str | None = None
+    at: datetime | None = None
 
 
 class Replies:
@@ -84,7 +88,7 @@ class Replies:
             key="",
             id=reply.event_id,
             source=self._source,
-            time=self._clock(),
+            time=reply.at or self._clock(),
             data=reply.data,
             traceparent=reply.traceparent,
         )

@@ -1,4 +1,6 @@
-"""The MongoDB documents that ModelServer owns: `jobs`, `datasets`, `models`, `chat_dedup`.
+"""The MongoDB documents that ModelServer owns: `jobs`, `models`, and the parts of them.
+
+The others are small: `datasets`, `chat_dedup` and `turns` are known to their own modules alone.
 
 Field names are the stored names; `_id` is what each collection is looked up by.
 """
@@ -124,7 +126,7 @@ class ElderModel(Stored):
     next_version: Version = 1
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
-    """The last commands that changed `current`, by source and id: none is done twice."""
+    """The last commands that changed `current`, by their names as requests: none is done twice."""
     deletions: tuple[Deletion, ...] = ()
     """The last deletions: a command that comes again is answered as it was."""
 

@@ -3,7 +3,11 @@
 Source: `KafkaHeaders` of Spring for Apache Kafka and `KafkaHeaders` of @nestjs/microservices.
 """
 
+import hashlib
+import json
+
 from schemas.base import Frozen
+from schemas.envelope import Envelope
 from schemas.record import Header, Record
 
 CORRELATION_ID = "kafka_correlationId"
@@ -13,6 +17,8 @@ NEST_IS_DISPOSED = "kafka_nest-is-disposed"
 NEST_ERROR = "kafka_nest-err"
 STREAM_SEQUENCE = "seq"
 STREAM_FINAL = "final"
+# Of an event's id in its reply's: room is left for what follows, as an id has 512 at most.
+_ID_IN_ID = 440
 
 
 class ReplyTarget(Frozen):
@@ -42,6 +48,23 @@ class ReplyTarget(Frozen):
                 (STREAM_FINAL, b"true" if final else b"false"),
             ]
         return headers
+
+
+def request_key(envelope: Envelope, record: Record) -> str:
+    """Name a request: what comes again, byte for byte, has the same name, and nothing else has.
+
+    Source and id alone are not enough. A sender that numbers anew after each restart uses them
+    twice, and the answer to one family would go to another.
+    """
+    content = hashlib.sha256(record.value or b"").hexdigest()
+    name = json.dumps([envelope.source, envelope.id, content])
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def reply_id(event_id: str, key: str, part: int | None = None) -> str:
+    """Name the reply to a request, or one part of it; a repeat has the same name."""
+    name = f"{event_id[:_ID_IN_ID]}/reply/{key[:16]}"
+    return name if part is None else f"{name}/{part}"
 
 
 def read_target(record: Record) -> ReplyTarget:

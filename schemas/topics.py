@@ -1,7 +1,9 @@
 """The topic catalogue: every topic's name, direction, partitions, retention and clean-up.
 
-Dead-letter topics have as many partitions as their source, since a dead letter keeps its
-partition (Spring's DeadLetterPublishingRecoverer does the same).
+Dead-letter topics are made with as many partitions as their source has, since a dead letter keeps
+its partition (Spring's DeadLetterPublishingRecoverer does the same). A source can get more of them
+later, and others may make topics as they like: a letter whose partition is not there goes to any
+other.
 """
 
 from typing import Literal

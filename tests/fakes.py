@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.answers import Answer
-from pipeline.chat_store import ChatStore
+from pipeline.chat_store import ChatStore, StoredReply
 from pipeline.files import hash_file, seal_folder, write_file
 from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
 from pipeline.training_process import OnProgress
@@ -16,6 +16,7 @@ from schemas.errors import (
     ArtefactCorrupt,
     LeaseLost,
     ModelNotReady,
+    NoSuchTopic,
     OllamaUnavailable,
     UnknownVersion,
 )
@@ -112,10 +113,14 @@ def make_ready(job: Job) -> ModelReady:
 
 
 class RecordingPublisher:
-    """Takes publications; the next ones fail with the errors that are queued in `failures`."""
+    """Takes publications; the next ones fail with the errors that are queued in `failures`.
 
-    def __init__(self, *failures: Exception | None) -> None:
+    Its topics have as many partitions as is said, and else any number.
+    """
+
+    def __init__(self, *failures: Exception | None, partitions: int | None = None) -> None:
         self.failures = list(failures)
+        self._partitions = partitions
         self.published: list[Publication] = []
         self.tries = 0
 
@@ -124,6 +129,11 @@ class RecordingPublisher:
         self.tries += 1
         confirmed: Future[None] = Future()
         failure = self.failures.pop(0) if self.failures else None
+        if failure is None and not self._has(publication.partition):
+            if publication.may_go_elsewhere:
+                publication = publication.model_copy(update={"partition": None})
+            else:
+                failure = NoSuchTopic()
         if failure is not None:
             confirmed.set_exception(failure)
         else:
@@ -135,6 +145,9 @@ class RecordingPublisher:
         """Publish all; raise the first failure."""
         for future in [self.publish(p) for p in publications]:
             future.result()
+
+    def _has(self, partition: int | None) -> bool:
+        return None in (partition, self._partitions) or (partition or 0) < (self._partitions or 0)
 
 
 class ListedAnswers:
@@ -164,7 +177,7 @@ class MemoryChatStore(ChatStore):
 
     def __init__(self, *known: str) -> None:
         self._known = known
-        self._replies_kept: dict[str, ChatReply] = {}
+        self._replies_kept: dict[str, StoredReply] = {}
 
     async def model(self, elder_id: str) -> ElderModel | None:
         """There is none."""
@@ -178,13 +191,15 @@ class MemoryChatStore(ChatStore):
         """There are none."""
         return []
 
-    async def recall_reply(self, request: str) -> ChatReply | None:
+    async def recall_reply(self, request: str) -> StoredReply | None:
         """Return a reply that was remembered."""
         return self._replies_kept.get(request)
 
-    async def remember_reply(self, request: str, reply: ChatReply, at: datetime) -> ChatReply:
-        """Remember a reply and return the one that stands: the first."""
-        return self._replies_kept.setdefault(request, reply)
+    async def remember_reply(self, request: str, reply: ChatReply) -> StoredReply:
+        """Remember a reply and return the one that stands: the first, with its own time."""
+        now = datetime.now(UTC)
+        at = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        return self._replies_kept.setdefault(request, StoredReply(reply=reply, at=at))
 
     async def ping(self) -> None:
         """Answer."""

@@ -263,10 +263,12 @@ def _around_kafka(injector: Injector) -> None:
     from consumers.loop import ConsumerLoop
     from producers.publisher import KafkaPublisher
 
-    def refusing(loop: Any, *_: object, **__: object) -> None:
-        loop._consumer = RefusingConsumer(loop._consumer, injector, loop._on_commit)
+    make = ConsumerLoop._make
 
-    around(ConsumerLoop, "__init__", after=refusing)
+    def refusing(loop: Any) -> RefusingConsumer:
+        return RefusingConsumer(make(loop), injector, loop._on_commit)
+
+    ConsumerLoop._make = refusing  # type: ignore[method-assign]
     publish = KafkaPublisher.publish
 
     def publishing(self: Any, publication: Any) -> "Future[None]":

@@ -364,7 +364,7 @@ def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Stor
         shut_out.append((ledger.get(job.id).status, job.fence))
 
     announcer = Announcer(lambda: datetime.now(UTC), "en")
-    ledger = Ledger(store, announcer, lease_s=60, fence_off=fence_off)
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=fence_off)
     ledger.accept([request(1)])
     ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
     ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
@@ -375,7 +375,7 @@ def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Stor
 def test_job_whose_version_was_released_is_not_cancelled_any_more(store: Store) -> None:
     """Its worker died before it could end the job; the next one ends it as what it is."""
     announcer = Announcer(lambda: datetime.now(UTC), "en")
-    ledger = Ledger(store, announcer, lease_s=60, fence_off=lambda job: "a version")
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=lambda job: "a version")
     ledger.accept([request(1)])
     ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
     assert ledger.cancel(f"LXM_{SECONDS}", "family/1").status == "queued"

@@ -48,7 +48,7 @@ class PublisherUnderTest:
 @pytest.fixture(params=["fake", "kafka"])
 def under_test(request: pytest.FixtureRequest) -> Iterator[PublisherUnderTest]:
     if request.param == "fake":
-        fake = RecordingPublisher()
+        fake = RecordingPublisher(partitions=3)
         yield PublisherUnderTest(fake, "t", lambda count: fake.published)
         return
     address: str = request.getfixturevalue("kafka_bootstrap_servers")
@@ -104,6 +104,33 @@ def test_confirm_returns_when_all_are_there_in_order(under_test: PublisherUnderT
     found = under_test.seen(100)
     assert [p.value for p in found] == values
     assert len({p.partition for p in found}) == 1, "one key, one partition"
+
+
+def test_record_whose_partition_does_not_exist_goes_to_any_other_where_it_may(
+    under_test: PublisherUnderTest,
+) -> None:
+    """Known at once or only when the broker tells of its topic; each gets its confirmation."""
+    sent = [
+        under_test.publication(str(number).encode(), partition=partition).model_copy(
+            update={"may_go_elsewhere": True}
+        )
+        for number, partition in enumerate((2, 3, 99, 3))
+    ]
+    under_test.publisher.confirm(sent[:2])
+    under_test.publisher.confirm(sent[2:])
+    found = {p.value: p for p in under_test.seen(4)}
+    assert sorted(found) == [b"0", b"1", b"2", b"3"]
+    assert found[b"0"].partition == 2
+    assert {found[b"1"].partition, found[b"2"].partition} <= {None, 0, 1, 2}
+    assert {(p.key, p.headers) for p in found.values()} == {(b"k", HEADERS)}
+
+
+def test_record_whose_partition_does_not_exist_is_refused_where_it_may_go_nowhere_else(
+    under_test: PublisherUnderTest,
+) -> None:
+    with pytest.raises(NoSuchTopic):
+        under_test.publisher.confirm([under_test.publication(partition=3)])
+    assert under_test.seen(0) == []
 
 
 def test_confirm_of_nothing_is_nothing(under_test: PublisherUnderTest) -> None:
@@ -169,18 +196,6 @@ def test_whoever_gives_up_waiting_spoils_no_confirmation() -> None:
         with pytest.raises(KafkaUnavailable):
             publisher.confirm([publication])
         assert given_up.exception(0) is not None
-
-
-def test_partition_that_does_not_exist_is_told_apart_from_a_broker_that_is_away(
-    kafka_bootstrap_servers: str,
-) -> None:
-    topic = f"t-{uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap_servers})
-    admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
-    settings = KafkaSettings(bootstrap_servers=kafka_bootstrap_servers, delivery_timeout_ms=5000)
-    wrong = Publication(topic=topic, key=None, value=b"{}", headers=(), partition=99)
-    with KafkaPublisher(settings, Metrics()) as publisher, pytest.raises(NoSuchTopic):
-        publisher.confirm([wrong])
 
 
 def test_confirm_raises_the_failure_of_the_first_record_that_has_one(

@@ -411,7 +411,7 @@ def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(
 ) -> None:
     """Its successor gave the job back before it had looked at the registry at all."""
     announcer = Announcer(lambda: AT, "en")
-    ledger = Ledger(store, announcer, lease_s=60, fence_off=registry.fence_off)
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
     ledger.accept([new_request(1, "LXM")])
     first = ledger.claim("w1")
     assert first is not None

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,12 @@ from pipeline.store import (
     DATASETS,
     JOBS,
     MODELS,
+    TURNS,
     ensure_indexes,
     open_client,
     store_errors,
 )
+from pipeline.turn import Turn
 from schemas.errors import StoreRefused
 from schemas.events import ChatReply
 from tests.integration.conftest import MakeSettings
@@ -34,7 +35,7 @@ OWN = ["find", "insert", "update", "remove", "createCollection", "createIndex", 
 ROLE = [
     {"resource": {"db": DATABASE, "collection": name}, "actions": actions}
     for name, actions in [("answers", READ)]
-    + [(c, OWN) for c in (JOBS, DATASETS, MODELS, CHAT_DEDUP)]
+    + [(c, OWN) for c in (JOBS, DATASETS, MODELS, CHAT_DEDUP, TURNS)]
 ]
 # As it is, and as it stands in an address.
 PASSWORD, QUOTED = "c0rrect/horse", "c0rrect%2Fhorse"
@@ -95,18 +96,22 @@ def test_rights_of_the_service_do_and_end_at_its_database(server: Server) -> Non
             own.insert_one({"_id": "1", "status": "queued", "folded_id": "1"})
             own.update_one({"_id": "1"}, {"$set": {"status": "failed"}})
             own.delete_one({"_id": "1"})
+        turn = Turn(database, "relay", "this process", lease_s=5)
+        assert turn.take()
+        turn.give_back()
         # MongoDB goes by collections too; SecantusDB by databases alone.
         with pytest.raises(StoreRefused), store_errors():
             client["other"][JOBS].insert_one({"_id": "2"})
 
 
 def test_chat_reads_and_remembers(server: Server) -> None:
-    async def talk() -> tuple[bool, ChatReply | None]:
+    async def talk() -> tuple[bool, ChatReply]:
         store = ChatStore(server.settings())
         try:
             await store.ping()
-            await store.remember_reply("1", REPLY, datetime.now(UTC))
-            return await store.is_known("LXM"), await store.recall_reply("1")
+            stored = await store.remember_reply("1", REPLY)
+            assert await store.recall_reply("1") == stored
+            return await store.is_known("LXM"), stored.reply
         finally:
             store.close()
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from config.metrics import Metrics
-from consumers.dispatch import Dispatcher, Received, Rejection, backoff_s
+from consumers.dispatch import Dispatcher, Received, Rejection
 from consumers.lanes import Work
 from consumers.offsets import Ticket
+from consumers.patience import backoff_s
 from producers.publisher import Publication
 from schemas.errors import (
     InvalidEvent,
@@ -64,8 +65,13 @@ class EscapingHandler(ListingHandler):
 class Bench:
     """A dispatcher over fakes."""
 
-    def __init__(self, handler: ListingHandler, *failures: Exception | None) -> None:
-        self.publisher = RecordingPublisher(*failures)
+    def __init__(
+        self,
+        handler: ListingHandler,
+        *failures: Exception | None,
+        partitions: int | None = None,
+    ) -> None:
+        self.publisher = RecordingPublisher(*failures, partitions=partitions)
         self.stop = threading.Event()
         self.metrics = Metrics()
         self._dispatcher = Dispatcher(
@@ -147,6 +153,22 @@ def test_dead_letter_is_tried_until_the_broker_has_it() -> None:
     bench.process(b"1")
     assert bench.publisher.tries == 2
     assert bench.letters() == {b"1": b"invalid_event"}
+
+
+def test_dead_letter_topic_with_fewer_partitions_than_its_source_stalls_nothing() -> None:
+    """The letter of partition 3 was tried for ever where there are but three."""
+    bench = Bench(ListingHandler(refusing(b"2", InvalidEvent())), partitions=3)
+    bench.process(b"1", b"2")
+    (letter,) = bench.publisher.published
+    assert (letter.value, letter.partition) == (b"2", None)
+    assert dict(letter.headers)["kafka_dlt-original-partition"] == b"\x00\x00\x00\x03"
+
+
+def test_emptied_letter_too_goes_to_another_partition() -> None:
+    bench = Bench(ListingHandler(), MessageTooLarge(), partitions=3)
+    bench.process(b"x" * 600_000)
+    (letter,) = bench.publisher.published
+    assert (letter.value, letter.partition) == (None, None)
 
 
 def test_dependency_that_is_down_is_waited_for_and_gives_no_dead_letter() -> None:

@@ -1,5 +1,7 @@
 """Offsets: never committed past a record that is not dealt with."""
 
+import pytest
+
 from consumers.offsets import OffsetTracker, Ticket
 
 T0, T1 = ("t", 0), ("t", 1)
@@ -57,12 +59,30 @@ def test_record_of_a_partition_not_held_gets_no_ticket() -> None:
     assert tracker.committable() == {}
 
 
-def test_record_that_came_before_gets_no_second_ticket() -> None:
+@pytest.mark.parametrize("offset", [0, 4, 5])
+def test_partition_whose_offsets_go_back_begins_anew(offset: int) -> None:
+    """The log was cut short or made anew: those are other records, and none may be dropped."""
     tracker = OffsetTracker()
     tracker.assign([T0])
+    tracker.finish(started(tracker, 4))
+    old = started(tracker, 5)
+    tracker.mark_committed(tracker.committable())
+    assert tracker.goes_back("t", 0, offset)
+    again = started(tracker, offset)
+    assert again.assignment != old.assignment
+    assert tracker.finish(old) is False
+    assert tracker.in_flight == 1
+    tracker.finish(again)
+    assert tracker.committable() == {T0: offset + 1}, "also before what was committed"
+
+
+def test_partition_that_reads_on_or_is_not_held_does_not_go_back() -> None:
+    tracker = OffsetTracker()
+    assert not tracker.goes_back("t", 0, 0)
+    tracker.assign([T0])
+    assert not tracker.goes_back("t", 0, 0)
     started(tracker, 5)
-    assert tracker.start("t", 0, 5) is None
-    assert tracker.start("t", 0, 4) is None
+    assert not tracker.goes_back("t", 0, 6)
 
 
 def test_ticket_of_a_former_assignment_is_void() -> None:

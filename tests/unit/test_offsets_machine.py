@@ -2,7 +2,8 @@
 
 The model is the broker's log with, for each partition that is held, the offsets that were given
 out in this assignment and which of them are done. Partitions go and come back with tickets still
-out; some partitions are taken away and given in one call; the broker refuses some commits.
+out; some partitions are taken away and given in one call; the broker refuses some commits; logs are
+cut short, and their offsets go back.
 """
 
 from dataclasses import dataclass, field
@@ -85,13 +86,23 @@ class OffsetsAgainstAPlainModel(RuleBasedStateMachine):
                 started.append((ticket, held.assignment))
         return multiple(*started)
 
-    @rule(partition=st.sampled_from(PARTITIONS), back=st.integers(1, 5))
-    def start_again(self, partition: Partition, back: int) -> None:
-        """A record before the position, seen in this assignment, gets no second ticket."""
+    @rule(target=tickets, partition=st.sampled_from(PARTITIONS), back=st.integers(1, 5))
+    def reset(self, partition: Partition, back: int) -> object:
+        """The log was cut short: the same as a new assignment that begins there."""
         held = self.held.get(partition)
-        if held is None or held.given:
-            offset = max(0, (held.position if held else 0) - back)
-            assert self.tracker.start(*partition, offset) is None
+        if held is None:
+            assert self.tracker.start(*partition, 0) is None
+            return multiple()
+        if not held.given:
+            return multiple()  # Nothing was read yet: any offset is the first.
+        offset = max(0, held.position - back)
+        ticket = self.tracker.start(*partition, offset)
+        assert ticket is not None
+        self.assignments += 1
+        self.held[partition] = Held(self.assignments, offset + 1, {offset: False})
+        self.known.pop(partition, None)
+        self.committed.pop(partition, None)
+        return ticket, self.assignments
 
     @rule(one=tickets)
     def finish(self, one: tuple[Ticket, int]) -> None:

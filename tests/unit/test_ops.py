@@ -72,6 +72,12 @@ def test_thread_that_has_ended_is_named(page: Page) -> None:
     assert list(answer.json()["faults"]) == ["worker"]
 
 
+def test_thread_that_is_not_started_yet_is_no_fault(page: Page) -> None:
+    """A lane begins when its role does."""
+    page.health.watch_thread(threading.Thread(target=lambda: None, name="lane"))
+    assert page.get("/livez").status_code == 200
+
+
 def test_assigned_with_all_dependencies_is_ready(page: Page) -> None:
     page.health.watch_loop("chat", time.time, lambda: True)
     page.health.require("mongodb", lambda: None)
