@@ -202,7 +202,7 @@ class FakeCollection:
             if type(request) is UpdateOne:
                 matched += self._bulk_update(stored["filter"], stored["update"])
                 continue
-            for key in self._keys(stored["filter"]):
+            for key in self._ids_of(stored["filter"]):
                 # Each is looked at again: it may have changed since it was found.
                 matched += self._bulk_update(stored["filter"] | {"_id": key}, stored["update"])
         return BulkWriteResult({"nMatched": matched}, True)
@@ -214,7 +214,7 @@ class FakeCollection:
         count: int = matched
         return count
 
-    def _keys(self, condition: Document) -> list[Any]:
+    def _ids_of(self, condition: Document) -> list[Any]:
         with self._store.lock:
             return [d["_id"] for _, d in self._scan(condition, self._store.clock.read())]
 
