@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test test-kafka chaos unit contract integration e2e check format bench audit lock clean
+.PHONY: help setup demo test test-kafka chaos histories poison soak unit contract integration e2e check format bench bench-ledger audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,13 +48,22 @@ e2e: setup ## The whole story, as a user would try it
 # What talks to Kafka, on the real one. The first run fetches it from Maven Central (54 MB).
 KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_consumers.py \
 	tests/integration/test_dead_letters_cli.py tests/integration/test_dead_letter_partitions.py \
-	tests/integration/kafka
+	tests/integration/test_backlog.py tests/integration/test_poison.py tests/integration/kafka
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)
 
 chaos: setup ## Faults one after the other; "make chaos ARGS='--runs 230'" for long, "ARGS=-h" for more
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+histories: setup ## Ten thousand histories of several workers over one ledger (minutes)
+	LEDGER_HISTORIES=10000 $(BIN)/pytest --timeout 600 tests/unit/test_ledger_simulation.py
+
+poison: setup ## A hundred thousand bad records into each inbound topic (long; on Apache Kafka)
+	MODELSERVER_POISON_RECORDS=100000 $(BIN)/pytest --kafka apache tests/integration/test_poison.py
+
+soak: setup ## An hour of mixed traffic with a fault a minute; draws docs/soak.png
+	$(BIN)/python -m tests.chaos.soak --minutes 60 --plot docs/soak.png $(ARGS)
 
 format: setup ## Format and mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -64,6 +73,14 @@ bench: setup ## Paired benchmarks (minutes)
 	$(BIN)/python -m bench.ingest
 	$(BIN)/python -m bench.chat
 	$(BIN)/python -m bench.training
+
+# On Apache Kafka where Java and Maven are there, else on the embedded broker. On two cores: the
+# ledger 2 minutes, the relay 2, recovery 4, the outage of an hour 8.
+bench-ledger: setup ## The ledger, the relay, recovery and an outage of MongoDB (a quarter of an hour)
+	$(BIN)/python -m bench.ledger
+	$(BIN)/python -m bench.relay
+	$(BIN)/python -m bench.recovery
+	$(BIN)/python -m bench.outage
 
 audit: setup ## Known vulnerabilities in what is locked, where their list can be reached
 	.ci/audit

@@ -94,14 +94,22 @@ class OllamaSettings(Section):
 
 
 class WorkerSettings(Section):
-    """The training worker. A lease not renewed is taken over by another worker."""
+    """The training worker. A lease not renewed is taken over by another worker.
+
+    An elder who was served within `fair_s` waits behind those who were not.
+
+    `max_attempts` bounds what workers report as failed. A worker that is killed reports nothing:
+    `max_lost_leases` only keeps an input that kills every process from doing so for ever.
+    """
 
     lease_s: Seconds = 30.0
     heartbeat_s: Seconds = 5.0
     poll_s: Seconds = 1.0
     max_attempts: Count = 5
+    max_lost_leases: Count = 100
     retry_base_s: Seconds = 5.0
     progress_interval_s: Seconds = 1.0
+    fair_s: Seconds = 3600.0
 
     @field_validator("heartbeat_s")
     @classmethod

@@ -55,8 +55,8 @@ ROLES: tuple[RoleName, ...] = ("answers", "training", "chat", "models")
 SOURCE = "heirloom/modelserver"
 _RELAY_POLL_S = 0.2
 _RELAY_LEASE_S = 5.0
-_INGEST_BATCH = 500
-_TRAINING_LIMIT = 5000
+INGEST_BATCH = 500
+TRAINING_LIMIT = 5000
 _LANES = 4
 
 log = structlog.get_logger(__name__)
@@ -85,7 +85,11 @@ class App:
         self.host = OllamaHost(settings.ollama)
         self.manager = ModelManager(self.registry, self.host)
         self.ledger = Ledger(
-            store, Announcer(utc_now, settings.language), lease_s=settings.worker.lease_s
+            store,
+            Announcer(utc_now, settings.language),
+            lease_s=settings.worker.lease_s,
+            fair_s=settings.worker.fair_s,
+            fence_off=self.registry.fence_off,
         )
         self.room = DatasetRoom(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl
@@ -106,6 +110,8 @@ class App:
         self.replies = Replies(SOURCE, settings.topic, settings.chat.reply_topics, utc_now)
         self.publisher = KafkaPublisher(settings.kafka, self.metrics)
         self._threads: list[threading.Thread] = []
+        self._relays: list[threading.Thread] = []
+        self._relays_stop = threading.Event()
 
     def close(self) -> None:
         """Close the connections."""
@@ -136,6 +142,10 @@ class App:
             stop.wait()
             log.info("app.stopping")
             for thread in self._threads:
+                thread.join()
+            # Last of all: what the worker said in its end goes out with this process.
+            self._relays_stop.set()
+            for thread in self._relays:
                 thread.join()
         log.info("app.stopped")
 
@@ -170,16 +180,19 @@ class App:
         worker = self._worker(stack)
         handler = TrainingHandler(self.ledger, self.training, worker.wake)
         self._start_lanes(
-            "training", TRAIN_REQUESTED, handler, stop, batch=_INGEST_BATCH, limit=_TRAINING_LIMIT
+            "training", TRAIN_REQUESTED, handler, stop, batch=INGEST_BATCH, limit=TRAINING_LIMIT
         )
-        self._start_thread("worker", lambda: worker.run(stop))
+        self._threads.append(self._start_thread("worker", lambda: worker.run(stop)))
         outbox = Outbox(self.store, SOURCE)
         turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
         # A producer of its own: what it holds is dropped when the turn is lost.
         publisher = stack.enter_context(KafkaPublisher(self.settings.kafka, self.metrics))
         confirm = partial(publisher.confirm, may_go_on=turn.keep)
         relay = Relay(outbox, self.events.stored, confirm, turn.is_held)
-        self._start_thread("relay", lambda: self._relay(relay, outbox, turn, stop))
+        relaying = self._start_thread(
+            "relay", lambda: self._relay(relay, outbox, turn, self._relays_stop)
+        )
+        self._relays.append(relaying)
 
     def _relay_lease_s(self) -> float:
         """Long enough that a renewal which times out does so before the lease is over."""
@@ -303,9 +316,9 @@ class App:
         )
         for thread in executor.threads:
             self.health.watch_thread(thread)
-        self._start_thread(role, lambda: loop.run(stop))
+        self._threads.append(self._start_thread(role, lambda: loop.run(stop)))
 
-    def _start_thread(self, name: str, run: Callable[[], None]) -> None:
+    def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
         def run_loudly() -> None:
             try:
                 run()
@@ -314,8 +327,8 @@ class App:
 
         thread = threading.Thread(target=run_loudly, name=name)
         thread.start()
-        self._threads.append(thread)
         self.health.watch_thread(thread)
+        return thread
 
     def _ping_host(self) -> None:
         self.host.tags()

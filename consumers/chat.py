@@ -105,7 +105,7 @@ class ChatExecutor:
 
     def submit(self, work: Work) -> None:
         """Begin to answer a request."""
-        self._loop.call_soon_threadsafe(self._begin, work, time.monotonic())
+        self._loop.call_soon_threadsafe(self._begin, work)
 
     def stop(self, limit_s: float) -> bool:
         """Let the answers under way be finished within the limit."""
@@ -133,10 +133,10 @@ class ChatExecutor:
         self._service = self._make_service(self._store)
         self._free = asyncio.Semaphore(self._settings.concurrency)
 
-    def _begin(self, work: Work, received_at: float) -> None:
+    def _begin(self, work: Work) -> None:
         if self._draining:
             return  # Left for the next owner of the partition.
-        task = self._loop.create_task(self._deal_with(work, received_at))
+        task = self._loop.create_task(self._deal_with(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -152,11 +152,11 @@ class ChatExecutor:
         self._store.close()
         return not pending
 
-    async def _deal_with(self, work: Work, received_at: float) -> None:
+    async def _deal_with(self, work: Work) -> None:
         attempt = 0
         while True:
             try:
-                outcome = await self._answer_or_set_aside(work.record, received_at)
+                outcome = await self._answer_or_set_aside(work.record, work.received_at)
                 break
             except Exception as error:  # the task's edge: nobody fetches what a task raises
                 attempt += 1
@@ -164,7 +164,8 @@ class ChatExecutor:
                 log.error("chat.fault", position=place, fault=describe_fault(error), wait_s=wait_s)
                 await asyncio.sleep(wait_s)
         self._metrics.consumed.labels(CHAT_REQUESTS.name, outcome).inc()
-        self._metrics.chat_seconds.labels(outcome).observe(time.monotonic() - received_at)
+        seconds = time.monotonic() - work.received_at
+        self._metrics.chat_seconds.labels(outcome).observe(seconds)
         self._done(work.ticket)
 
     async def _answer_or_set_aside(self, record: Record, received_at: float) -> str:
@@ -195,11 +196,14 @@ class ChatExecutor:
         self, conversation: Conversation, record: Record, received_at: float
     ) -> StoredReply:
         """Answer within the deadline, or say why not; what is returned is remembered."""
-        deadline = self._deadline(record, conversation.request, received_at)
+        left_s = self._deadline(record, conversation.request, received_at) - time.monotonic()
         try:
-            async with asyncio.timeout(max(deadline - time.monotonic(), 0)):
-                async with self._free:
-                    return await self._remember(conversation, await self._answer(conversation))
+            if left_s <= 0:
+                # After an outage most have expired: nobody is asked about those. What may have
+                # been answered before stands all the same, as `_remember` finds.
+                raise TimeoutError
+            async with asyncio.timeout(left_s), self._free:
+                return await self._remember(conversation, await self._answer(conversation))
         except TimeoutError:
             refused: RejectError = DeadlineExceeded()
         except ReplyTopicRefused:

@@ -6,11 +6,13 @@ dealt with nor committed until it is done.
 
 import queue
 import threading
+import time
 import zlib
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
+from pydantic import Field
 
 from consumers.offsets import Ticket
 from consumers.patience import backoff_s, describe_fault
@@ -22,10 +24,11 @@ log = structlog.get_logger(__name__)
 
 
 class Work(Frozen):
-    """A record under way, with its ticket."""
+    """A record under way, with its ticket; `received_at` is on the monotonic clock."""
 
     record: Record
     ticket: Ticket
+    received_at: float = Field(default_factory=time.monotonic)
 
 
 Process = Callable[[list[Work]], None]

@@ -1,8 +1,9 @@
 """The poll loop: takes records in, hands them on, commits what is durably dealt with.
 
-All calls to the Kafka consumer are made in one thread. While too much is under way the
-partitions are paused and polling goes on, so that the group never takes this member for dead.
-A consumer that met a fatal error never works again, and is replaced.
+All calls to the Kafka consumer are made in one thread. While too much is under way records are
+held back here, and once enough are held the partitions are paused. Polling goes on, so that the
+group never takes this member for dead. A consumer that met a fatal error never works again, and is
+replaced.
 """
 
 import queue
@@ -25,6 +26,7 @@ from confluent_kafka import (
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
+from consumers.held import HeldBack
 from consumers.lanes import Executor, Work
 from consumers.offsets import OffsetTracker, Partition, Ticket
 from consumers.patience import backoff_s
@@ -32,6 +34,11 @@ from producers.refusals import client_made, refusal
 from schemas.record import Header, Record, TimestampType
 
 _POLL_S = 0.1
+# While records are held: room for the next one is to be seen soon.
+_POLL_HOLDING_S = 0.005
+# What is held back at most, but for the rest of one fetch.
+_HELD = 2000
+_HELD_BYTES = 16 * 1024 * 1024
 _COMMIT_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 5.0
 # A consumer that lived so long did not die of what the one before died of.
@@ -76,6 +83,7 @@ class ConsumerLoop:
         self._wall_clock = wall_clock
         self._tracker = OffsetTracker()
         self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._held = HeldBack(_HELD, _HELD_BYTES)
         self._paused = False
         self._next_commit = 0.0
         self._next_lag = 0.0
@@ -111,9 +119,9 @@ class ConsumerLoop:
 
     def _step(self) -> None:
         self._touch()
-        for message in self._poll():
-            self._take(message)
+        self._poll()
         self._settle()
+        self._hand_on()
         self._pause_or_resume()
         now = time.monotonic()
         if now >= self._next_commit:
@@ -123,17 +131,17 @@ class ConsumerLoop:
             self._measure_lag()
             self._next_lag = now + _LAG_INTERVAL_S
 
-    def _poll(self) -> list[Message]:
+    def _poll(self) -> None:
         # poll() returns with the first record; consume() alone would wait for a full batch.
-        first = self._consumer.poll(_POLL_S)
+        first = self._consumer.poll(_POLL_HOLDING_S if self._held else _POLL_S)
         if first is None:
-            return []
-        room = self._limit - self._tracker.in_flight - 1
-        try:
-            return [first, *self._consumer.consume(room, 0)] if room > 0 else [first]
-        except KafkaException as error:  # The first one is taken from the log all the same.
-            self._on_error(error.args[0])
-            return [first]
+            return
+        # Before the next call: partitions may be taken from us within it.
+        self._take(first)
+        room = self._limit - self._tracker.in_flight + self._held.room - 1
+        if room > 0:
+            for message in self._consumer.consume(room, 0):
+                self._take(message)
 
     def _take(self, message: Message) -> None:
         error = message.error()
@@ -142,12 +150,9 @@ class ConsumerLoop:
             return
         self.refused = None
         record = to_record(message)
-        if self._tracker.goes_back(record.topic, record.partition, record.offset):
-            self._metrics.rebalances.labels(self._role, "reset").inc()
-            log.warning("consumer.offsets_reset", role=self._role, position=record.position)
-        ticket = self._tracker.start(record.topic, record.partition, record.offset)
-        if ticket is not None:
-            self._executor.submit(Work(record=record, ticket=ticket))
+        # Its partition may have been taken from us within the very call that gave it.
+        if self._tracker.holds(record.topic, record.partition):
+            self._held.put(record)
 
     def _settle(self) -> None:
         """Close the tickets of what was finished."""
@@ -157,14 +162,26 @@ class ConsumerLoop:
             except queue.Empty:
                 break
 
+    def _hand_on(self) -> None:
+        """Give the executor as many of the records held as may be under way."""
+        while self._held and self._tracker.in_flight < self._limit:
+            held = self._held.take()
+            record = held.record
+            if self._tracker.goes_back(record.topic, record.partition, record.offset):
+                self._metrics.rebalances.labels(self._role, "reset").inc()
+                log.warning("consumer.offsets_reset", role=self._role, position=record.position)
+            ticket = self._tracker.start(record.topic, record.partition, record.offset)
+            if ticket is not None:
+                work = Work(record=record, ticket=ticket, received_at=held.received_at)
+                self._executor.submit(work)
+        self._metrics.in_flight.labels(self._role).set(self._tracker.in_flight)
+
     def _pause_or_resume(self) -> None:
-        under_way = self._tracker.in_flight
-        self._metrics.in_flight.labels(self._role).set(under_way)
-        if under_way >= self._limit:
+        if self._held.is_full:
             # Each time: partitions assigned meanwhile must be paused too.
             self._consumer.pause(self._consumer.assignment())
             self._set_paused(True)
-        elif self._paused and under_way <= self._limit // 2:
+        elif self._paused and self._held.is_half_empty:
             self._consumer.resume(self._consumer.assignment())
             self._set_paused(False)
 
@@ -213,6 +230,7 @@ class ConsumerLoop:
 
         No ticket counts any more: somebody else may have the partitions already.
         """
+        self._held.drop(set(self._tracker.held))
         self._tracker.revoke(self._tracker.held)
         self.assigned = False
         lived_s = time.monotonic() - self._made_at
@@ -241,13 +259,16 @@ class ConsumerLoop:
         gone = {(p.topic, p.partition) for p in partitions}
         self._commit(asynchronous=False, only=gone)
         self._tracker.revoke(list(gone))
+        self._held.drop(gone)
         self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "revoked").inc()
         log.info("consumer.revoked", role=self._role, partitions=len(partitions))
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Someone else has them already: nothing may be committed.
-        self._tracker.revoke([(p.topic, p.partition) for p in partitions])
+        gone = {(p.topic, p.partition) for p in partitions}
+        self._tracker.revoke(list(gone))
+        self._held.drop(gone)
         self.assigned = bool(self._tracker.held)
         self._metrics.rebalances.labels(self._role, "lost").inc()
         log.warning("consumer.lost", role=self._role, partitions=len(partitions))

@@ -17,6 +17,7 @@ from schemas.commands import (
     ExportJsonl,
     GetJob,
     GetModel,
+    HurryJob,
     ListJobs,
     ListModels,
     ModelReply,
@@ -30,7 +31,16 @@ from schemas.record import Record
 from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, reply_id, request_key
 from schemas.topics import MODEL_REPLIES
 
-_INTERNAL = {"outbox", "latest", "request_source", "request_id", "traceparent", "owner"}
+_INTERNAL = {
+    "outbox",
+    "latest",
+    "request_source",
+    "request_id",
+    "traceparent",
+    "owner",
+    "served_at",
+    "cancel_requests",
+}
 
 
 class ModelsHandler:
@@ -103,7 +113,7 @@ class ModelsHandler:
             case GetModel():
                 return describe_model(self._manager.get_model(command.elder_id))
             case DeleteModel():
-                return {"deleted": self._manager.delete_model(command.elder_id)}
+                return {"deleted": self._manager.delete_model(command.elder_id, request)}
             case RollbackModel():
                 model = self._manager.rollback(command.elder_id, command.version, request)
                 return describe_model(model)
@@ -117,7 +127,9 @@ class ModelsHandler:
                 )
                 return {"jobs": [describe_job(job) for job in jobs]}
             case CancelJob():
-                return describe_job(self._ledger.cancel(command.job_id))
+                return describe_job(self._ledger.cancel(command.job_id, request))
+            case HurryJob():
+                return describe_job(self._ledger.hurry(command.job_id))
 
     def _export(self, command: ExportJsonl) -> dict[str, Any]:
         known = self._datasets.find(command.elder_id) or {}
@@ -128,7 +140,8 @@ class ModelsHandler:
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
     """Write a model as replies and the command line show it."""
-    document = model.model_dump(mode="json", exclude={"id", "next_version", "commands"})
+    internal = {"id", "next_version", "commands", "deletions"}
+    document = model.model_dump(mode="json", exclude=internal)
     return {"elder_id": model.id, **document}
 
 

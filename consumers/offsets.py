@@ -47,6 +47,10 @@ class OffsetTracker:
         for partition in partitions:
             self._partitions.pop(partition, None)
 
+    def holds(self, topic: str, partition: int) -> bool:
+        """Say whether a partition is held now."""
+        return (topic, partition) in self._partitions
+
     def start(self, topic: str, partition: int, offset: int) -> Ticket | None:
         """Open a ticket for a record; None where the partition is not held.
 

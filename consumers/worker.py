@@ -17,12 +17,14 @@ from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal
 from pipeline.trainer import OllamaTrainer
+from schemas.documents import Job
 from schemas.errors import (
     ArtefactCorrupt,
     FatalError,
     InternalError,
     JobCancelled,
     LeaseLost,
+    ModelNotReady,
     ModelServerError,
     RejectError,
     RetryError,
@@ -84,8 +86,8 @@ class JobWatch:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._settings.heartbeat_s):
+            asked = time.monotonic()
             try:
-                asked = time.monotonic()
                 self._ledger.heartbeat(self._lease)
                 self._renewed = asked
             except RetryError as error:
@@ -95,7 +97,11 @@ class JobWatch:
                     self._verdict = LeaseLost()
                     return
                 log.warning("worker.heartbeat_waits", code=error.code)
-            except (LeaseLost, JobCancelled) as verdict:
+            except JobCancelled as verdict:
+                # Renewed all the same, and further on: the work may need longer than a lease to
+                # stop, and until then nobody else may begin the job again.
+                self._verdict, self._renewed = verdict, asked
+            except LeaseLost as verdict:
                 self._verdict = verdict
                 return
             except Exception as error:  # the thread's edge: unforeseen means not renewed
@@ -195,12 +201,9 @@ class TrainingWorker:
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
         try:
-            if lease.job.attempt > self._settings.max_attempts:
-                self._trainer.fence_off(lease.job)
-                raise TrainingFailed("given up after too many attempts; see the log")
+            self._refuse(lease.job)
             with JobWatch(self._ledger, lease, self._settings, stop) as watch:
                 ready = self._trainer.run(lease.job, watch)
-                watch.check()
                 self._finish(lease, "succeeded", ready=ready)
             self._metrics.last_success.set(self._wall_clock())
         except LeaseLost:
@@ -217,8 +220,9 @@ class TrainingWorker:
             self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
         except TrainingOutOfMemory as error:
             self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
-        except (TrainingFailed, ArtefactCorrupt) as error:
-            # A damaged file was set aside: the next attempt makes it again.
+        except (TrainingFailed, ArtefactCorrupt, ModelNotReady) as error:
+            # A damaged file was set aside, or a model vanished from Ollama under our hands: the
+            # next attempt makes it again.
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:
             self._fail(lease, error)
@@ -226,11 +230,22 @@ class TrainingWorker:
             log.error("job.fault", fault=describe_fault(error))
             self._retry_or_fail(lease, InternalError())
 
+    def _refuse(self, job: Job) -> None:
+        """Raise what ends a job before its work begins, unless a version of it answers already."""
+        lost = job.lost_leases
+        is_hopeless = lost > self._settings.max_lost_leases
+        if not (job.cancel_requested or is_hopeless) or self._trainer.fence_off(job) is not None:
+            return
+        if job.cancel_requested:
+            raise JobCancelled
+        raise TrainingFailed(f"given up: {lost} workers were lost over this job; see their logs")
+
     def _retry_or_fail(self, lease: Lease, error: RejectError) -> None:
-        if lease.job.attempt >= self._settings.max_attempts:
+        failures = lease.job.failures
+        if failures + 1 >= self._settings.max_attempts:
             self._fail(lease, error)
             return
-        wait_s = self._settings.retry_base_s * 2 ** (lease.job.attempt - 1)
+        wait_s = self._settings.retry_base_s * 2**failures
         log.warning("job.tried_again", code=error.code, reason=error.message, wait_s=wait_s)
         self._release(lease, wait_s=wait_s, count_attempt=True)
 

@@ -6,14 +6,15 @@ on MongoDB's clock. A partial unique index lets at most one job of an elder run.
 state and the events that tell of it are one update, so neither stands without the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING
+from pymongo import DESCENDING
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
+from pipeline.fairness import FairQueue
 from pipeline.outbox import Announcer
 from pipeline.progress import ProgressState
 from pipeline.store import JOBS, Document, Store, store_errors
@@ -27,7 +28,6 @@ _DUPLICATE_KEY = 11000
 # SecantusDB never finds a date smaller than $$NOW; as numbers both stores compare alike.
 _LEASE_EXPIRED = {"$lt": [{"$toLong": "$lease_until"}, {"$toLong": "$$NOW"}]}
 _DUE = {"$lte": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}  # null is less
-_NOT_YET = {"$gt": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}
 
 
 class NewJob(Frozen):
@@ -63,9 +63,23 @@ class Lease(Frozen):
 class Ledger:
     """The `jobs` collection. Every method raises StoreUnavailable when MongoDB is down."""
 
-    def __init__(self, store: Store, announcer: Announcer, *, lease_s: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        announcer: Announcer,
+        *,
+        lease_s: float,
+        fair_s: float,
+        fence_off: Callable[[Job], object | None] = lambda job: None,
+    ) -> None:
+        """`fair_s` is how long an elder who was served waits behind those who were not.
+
+        `fence_off` shuts out a job's earlier holders; it returns what one of them released.
+        """
+        self._fence_off = fence_off
         self._jobs = store[JOBS]
         self._store = store
+        self._queue = FairQueue(store, fair_s=fair_s)
         self._announcer = announcer
         self._lease_ms = int(lease_s * 1000)
 
@@ -163,31 +177,14 @@ class Ledger:
     # Claiming -------------------------------------------------------------------------------
 
     def claim(self, owner: str) -> Lease | None:
-        """Claim the oldest job that may run now, or one whose worker was lost."""
+        """Claim a job whose worker was lost, or else the one whose turn it is."""
         with store_errors():
-            return self._claim_lost(owner) or self._claim_queued(owner)
+            now = self._server_time()
+            seen = self._lost(now) or self._queue.next(now)
+            return None if seen is None else self._take(seen, owner)
 
-    def _claim_lost(self, owner: str) -> Lease | None:
-        lost = self._jobs.find_one({"status": "running", "$expr": _LEASE_EXPIRED})
-        return None if lost is None else self._take(lost, owner)
-
-    def _claim_queued(self, owner: str) -> Lease | None:
-        # An elder with a running job waits, and so does one whose next job is backing off:
-        # the jobs of one elder keep their order.
-        busy = self._jobs.distinct("elder_id", {"status": "running"})
-        backing_off = {"status": "queued", "not_before": {"$type": "date"}, "$expr": _NOT_YET}
-        # No `distinct` here: SecantusDB does not know $$NOW in it.
-        waiting = {d["elder_id"] for d in self._jobs.find(backing_off, {"elder_id": 1})}
-        oldest = self._jobs.find_one(
-            {"status": "queued", "elder_id": {"$nin": [*busy, *waiting]}},
-            sort=[("queued_at", ASCENDING), ("queue_order", ASCENDING)],
-        )
-        if oldest is None:
-            return None
-        # A reader held up in `accept` stores an earlier time: within an elder the log decides.
-        of_elder = {"status": "queued", "elder_id": oldest["elder_id"]}
-        first = self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])
-        return None if first is None else self._take(first, owner)
+    def _lost(self, now: datetime) -> Document | None:
+        return self._jobs.find_one({"status": "running", "lease_until": {"$lt": now}})
 
     def _take(self, seen: Document, owner: str) -> Lease | None:
         fence = seen["fence"] + 1
@@ -200,6 +197,7 @@ class Ledger:
             "attempt": seen["attempt"] + 1,
             "owner": {"$literal": owner},
             "lease_until": self._lease_end(),
+            "served_at": "$$NOW",
             "stage": "preparing",
             "progress": 0,
             "not_before": None,
@@ -238,7 +236,7 @@ class Ledger:
 
     def heartbeat(self, lease: Lease) -> None:
         """Renew the lease; raises LeaseLost, or JobCancelled when that was asked for."""
-        self._write(lease, [{"$set": {"lease_until": self._lease_end()}}])
+        self._write(lease, [{"$set": {"lease_until": self._lease_end(), "served_at": "$$NOW"}}])
         with store_errors():
             seen = self._jobs.find_one({"_id": lease.job.id}, {"cancel_requested": 1})
         if seen is not None and seen.get("cancel_requested"):
@@ -271,13 +269,19 @@ class Ledger:
         return self._end(lease.key, job, status, error=error, ready=ready)
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
-        """Give the job back to the queue, at its old place, not before `wait_s` from now."""
+        """Give the job back to the queue, at its old place, not before `wait_s` from now.
+
+        `count_attempt`: it was tried and failed. Otherwise it is as if it had not been claimed.
+        """
+        failures = {"$ifNull": ["$failures", 0]}
         fields: Document = {
             "status": "queued",
             "owner": None,
             "lease_until": None,
+            "served_at": None,  # The elder's turn is not over: it goes on at its old place.
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
             "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
+            "failures": {"$add": [failures, 1 if count_attempt else 0]},
         }
         self._write(lease, [{"$set": fields}])
 
@@ -301,6 +305,7 @@ class Ledger:
         *,
         error: ErrorBody | None = None,
         ready: ModelReady | None = None,
+        requests: Sequence[str] = (),
     ) -> Job:
         sequence = job.sequence + 1
         ended = job.model_copy(
@@ -334,7 +339,11 @@ class Ledger:
             "finished_at": events[0].time,
         }
         # `sequence` in the filter: a progress report in between must not be overtaken.
-        update = {"$set": fields, "$push": {"outbox": {"$each": [e.model_dump() for e in events]}}}
+        pushed = {
+            "outbox": {"$each": [e.model_dump() for e in events]},
+            "cancel_requests": {"$each": list(requests)},
+        }
+        update = {"$set": fields, "$push": pushed}
         with store_errors():
             result = self._jobs.update_one(key | {"sequence": job.sequence}, update)
         if result.matched_count == 0:
@@ -372,27 +381,47 @@ class Ledger:
         with store_errors():
             return self._jobs.count_documents({"status": status})
 
-    def cancel(self, job_id: str) -> Job:
+    def cancel(self, job_id: str, request: str | None = None) -> Job:
         """Cancel a job: a queued one at once, a running one at its worker's next heartbeat.
+
+        A job whose version was released already is left to its next worker, which ends it as
+        succeeded. A `request` that comes again changes nothing. Raises UnknownJob, or
+        JobAlreadyEnded.
+        """
+        requests = [] if request is None else [request]
+        while True:
+            job = self.get(job_id)
+            if request in job.cancel_requests:
+                return job
+            if job.status not in ("queued", "running"):
+                raise JobAlreadyEnded
+            seen = {"_id": job_id, "status": job.status, "fence": job.fence}
+            # Before the end: a worker that was held up must not release a cancelled job's version.
+            if job.status == "queued" and self._fence_off(job) is None:
+                with suppress(LeaseLost):  # A worker claimed it meanwhile.
+                    self._end(seen, job, "cancelled", error=_cancelled(), requests=requests)
+                    return self.get(job_id)
+                continue
+            update = {
+                "$set": {"cancel_requested": True},
+                "$push": {"cancel_requests": {"$each": requests}},
+            }
+            with store_errors():
+                if self._jobs.update_one(seen, update).matched_count:
+                    return self.get(job_id)
+
+    def hurry(self, job_id: str) -> Job:
+        """Let a job begin before all others, after its elder's earlier ones; safe to repeat.
 
         Raises UnknownJob, or JobAlreadyEnded.
         """
-        while True:
-            job = self.get(job_id)
-            if job.status == "queued":
-                key = {"_id": job_id, "status": "queued", "fence": job.fence}
-                try:
-                    return self._end(key, job, "cancelled", error=_cancelled())
-                except LeaseLost:
-                    continue  # A worker claimed it meanwhile.
-            if job.status != "running":
-                raise JobAlreadyEnded
-            with store_errors():
-                result = self._jobs.update_one(
-                    {"_id": job_id, "status": "running"}, {"$set": {"cancel_requested": True}}
-                )
-            if result.matched_count:
-                return self.get(job_id)
+        unfinished = {"_id": job_id, "status": {"$in": ["queued", "running"]}}
+        with store_errors():
+            result = self._jobs.update_one(unfinished, {"$set": {"urgent": True}})
+        job = self.get(job_id)
+        if result.matched_count == 0:
+            raise JobAlreadyEnded
+        return job
 
 
 def job_pending_since(job: Job, now: datetime) -> datetime:

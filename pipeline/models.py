@@ -1,10 +1,19 @@
 """The elders' models as people manage them: list, get, delete, roll back."""
 
+from collections.abc import Iterable
+
+from pipeline.latest import bring_latest
 from pipeline.model_host import ModelHost
 from pipeline.registry import ModelRegistry
-from schemas.documents import ElderModel
+from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady, UnknownVersion
-from schemas.identifiers import MODEL_PREFIX, current_tag, model_name, read_candidate
+from schemas.identifiers import (
+    MODEL_PREFIX,
+    current_tag,
+    is_passing,
+    model_name,
+    read_candidate,
+)
 
 
 class ModelManager:
@@ -19,7 +28,7 @@ class ModelManager:
         tags = self._host.tags()
         if not filter_afs_only:
             return sorted(tags)
-        return sorted(t for t in tags if t.startswith(MODEL_PREFIX) and read_candidate(t) is None)
+        return sorted(t for t in tags if t.startswith(MODEL_PREFIX) and not is_passing(t))
 
     def get_model(self, elder_id: str) -> ElderModel:
         """Return an elder's model; raises ModelNotReady where none answers."""
@@ -28,21 +37,39 @@ class ModelManager:
             raise ModelNotReady
         return model
 
-    def delete_model(self, elder_id: str) -> list[str]:
+    def delete_model(self, elder_id: str, request: str | None = None) -> list[str]:
         """Take an elder's model out of service and out of Ollama; return the removed tags.
 
-        Answers stay: a new training brings the model back. The files of its versions go with
-        the next round of retention. Raises ModelNotReady where there is none.
+        Answers stay: a new training brings the model back, and one that is under way goes on
+        and its version answers afterwards. The files go with the next round of retention. A
+        `request` that was carried out before deletes nothing that came later. Raises
+        ModelNotReady where there is none.
         """
-        known = self._registry.find(elder_id)
+        model = self._registry.find(elder_id)
+        removed = model.deleted_by(request) if model is not None else None
+        if removed is None:
+            versions = model.versions if model is not None else ()
+            opened = [v for v in versions if not v.ready]
+            free = (tag for tag in self._tags_of(elder_id) if not _is_held(tag, opened))
+            removed = tuple(sorted(tag for tag in free if not is_passing(tag)))
+            if not removed and len(opened) == len(versions):
+                raise ModelNotReady
+            # The registry first: nobody is sent to a model that is about to go.
+            self._registry.retire(elder_id, removed, request)
+        self._sweep(elder_id)
+        return list(removed)
+
+    def _sweep(self, elder_id: str) -> None:
+        """Remove from Ollama what the registry does not know; safe to repeat."""
         tags = self._tags_of(elder_id)
-        if not tags and (known is None or not known.versions):
-            raise ModelNotReady
-        # The registry first: nobody is sent to a model that is about to go.
-        self._registry.retire(elder_id)
+        # Looked at last: a version is in the registry before its names are in Ollama.
+        model = self._registry.find(elder_id)
+        versions = model.versions if model is not None else ()
         for tag in tags:
-            self._host.delete(tag)
-        return tags
+            is_left_to_registry = model is not None and tag == current_tag(elder_id)
+            if not is_left_to_registry and not _is_held(tag, versions):
+                self._host.delete(tag)
+        bring_latest(self._registry, self._host, elder_id)
 
     def rollback(
         self, elder_id: str, version: int | None = None, request: str | None = None
@@ -52,9 +79,20 @@ class ModelManager:
         A `request` that was carried out before changes nothing more. Raises ModelNotReady, or
         UnknownVersion where there is no such version.
         """
-        model = self.get_model(elder_id)
-        if request is not None and request in model.commands:
-            return model
+        while True:
+            model = self._registry.get(elder_id)
+            if request is not None and request in model.commands:
+                break  # Whoever did it may have died before the next step.
+            target = self._earlier(model, version)
+            if self._registry.select(elder_id, target, seen=model.current, request=request):
+                break
+        bring_latest(self._registry, self._host, elder_id)
+        return self._registry.get(elder_id)
+
+    def _earlier(self, model: ElderModel, version: int | None) -> int:
+        """Find the number of a version that can answer again."""
+        if model.serving is None:
+            raise ModelNotReady
         earlier = [
             v.version for v in model.versions if v.ready and v.version < (model.current or 0)
         ]
@@ -62,17 +100,17 @@ class ModelManager:
         target = model.version(number) if number is not None else None
         if target is None or not target.ready:
             raise UnknownVersion
-        self._host.copy(target.tag, current_tag(elder_id))
-        try:
-            self._registry.select(elder_id, target.version, request)
-        except UnknownVersion:
-            # Retention took it out in between; `latest` must go on being what answers.
-            serving = self.get_model(elder_id).serving
-            if serving is not None:
-                self._host.copy(serving.tag, current_tag(elder_id))
-            raise
-        return self.get_model(elder_id)
+        if target.tag not in self._host.tags():
+            raise ModelNotReady("Ollama has lost this version; take another, or train it again")
+        return target.version
 
     def _tags_of(self, elder_id: str) -> list[str]:
         prefix = f"{model_name(elder_id)}:"
         return [tag for tag in self._host.tags() if tag.startswith(prefix)]
+
+
+def _is_held(tag: str, versions: Iterable[ModelVersion]) -> bool:
+    """Say whether a name is that of one of these versions, or of a candidate for an open one."""
+    candidate = read_candidate(tag)
+    number = candidate[0] if candidate is not None else None
+    return any(v.tag == tag or (v.version == number and not v.ready) for v in versions)

@@ -110,12 +110,18 @@ class ModelRegistry:
         update = {"$set": {"versions.$": version.model_dump()}}
         return self._models.update_one(condition, update).matched_count == 1
 
-    def fence_off(self, job: Job) -> None:
-        """Keep earlier holders of a job from releasing the version that it may have."""
+    def fence_off(self, job: Job) -> ModelVersion | None:
+        """Keep earlier holders of a job from releasing its version; return one that was released.
+
+        Where it returns None, none of them can any more.
+        """
         mine = {"job_id": job.id, "fence": {"$lt": job.fence}, "ready": False}
         condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
         with store_errors():
             self._models.update_one(condition, {"$set": {"versions.$.fence": job.fence}})
+        model = self.find(job.elder_id)
+        versions = model.versions if model is not None else ()
+        return next((v for v in versions if v.job_id == job.id and v.ready), None)
 
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer from now on; raises LeaseLost when a newer fence took it over."""
@@ -127,20 +133,30 @@ class ModelRegistry:
             if self._models.update_one(condition, update).matched_count == 0:
                 raise LeaseLost
 
-    def select(self, elder_id: str, number: int, request: str | None = None) -> None:
+    def select(
+        self, elder_id: str, number: int, *, seen: int | None = None, request: str | None = None
+    ) -> bool:
         """Make a released version the current one; raises UnknownVersion.
 
-        `request` is remembered with it, so that a command that comes again is known as done.
+        `request` is remembered with it. Return False, and change nothing, where the request is
+        known, or another version than `seen` answers by now: look again.
         """
         ready = {"version": number, "ready": True}
-        condition = {"_id": elder_id, "versions": {"$elemMatch": ready}}
+        condition: Document = {"_id": elder_id, "versions": {"$elemMatch": ready}}
         update: Document = {"$set": {"current": number}}
+        if seen is not None:
+            condition["current"] = seen
         if request is not None:
+            condition["commands"] = {"$ne": request}
             update["$push"] = {"commands": {"$each": [request], "$slice": -_COMMANDS_KEPT}}
         with store_errors():
-            result = self._models.update_one(condition, update)
-        if result.matched_count == 0:
+            if self._models.update_one(condition, update).matched_count == 1:
+                return True
+        model = self.find(elder_id)
+        version = model.version(number) if model is not None else None
+        if version is None or not version.ready:
             raise UnknownVersion
+        return False
 
     def elders(self) -> list[str]:
         """Return the ids of all elders who have, or had, a version."""
@@ -159,11 +175,21 @@ class ModelRegistry:
         with store_errors():
             return self._models.update_one(condition, update).matched_count == 1
 
-    def retire(self, elder_id: str) -> None:
-        """Take all versions out of service; their numbers are never given again."""
-        update: Document = {"$set": {"current": None, "versions": []}}
+    def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
+        """Take all released versions out; their numbers are never given again.
+
+        A version that a job still works at stays: it will answer when it is released. `request`
+        is remembered with `tags`, what it removes. Return False, and change nothing, where it is
+        known.
+        """
+        condition: Document = {"_id": elder_id}
+        update: Document = {"$set": {"current": None}, "$pull": {"versions": {"ready": True}}}
+        if request is not None:
+            condition["deletions.request"] = {"$ne": request}
+            deletion = {"request": request, "tags": list(tags)}
+            update["$push"] = {"deletions": {"$each": [deletion], "$slice": -_COMMANDS_KEPT}}
         with store_errors():
-            self._models.update_one({"_id": elder_id}, update)
+            return self._models.update_one(condition, update).matched_count == 1
 
 
 class DatasetRegistry:

@@ -10,15 +10,24 @@ registry first, so that nobody is sent to what is about to go, then Ollama, then
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from config.settings import RetentionSettings
 from pipeline.inventory import Inventory, Item
+from pipeline.latest import bring_latest
 from pipeline.ledger import Ledger
 from pipeline.model_host import ModelHost
 from pipeline.registry import DatasetRegistry, ModelRegistry
 from schemas.base import Frozen
 from schemas.documents import ElderModel, ModelVersion
-from schemas.identifiers import current_tag, model_name, model_tag, read_candidate
+from schemas.errors import ModelNotReady
+from schemas.identifiers import (
+    current_tag,
+    handed_over,
+    model_name,
+    model_tag,
+    read_candidate,
+)
 
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 _HOUR_S = 3600.0
@@ -106,6 +115,8 @@ def _may_tag_go(tag: str, seen: Seen, kept: list[ModelVersion]) -> bool:
     elder_id = seen.model.id
     if tag == current_tag(elder_id) or not tag.startswith(f"{model_name(elder_id)}:"):
         return False
+    if handed_over(tag) is not None:
+        return True  # Whoever is still at it makes another one.
     candidate = read_candidate(tag)
     if candidate is not None:
         # A worker without a ledger may be at it where no job is known, one with it where one runs.
@@ -215,6 +226,12 @@ class Retention:
         return removal.model_copy(update={"tags": tags, "items": items})
 
     def prune(self, elder_id: str) -> Removal | None:
-        """Remove what the rule lets go of one elder's work, and return it."""
+        """Remove what the rule lets go of one elder's work, and return it.
+
+        Brings `latest` after the registry too, where a death left it behind.
+        """
         removal = self.plan(elder_id)
-        return None if removal is None or removal.is_empty else self.apply(removal)
+        done = None if removal is None or removal.is_empty else self.apply(removal)
+        with suppress(ModelNotReady):  # Ollama lost the version: only a training brings it back.
+            bring_latest(self._registry, self._host, elder_id)
+        return done

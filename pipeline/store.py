@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
@@ -39,6 +40,8 @@ _TLS_FAILS = (
     "TLS with MongoDB fails; check that tlsCAFile in MONGODB_URI signed the server's certificate, "
     "that it bears the server's host name, and tlsCertificateKeyFile"
 )
+# Before any date that is stored: what is later is a date, and not null.
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # IndexOptionsConflict, IndexKeySpecsConflict.
 _INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
@@ -131,6 +134,26 @@ def ensure_indexes(store: Store, dedup_hours: int) -> None:
                 ),
                 IndexModel(
                     [("elder_id", ASCENDING), ("queued_at", DESCENDING)], name="jobs_of_an_elder"
+                ),
+                IndexModel(
+                    [("elder_id", ASCENDING), ("status", ASCENDING), ("queue_order", ASCENDING)],
+                    name="line_of_an_elder",
+                ),
+                # What few jobs have: a new one costs these three indexes nothing.
+                IndexModel(
+                    [("served_at", DESCENDING)],
+                    name="served",
+                    partialFilterExpression={"served_at": {"$gt": _EVER}},
+                ),
+                IndexModel(
+                    [("not_before", ASCENDING)],
+                    name="backing_off",
+                    partialFilterExpression={"not_before": {"$gt": _EVER}},
+                ),
+                IndexModel(
+                    [("urgent", ASCENDING)],
+                    name="urgent",
+                    partialFilterExpression={"urgent": True},
                 ),
                 IndexModel(
                     [("pending_since", ASCENDING)],

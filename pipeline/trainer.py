@@ -17,6 +17,7 @@ from pipeline.chat_format import chat_format
 from pipeline.dataset import Dataset, JSONLBuilder
 from pipeline.evaluation import evaluate, sample_examples
 from pipeline.files import check_folder, disk_errors
+from pipeline.latest import bring_latest
 from pipeline.model_host import ModelHost, ModelRecipe
 from pipeline.progress import ProgressState, ProgressTracker
 from pipeline.registry import ModelRegistry
@@ -28,7 +29,6 @@ from schemas.errors import TrainingFailed
 from schemas.events import ModelReady, Stage, apply_overrides
 from schemas.identifiers import (
     candidate_tag,
-    current_tag,
     job_id_for,
     model_name,
     read_candidate,
@@ -150,38 +150,38 @@ class OllamaTrainer:
         return self.run(job, Unwatched())
 
     def run(self, job: Job, watch: Watch) -> ModelReady:
-        """Run a job to its `model-ready`; each error of the tree goes through."""
+        """Run a job to its `model-ready`; each error of the tree goes through.
+
+        Once its version is released nobody is asked any more whether to go on: it answers, so
+        the job succeeds, whoever cancels it now.
+        """
         tracker = ProgressTracker()
         with disk_errors():
-            self._begin("preparing", tracker, watch)
-            self.fence_off(job)
-            plan = self._plan(job)
-            model = self._registry.find(job.elder_id)
-            reused = None if job.force_retrain else self._reusable(plan, model)
-            version = reused or self._registry.open_version(job, _made_of(plan), self._clock())
-            candidate = candidate_tag(job.elder_id, version.version, job.fence)
-            self._remove_earlier_candidates(job.elder_id, version.version, job.fence)
-            try:
-                if version.ready and version.tag in self._host.tags():
-                    self._host.copy(version.tag, candidate)
-                else:
-                    version = self._make(job, plan, version, candidate, tracker, watch)
-                watch.check()
-                # Of a reused version too: whoever released it may have died before this step.
-                self._host.copy(candidate, current_tag(job.elder_id))
-            finally:
-                self._host.delete(candidate)
+            version = self._released(job)
+            if version is None:
+                self._begin("preparing", tracker, watch)
+                plan = self._plan(job)
+                version = self._reusable(job, plan) or self._make(job, plan, tracker, watch)
+            bring_latest(self._registry, self._host, job.elder_id)
             return self._ready(job, version, self._registry.get(job.elder_id))
 
-    def fence_off(self, job: Job) -> None:
-        """Shut out whoever held this job before and does not know that it is over."""
-        self._registry.fence_off(job)
+    def fence_off(self, job: Job) -> ModelVersion | None:
+        """Shut out whoever held this job before and does not know that it is over.
+
+        Return the version that was released before, if there is one.
+        """
+        return self._registry.fence_off(job)
+
+    def _released(self, job: Job) -> ModelVersion | None:
+        """The job's own version, if an earlier holder died after it had released it."""
+        version = self.fence_off(job)
+        return version if version is not None and version.tag in self._host.tags() else None
 
     def _remove_earlier_candidates(self, elder_id: str, version: int, fence: int) -> None:
         """Shut out earlier holders of this elder's work from Ollama too, which knows no fences.
 
-        Every name that the family sees is copied from a candidate, and a candidate that is gone
-        cannot be copied. Only earlier ones go: this may itself be a worker that lost its lease.
+        A version's tag is copied from a candidate, and a candidate that is gone cannot be
+        copied. Only earlier ones go: this may itself be a worker that lost its lease.
         """
         prefix = f"{model_name(elder_id)}:"
         for tag in self._host.tags():
@@ -198,8 +198,9 @@ class OllamaTrainer:
         recipe_sha256 = hashlib.sha256(made_by.encode()).hexdigest()
         return Plan(base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256)
 
-    def _reusable(self, plan: Plan, model: ElderModel | None) -> ModelVersion | None:
+    def _reusable(self, job: Job, plan: Plan) -> ModelVersion | None:
         """Return the current version if it was made of the very same things and still stands."""
+        model = None if job.force_retrain else self._registry.find(job.elder_id)
         current = model.serving if model else None
         if current is None or not current.ready:
             return None
@@ -210,7 +211,16 @@ class OllamaTrainer:
         )
         return current if same and current.tag in self._host.tags() else None
 
-    def _make(
+    def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
+        version = self._registry.open_version(job, _made_of(plan), self._clock())
+        candidate = candidate_tag(job.elder_id, version.version, job.fence)
+        self._remove_earlier_candidates(job.elder_id, version.version, job.fence)
+        try:
+            return self._prove(job, plan, version, candidate, tracker, watch)
+        finally:
+            self._host.delete(candidate)
+
+    def _prove(
         self,
         job: Job,
         plan: Plan,
@@ -219,6 +229,7 @@ class OllamaTrainer:
         tracker: ProgressTracker,
         watch: Watch,
     ) -> ModelVersion:
+        """Train a version, ask it what it was taught, and release it."""
         outcome = self._train(job, plan, tracker, watch)
         self._begin("evaluating", tracker, watch)
         self._register(candidate, plan, outcome)

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -49,6 +49,10 @@ _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TO
 log = structlog.get_logger(__name__)
 
 
+# Called with what went wrong, or None once the broker has confirmed; from any thread.
+Told = Callable[[Exception | None], None]
+
+
 class Publication(Frozen):
     """One record to publish, by the broker's topic name.
 
@@ -71,6 +75,46 @@ class Publisher(Protocol):
         """Hand a record over; the future fails with KafkaUnavailable or MessageTooLarge."""
 
 
+class _Batch:
+    """What became of records that are waited for together: less than a future for each."""
+
+    def __init__(self) -> None:
+        self.all_told = threading.Event()
+        self._lock = threading.Lock()
+        self._expected = 0
+        self._left = 1  # The batch itself, until it is closed.
+        self._failures: dict[int, Exception] = {}
+
+    def expect(self) -> Told:
+        """Give what is to be called, once, with the outcome of the next record."""
+        with self._lock:
+            number = self._expected
+            self._expected += 1
+            self._left += 1
+
+        def told(error: Exception | None) -> None:
+            if error is not None:
+                self._failures[number] = error
+            self._one_less()
+
+        return told
+
+    def close(self) -> None:
+        """No more records come."""
+        self._one_less()
+
+    def check(self) -> None:
+        """Raise the failure of the first record that has one."""
+        if self._failures:
+            raise self._failures[min(self._failures)]
+
+    def _one_less(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self.all_told.set()
+
+
 class KafkaPublisher:
     """An idempotent producer with a thread of its own that serves the confirmations.
 
@@ -83,7 +127,7 @@ class KafkaPublisher:
         self._settings = settings
         self._producer = self._make()
         self._retired: list[Producer] = []
-        self._again: queue.SimpleQueue[tuple[Publication, Future[None]]] = queue.SimpleQueue()
+        self._again: queue.SimpleQueue[tuple[Publication, Told]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._metrics = metrics
         self._limit_s = settings.delivery_timeout_ms / 1000 + _CONFIRM_MARGIN_S
@@ -111,43 +155,15 @@ class KafkaPublisher:
         # Whoever waits may give up, as at a deadline; a cancelled future would take no result,
         # and the fault would end the thread that serves everybody's confirmations.
         confirmed.set_running_or_notify_cancel()
-        self._produce(publication, confirmed)
+
+        def told(error: Exception | None) -> None:
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        self._produce(publication, told)
         return confirmed
-
-    def _produce(self, publication: Publication, confirmed: "Future[None]") -> None:
-        extra: dict[str, Any] = {}
-        if publication.partition is not None:
-            extra["partition"] = publication.partition
-        while True:
-            producer = self._producer
-            try:
-                producer.produce(
-                    publication.topic,
-                    key=publication.key,
-                    value=publication.value,
-                    headers=list(publication.headers),
-                    on_delivery=self._confirmation(publication, confirmed),
-                    **extra,
-                )
-                return
-            except BufferError:
-                # The thread serves confirmations, which is what makes room.
-                self._poll(producer, _POLL_S)
-            except KafkaException as error:
-                if error.args[0].code() == KafkaError._FATAL:
-                    self._replace(producer)
-                    continue
-                self._fail(publication, confirmed, error.args[0])
-                return
-
-    def _fail(self, publication: Publication, confirmed: "Future[None]", error: KafkaError) -> None:
-        if publication.may_go_elsewhere and error.code() == KafkaError._UNKNOWN_PARTITION:
-            anywhere = publication.model_copy(update={"partition": None, "may_go_elsewhere": False})
-            # By the thread, not here: this may be a callback, which must not wait for room.
-            self._again.put((anywhere, confirmed))
-            return
-        self._metrics.delivery_failures.labels(publication.topic).inc()
-        confirmed.set_exception(failure_of(error))
 
     def confirm(
         self,
@@ -159,18 +175,18 @@ class KafkaPublisher:
         `may_go_on` is asked while the broker is slow. Once it says no, whatever this producer
         still holds is dropped, not sent later, and KafkaUnavailable is raised.
         """
-        futures = [self.publish(p) for p in publications]
+        batch = _Batch()
+        for publication in publications:
+            self._produce(publication, batch.expect())
+        batch.close()
         deadline = time.monotonic() + self._limit_s
-        _, missing = wait(futures, timeout=_ASK_S)
-        while missing:
+        while not batch.all_told.wait(_ASK_S):
             if not may_go_on():
                 self._producer.purge()
                 raise KafkaUnavailable("the right to publish was lost while Kafka was waited for")
             if time.monotonic() > deadline:
                 raise KafkaUnavailable
-            _, missing = wait(missing, timeout=_ASK_S)
-        for future in futures:
-            future.result()
+        batch.check()
 
     def check(self) -> None:
         """Raise KafkaRefused while Kafka refuses this producer."""
@@ -188,16 +204,52 @@ class KafkaPublisher:
                 self._retired.append(dead)
                 self._producer = self._make()
 
+    def _produce(self, publication: Publication, told: Told) -> None:
+        """Hand a record to the producer; waits while its queue is full."""
+        extra: dict[str, Any] = {}
+        if publication.partition is not None:
+            extra["partition"] = publication.partition
+        while True:
+            producer = self._producer
+            try:
+                producer.produce(
+                    publication.topic,
+                    key=publication.key,
+                    value=publication.value,
+                    headers=list(publication.headers),
+                    on_delivery=self._confirmation(publication, told),
+                    **extra,
+                )
+                return
+            except BufferError:
+                # The thread serves confirmations, which is what makes room.
+                self._poll(producer, _POLL_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:
+                    self._replace(producer)
+                    continue
+                self._fail(publication, told, error.args[0])
+                return
+
+    def _fail(self, publication: Publication, told: Told, error: KafkaError) -> None:
+        if publication.may_go_elsewhere and error.code() == KafkaError._UNKNOWN_PARTITION:
+            anywhere = publication.model_copy(update={"partition": None, "may_go_elsewhere": False})
+            # By the thread, not here: this may be a callback, which must not wait for room.
+            self._again.put((anywhere, told))
+            return
+        self._metrics.delivery_failures.labels(publication.topic).inc()
+        told(failure_of(error))
+
     def _confirmation(
-        self, publication: Publication, confirmed: "Future[None]"
+        self, publication: Publication, told: Told
     ) -> Callable[[KafkaError | None, Message], None]:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self._refused = None
                 self._metrics.delivered.labels(publication.topic).inc()
-                confirmed.set_result(None)
+                told(None)
             else:
-                self._fail(publication, confirmed, error)
+                self._fail(publication, told, error)
 
         return on_delivery
 
@@ -228,7 +280,7 @@ class KafkaPublisher:
                 if len(producer) == 0:
                     self._retired.remove(producer)
         while not self._again.empty():
-            self._again.get_nowait()[1].set_exception(KafkaUnavailable())
+            self._again.get_nowait()[1](KafkaUnavailable())
 
     def _send_elsewhere(self) -> None:
         while not self._again.empty():

@@ -71,6 +71,13 @@ class CancelJob(Inbound):
     job_id: JobId
 
 
+class HurryJob(Inbound):
+    """Let a queued job begin before all others, after its elder's earlier ones."""
+
+    command: Literal["hurry_job"]
+    job_id: JobId
+
+
 Command = Annotated[
     ListModels
     | GetModel
@@ -79,7 +86,8 @@ Command = Annotated[
     | ExportJsonl
     | GetJob
     | ListJobs
-    | CancelJob,
+    | CancelJob
+    | HurryJob,
     Field(discriminator="command"),
 ]
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)

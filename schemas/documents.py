@@ -38,8 +38,10 @@ class Job(Stored):
     """One accepted `train-requested`, from queue to terminal state.
 
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
-    on MongoDB's clock. `outbox` holds events still to be published, `latest` the newest
-    progress, of which only the last matters.
+    on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
+    `outbox` holds events still to be published, `latest` the newest progress, of which only the
+    last matters. `attempt` counts claims, those given back apart; `failures` those of them that
+    ended with a failure their worker reported.
     """
 
     id: JobId = Field(alias="_id")
@@ -62,11 +64,16 @@ class Job(Stored):
     eta_seconds: int | None = None
     sequence: int
     attempt: int
+    failures: int = 0
     fence: int
     owner: str | None = None
     lease_until: datetime | None = None
     not_before: datetime | None = None
+    served_at: datetime | None = None
+    urgent: bool = False
     cancel_requested: bool = False
+    cancel_requests: tuple[str, ...] = ()
+    """The commands that cancelled it, by source and id: none is refused when it comes again."""
     error: ErrorBody | None = None
     version: Version | None = None
     queued_at: datetime
@@ -74,6 +81,11 @@ class Job(Stored):
     finished_at: datetime | None = None
     outbox: tuple[PendingEvent, ...] = ()
     latest: PendingEvent | None = None
+
+    @property
+    def lost_leases(self) -> int:
+        """How many workers were lost over this job, once another has claimed it."""
+        return self.attempt - 1 - self.failures
 
 
 def _in_order(versions: "tuple[ModelVersion, ...]") -> "tuple[ModelVersion, ...]":
@@ -98,6 +110,13 @@ class ModelVersion(Stored):
     created_at: datetime
 
 
+class Deletion(Stored):
+    """A `delete` that was carried out: which command, by source and id, and what it removed."""
+
+    request: str
+    tags: tuple[str, ...]
+
+
 class ElderModel(Stored):
     """An elder's versions in one document, so that the current one changes in one write."""
 
@@ -108,6 +127,8 @@ class ElderModel(Stored):
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
     """The last commands that changed `current`, by their names as requests: none is done twice."""
+    deletions: tuple[Deletion, ...] = ()
+    """The last deletions: a command that comes again is answered as it was."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""
@@ -117,3 +138,8 @@ class ElderModel(Stored):
     def serving(self) -> ModelVersion | None:
         """The version that answers now."""
         return None if self.current is None else self.version(self.current)
+
+    def deleted_by(self, request: str | None) -> tuple[str, ...] | None:
+        """What a command deleted; None where it is not known."""
+        known = (d.tags for d in self.deletions if d.request == request)
+        return next(known, None)

@@ -13,6 +13,7 @@ REQUESTED_JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 MODEL_PREFIX = "afs_elder_"
 _CANDIDATE = "-candidate"
+_HANDOVER = "-handover"
 
 ElderId = Annotated[str, StringConstraints(pattern=ELDER_ID_PATTERN)]
 JobId = Annotated[str, StringConstraints(pattern=JOB_ID_PATTERN)]
@@ -25,6 +26,7 @@ Version = Annotated[int, Field(ge=1)]
 
 _ELDER_ID = re.compile(ELDER_ID_PATTERN)
 _CANDIDATE_TAG = re.compile(rf":v(\d+){_CANDIDATE}(\d+)$")
+_HANDOVER_TAG = re.compile(rf"(.*:v\d+){_HANDOVER}[0-9a-f]+")
 
 
 def is_elder_id(text: str) -> bool:
@@ -57,6 +59,22 @@ def read_candidate(tag: str) -> tuple[int, int] | None:
     """Return the version and the fence that a candidate's tag names; None for another tag."""
     found = _CANDIDATE_TAG.search(tag)
     return (int(found[1]), int(found[2])) if found else None
+
+
+def handover_tag(tag: str, token: str) -> str:
+    """Name a version on its way to `latest`; the token, in hex, is that of whoever brings it."""
+    return f"{tag}{_HANDOVER}{token}"
+
+
+def handed_over(tag: str) -> str | None:
+    """Return the version's tag that a handover's name was made of; None for another tag."""
+    found = _HANDOVER_TAG.fullmatch(tag)
+    return found[1] if found else None
+
+
+def is_passing(tag: str) -> bool:
+    """Say whether a name is there for a moment only: a candidate's or a handover's."""
+    return read_candidate(tag) is not None or handed_over(tag) is not None
 
 
 def job_id_for(elder_id: str, unix_seconds: int, attempt: int = 1) -> str:

@@ -22,8 +22,13 @@ from typing import Any, Literal, cast
 
 import bson
 from bson.codec_options import CodecOptions
-from pymongo import ASCENDING, IndexModel, UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
+from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
+from pymongo.errors import (
+    BulkWriteError,
+    DuplicateKeyError,
+    InvalidOperation,
+    OperationFailure,
+)
 from pymongo.results import BulkWriteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 from pipeline.store import Store
@@ -95,6 +100,8 @@ class FakeCollection:
         self._name = name
         self._documents: dict[Any, tuple[bytes, Document]] = {}
         self._indexes: dict[str, Document] = {}
+        self._keys: dict[str, dict[tuple[Any, ...], Any]] = {}
+        """Of each unique index the keys, each with the `_id` of the document that has it."""
 
     # Reading --------------------------------------------------------------------------------
 
@@ -181,18 +188,35 @@ class FakeCollection:
             raise DuplicateKeyError(matched["errmsg"], _DUPLICATE_KEY, matched)
         return UpdateResult({"n": matched, "ok": 1.0}, True)
 
-    def bulk_write(self, requests: list[UpdateOne], *, ordered: bool) -> BulkWriteResult:
-        """Update one after the other; a batch is no transaction."""
-        if not ordered or any(type(r) is not UpdateOne for r in requests):
-            raise NotInTheFake("a bulk write out of order, or not of UpdateOne")
+    def bulk_write(
+        self, requests: list[UpdateOne] | list[UpdateMany], *, ordered: bool
+    ) -> BulkWriteResult:
+        """Update one after the other, each document by itself; a batch is no transaction."""
+        if not requests:
+            raise InvalidOperation("No operations to execute")
+        if not ordered or any(type(r) not in (UpdateOne, UpdateMany) for r in requests):
+            raise NotInTheFake("a bulk write out of order, or not of updates")
+        matched = 0
         for request in requests:
             stored = _as_stored({"filter": request._filter, "update": request._doc})[1]
-            matched = self._write(
-                "bulk_write", partial(self._update, stored["filter"], stored["update"])
-            )
-            if isinstance(matched, dict):
-                raise NotInTheFake("a bulk write against a unique index")
-        return BulkWriteResult({"nMatched": len(requests)}, True)
+            if type(request) is UpdateOne:
+                matched += self._bulk_update(stored["filter"], stored["update"])
+                continue
+            for key in self._ids_of(stored["filter"]):
+                # Each is looked at again: it may have changed since it was found.
+                matched += self._bulk_update(stored["filter"] | {"_id": key}, stored["update"])
+        return BulkWriteResult({"nMatched": matched}, True)
+
+    def _bulk_update(self, condition: Document, change: Any) -> int:
+        matched = self._write("bulk_write", partial(self._update, condition, change))
+        if isinstance(matched, dict):
+            raise NotInTheFake("a bulk write against a unique index")
+        count: int = matched
+        return count
+
+    def _ids_of(self, condition: Document) -> list[Any]:
+        with self._store.lock:
+            return [d["_id"] for _, d in self._scan(condition, self._store.clock.read())]
 
     def _write(self, command: str, change: Callable[[datetime], Any]) -> Any:
         self._store.on_moment(Moment("before", command, is_write=True))
@@ -218,13 +242,20 @@ class FakeCollection:
 
     def _kept(self, raw: bytes, document: Document) -> Document | None:
         """Keep a document, unless a unique index has another one under its key."""
-        others = [d for _, d in self._documents.values() if d["_id"] != document["_id"]]
-        for name, index in self._indexes.items():
-            if index.get("unique") and _is_in(index, document):
-                key = _key(index, document)
-                if any(_is_in(index, other) and _key(index, other) == key for other in others):
-                    return _duplicate(name, list(index["key"]))
+        keys = {
+            name: _key(index, document)
+            for name, index in self._indexes.items()
+            if index.get("unique") and _is_in(index, document)
+        }
+        for name, key in keys.items():
+            if self._keys[name].get(key, document["_id"]) != document["_id"]:
+                return _duplicate(name, list(self._indexes[name]["key"]))
         before = self._documents.get(document["_id"])
+        for name, known in self._keys.items():
+            if before is not None and _is_in(self._indexes[name], before[1]):
+                del known[_key(self._indexes[name], before[1])]
+            if name in keys:
+                known[keys[name]] = document["_id"]
         self._documents[document["_id"]] = (raw, document)
         self._store.on_change(before and before[1], document)
         return None
@@ -243,11 +274,14 @@ class FakeCollection:
             if known is None and self._documents and wanted.get("unique"):
                 raise NotInTheFake("a unique index on documents that are there already")
             self._indexes[wanted["name"]] = wanted
+            if wanted.get("unique"):
+                self._keys.setdefault(wanted["name"], {})
         return [index.document["name"] for index in indexes]
 
     def drop_index(self, name: str) -> None:
         """Forget an index."""
         del self._indexes[name]
+        self._keys.pop(name, None)
 
     def index_information(self) -> dict[str, Document]:
         """Describe the indexes."""
@@ -304,9 +338,11 @@ def _is_in(index: Document, document: Document) -> bool:
     return all(value_at(document, name) == wanted for name, wanted in condition.items())
 
 
-def _key(index: Document, document: Document) -> list[Any]:
+def _key(index: Document, document: Document) -> tuple[Any, ...]:
     values = [value_at(document, name) for name in index["key"]]
-    return [None if value is MISSING else value for value in values]
+    if any(kind(value) not in ("null", "string") for value in values):
+        raise NotInTheFake("a unique index on other than strings")
+    return tuple(None if value is MISSING else value for value in values)
 
 
 def _duplicate(index: str, fields: list[str]) -> Document:

@@ -2,7 +2,8 @@
 
 Owns no documents: every function takes one and gives one back. What it does not know it refuses,
 so that a test never passes on a meaning that was guessed. It also refuses what one of the two
-real stores is known to do differently: dates are compared as numbers (`$toLong`) or not at all.
+real stores is known to do differently: an expression compares dates as numbers (`$toLong`) or not
+at all; a filter may compare a date with a given one.
 """
 
 from collections.abc import Callable
@@ -102,18 +103,23 @@ def _holds(operator: str, found: Any, operand: Any) -> bool:
         return kind(found) == "date"
     if operator == "$size":
         return isinstance(found, list) and len(found) == operand
-    if operator in ("$lt", "$lte"):
-        return _is_at_most(found, operand) and (operator == "$lte" or found != operand)
+    if operator in ("$lt", "$lte", "$gt"):
+        return _compares(operator, found, operand)
     raise NotInTheFake(f"filter {operator}: {operand!r}")
 
 
-def _is_at_most(found: Any, operand: Any) -> bool:
-    if kind(operand) != "number":
-        raise NotInTheFake(f"$lt or $lte with a {kind(operand)}")
+def _compares(operator: str, found: Any, operand: Any) -> bool:
+    of_operand = kind(operand)
+    if of_operand not in ("number", "date"):
+        raise NotInTheFake(f"{operator} with a {of_operand}")
     if kind(found) in ("array", "object"):
-        raise NotInTheFake("$lt or $lte of a list or a document")
-    # A filter compares within one type: null and the rest are never "at most" a number.
-    return kind(found) == "number" and found <= operand
+        raise NotInTheFake(f"{operator} of a list or a document")
+    # A filter compares within one type: null and the rest are neither less nor more.
+    if kind(found) != of_operand:
+        return False
+    return bool(
+        {"$lt": found < operand, "$lte": found <= operand, "$gt": found > operand}[operator]
+    )
 
 
 # Expressions --------------------------------------------------------------------------------
@@ -240,6 +246,8 @@ def _plain(name: str) -> str:
 def _changed(operator: str, found: Any, change: Any, now: datetime) -> Any:
     if operator == "$set":
         return change
+    if operator == "$unset":
+        return MISSING
     if operator == "$push" and isinstance(change, dict) and list(change) == ["$each"]:
         return [*_listed(found, operator), *change["$each"]]
     if operator == "$pull" and isinstance(change, dict):

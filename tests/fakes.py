@@ -11,7 +11,7 @@ from pipeline.files import hash_file, seal_folder, write_file
 from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
 from pipeline.training_process import OnProgress
 from producers.publisher import Publication
-from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.documents import Deletion, ElderModel, Job, ModelVersion
 from schemas.errors import (
     ArtefactCorrupt,
     LeaseLost,
@@ -382,11 +382,11 @@ class MemoryRegistry:
         )
         return version
 
-    def fence_off(self, job: Job) -> None:
-        """Raise the fence of the version that a job may have."""
+    def fence_off(self, job: Job) -> ModelVersion | None:
+        """Raise the fence of the version that a job may have; return it if it was released."""
         model = self.find(job.elder_id)
         if model is None:
-            return
+            return None
         versions = tuple(
             v.model_copy(update={"fence": max(v.fence, job.fence)})
             if v.job_id == job.id and not v.ready
@@ -394,6 +394,7 @@ class MemoryRegistry:
             for v in model.versions
         )
         self._models[job.elder_id] = model.model_copy(update={"versions": versions})
+        return next((v for v in versions if v.job_id == job.id and v.ready), None)
 
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer."""
@@ -407,15 +408,20 @@ class MemoryRegistry:
             update={"versions": (*others, ready), "current": version.version}
         )
 
-    def select(self, elder_id: str, number: int, request: str | None = None) -> None:
-        """Make a released version the current one."""
+    def select(
+        self, elder_id: str, number: int, *, seen: int | None = None, request: str | None = None
+    ) -> bool:
+        """Make a released version the current one, unless another answers by now."""
         model = self.get(elder_id)
         version = model.version(number)
         if version is None or not version.ready:
             raise UnknownVersion
+        if request in model.commands or seen not in (None, model.current):
+            return False
         commands = (*model.commands, request) if request else model.commands
         update = {"current": number, "commands": commands}
         self._models[elder_id] = model.model_copy(update=update)
+        return True
 
     def elders(self) -> list[str]:
         """Return all ids."""
@@ -430,9 +436,15 @@ class MemoryRegistry:
         self._models[elder_id] = model.model_copy(update={"versions": left})
         return True
 
-    def retire(self, elder_id: str) -> None:
-        """Take all versions out of service."""
+    def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
+        """Take all released versions out of service."""
         model = self.find(elder_id)
-        if model is not None:
-            update = {"current": None, "versions": ()}
-            self._models[elder_id] = model.model_copy(update=update)
+        if model is None or (request and model.deleted_by(request) is not None):
+            return False
+        deletions = model.deletions
+        if request is not None:
+            deletions = (*deletions, Deletion(request=request, tags=tuple(tags)))
+        left = tuple(v for v in model.versions if not v.ready)
+        update = {"current": None, "versions": left, "deletions": deletions}
+        self._models[elder_id] = model.model_copy(update=update)
+        return True

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pipeline.ledger import NewJob
 from schemas.events import Status
 from tests.fake_mongo_language import Document
-from tests.ledger_witness import waiting_events
+from tests.ledger_witness import new_request, waiting_events
 
 Write = Callable[[], None]
 
@@ -26,12 +26,16 @@ class ModelJob:
     queued_at: datetime
     status: Status = "queued"
     attempt: int = 0
+    failures: int = 0
     fence: int = 0
     sequence: int = 1
     owner: str | None = None
     lease_until: datetime | None = None
     not_before: datetime | None = None
+    served_at: datetime | None = None
+    is_urgent: bool = False
     is_cancel_wanted: bool = False
+    cancelled_by: list[str] = field(default_factory=list)
     outbox: list[tuple[int, str]] = field(default_factory=list)
     latest: tuple[int, str] | None = None
     is_flagged: bool = True
@@ -47,12 +51,16 @@ class ModelJob:
         return (
             self.status,
             self.attempt,
+            self.failures,
             self.fence,
             self.sequence,
             self.owner,
             self.lease_until,
             self.not_before,
+            self.served_at,
+            self.is_urgent,
             self.is_cancel_wanted,
+            self.cancelled_by,
             self.waiting,
             self.is_flagged,
         )
@@ -66,20 +74,39 @@ class ModelJob:
 def stored(document: Document) -> tuple[object, ...]:
     """A stored job as `ModelJob.seen` would tell it."""
     events = sorted(waiting_events(document), key=lambda event: event["sequence"])
-    plain = ("status", "attempt", "fence", "sequence", "owner", "lease_until", "not_before")
+    plain = ("status", "attempt", "failures", "fence", "sequence", "owner")
     return (
-        *(document[name] for name in plain),
+        *(document[name] for name in (*plain, "lease_until", "not_before")),
+        document["served_at"],
+        document["urgent"],
         document["cancel_requested"],
+        document["cancel_requests"],
         [event["event_id"] for event in events],
         document["has_pending"],
+    )
+
+
+def told_by(document: Document) -> ModelJob:
+    """A stored job as one of the model's, as far as a claim looks at it."""
+    request = new_request(document["queue_order"], document["elder_id"])
+    return ModelJob(
+        document["_id"],
+        request,
+        document["queued_at"],
+        document["status"],
+        lease_until=document["lease_until"],
+        not_before=document["not_before"],
+        served_at=document["served_at"],
+        is_urgent=document["urgent"],
     )
 
 
 class LedgerModel:
     """All jobs. What would be one write to the store is one `Write` here, to be done or not."""
 
-    def __init__(self, lease_s: float) -> None:
+    def __init__(self, lease_s: float, fair_s: float) -> None:
         self.jobs: dict[str, ModelJob] = {}
+        self._fair = timedelta(seconds=fair_s)
         self._lease = timedelta(seconds=lease_s)
 
     def is_known(self, request: NewJob) -> bool:
@@ -104,9 +131,32 @@ class LedgerModel:
         backing_off = [job for job in queued if job.not_before and job.not_before > now]
         away = {job.request.elder_id for job in (*running, *backing_off)}
         free = [job for job in queued if job.request.elder_id not in away]
-        # Requests are accepted in the log's order, so the oldest job is its elder's first.
-        free.sort(key=lambda job: (job.queued_at, job.request.queue_order))
-        return {job.id for job in free[:1]}
+        if any(job.is_urgent for job in free):
+            hurried = {job.request.elder_id for job in free if job.is_urgent}
+            free = [job for job in free if job.request.elder_id in hurried]
+        return {job.id for job in sorted(free, key=lambda job: self._place(job, now))[:1]}
+
+    def _place(self, job: ModelJob, now: datetime) -> tuple[object, ...]:
+        """Where a job stands, by its elder first and then by its place in the elder's line.
+
+        Elders not served lately: whose wanted job is oldest. Then those served longest ago.
+        """
+        elder = job.request.elder_id
+        line = [
+            other
+            for other in self.jobs.values()
+            if other.request.elder_id == elder and other.status == "queued"
+        ]
+        urgent = [other for other in line if other.is_urgent]
+        oldest = min((o.queued_at, o.request.queue_order) for o in (urgent or line))
+        served = [
+            other.served_at
+            for other in self.jobs.values()
+            if other.request.elder_id == elder and other.served_at is not None
+        ]
+        is_served = bool(served) and max(served) > now - self._fair
+        turn = (max(served), elder) if is_served else oldest
+        return (is_served, *turn, job.request.queue_order)
 
     def is_held(self, job_id: str, fence: int) -> bool:
         """Whether a lease may write."""
@@ -120,10 +170,12 @@ class LedgerModel:
         job.fence += 1
         job.attempt += 1
         job.lease_until = now + self._lease
+        job.served_at = now
 
     def renew(self, job_id: str, now: datetime) -> None:
         """Prolong a lease."""
         self.jobs[job_id].lease_until = now + self._lease
+        self.jobs[job_id].served_at = now
 
     def report(self, job_id: str) -> None:
         """Put progress in the place of what progress waits."""
@@ -144,11 +196,30 @@ class LedgerModel:
         """Put a job back to its place in the queue."""
         job = self.jobs[job_id]
         job.status, job.owner, job.lease_until, job.not_before = "queued", None, None, until
+        job.served_at = None
         job.attempt -= not count_attempt
+        job.failures += count_attempt
 
     def ask_to_cancel(self, job_id: str) -> None:
         """Leave word for the worker."""
         self.jobs[job_id].is_cancel_wanted = True
+
+    def hurry(self, job_id: str) -> None:
+        """Let a job begin before all others."""
+        self.jobs[job_id].is_urgent = True
+
+    def clearing(self, jobs: dict[str, int]) -> list[Write]:
+        """The writes that empty the outboxes of jobs whose sequence is still the one given."""
+
+        def cleared(job: ModelJob) -> Write:
+            def write() -> None:
+                job.outbox, job.latest, job.is_flagged = [], None, False
+
+            return write
+
+        # As the store does it: those of one sequence together, the first found first.
+        found = [j for s in dict.fromkeys(jobs.values()) for j in self.jobs if jobs.get(j) == s]
+        return [cleared(self.jobs[j]) for j in found if self.jobs[j].sequence == jobs[j]]
 
     def taking_out(self, job_id: str, last: int) -> list[Write]:
         """The writes that take published events out."""

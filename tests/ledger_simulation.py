@@ -26,10 +26,13 @@ from schemas.events import ErrorBody, Status
 from tests.fake_mongo import FakeStore, Moment, nothing_happens
 from tests.fakes import make_ready
 from tests.false_clock import FalseClock
+from tests.ledger_model import LedgerModel, told_by
 from tests.ledger_witness import Crash, Witness, new_request
 
 LEASE_S = 30.0
-MAX_ATTEMPTS = 4
+FAIR_S = 50.0
+MAX_FAILURES = 3
+MAX_LOST_LEASES = 12
 STEPS = 45
 DEPTH = 3
 _FAILED = ErrorBody(code="training_failed", message="it failed")
@@ -43,7 +46,9 @@ class Process:
         self.name = name
         self.lives = 1
         self._skew = timedelta(0)
-        self.ledger = Ledger(world.store.as_store(), Announcer(self._now, "en"), lease_s=LEASE_S)
+        self.ledger = Ledger(
+            world.store.as_store(), Announcer(self._now, "en"), lease_s=LEASE_S, fair_s=FAIR_S
+        )
 
     def _now(self) -> datetime:
         if self.world.draw.random() < 0.05:
@@ -94,9 +99,7 @@ class Worker(Process):
         """Claim, work or end, whatever is next."""
         lease = self.lease
         if lease is None:
-            self.lease = self.ledger.claim(f"{self.name}-{self.lives}")
-            if self.lease is not None:
-                self.world.witness.begin(self.lease)
+            self._claim()
             return
         if self.end is None:
             self.end = self._choice(lease)
@@ -113,6 +116,16 @@ class Worker(Process):
             return
         if self.end is not None:
             self._forget()
+
+    def _claim(self) -> None:
+        world = self.world
+        # While others go first anywhere, nobody can say whose turn it was.
+        turn = world.whose_turn() if world.is_calm else None
+        self.lease = self.ledger.claim(f"{self.name}-{self.lives}")
+        if turn is not None:
+            assert turn == set() if self.lease is None else self.lease.job.id in turn
+        if self.lease is not None:
+            world.witness.begin(self.lease)
 
     def beat(self) -> None:
         """Renew the lease, if there is one."""
@@ -131,7 +144,7 @@ class Worker(Process):
         """How the job ends now; None where it goes on."""
         if self.is_cancelled:
             return self._finish("cancelled", _FAILED)
-        if lease.job.attempt > MAX_ATTEMPTS:
+        if lease.job.lost_leases > MAX_LOST_LEASES:
             return self._finish("failed", _FAILED)
         if (chance := self.world.draw.random()) < 0.5 and not self.world.is_calm:
             return None
@@ -141,6 +154,8 @@ class Worker(Process):
         if chance < 0.88:
             return self._finish("failed", _FAILED)
         wait_s, count = self.world.draw.choice([(0, False), (5, False), (20, True)])
+        if count and lease.job.failures + 1 >= MAX_FAILURES:
+            return self._finish("failed", _FAILED)
         return lambda held: self.ledger.release(held, wait_s=wait_s, count_attempt=count)
 
     def _finish(self, status: Status, error: ErrorBody) -> Callable[[Lease], object]:
@@ -164,13 +179,14 @@ class Publisher(Process):
 
 
 class Operator(Process):
-    """Cancels jobs now and then."""
+    """Cancels jobs now and then, and lets some go first."""
 
     def step(self) -> None:
         draw = self.world.draw
-        if self.world.witness.jobs and draw.random() < 0.3:
+        if self.world.witness.jobs and draw.random() < 0.5:
+            act = draw.choice([self.ledger.cancel, self.ledger.hurry])
             with suppress(JobAlreadyEnded):
-                self.ledger.cancel(draw.choice(sorted(self.world.witness.jobs)))
+                act(draw.choice(sorted(self.world.witness.jobs)))
 
 
 class AtWork:
@@ -219,7 +235,7 @@ class Simulation:
     def _request(self, number: int) -> NewJob:
         return new_request(
             number,
-            self.draw.choice(["LXM", "LXM", "ZJG"]),
+            self.draw.choice(["LXM", "LXM", "ZJG", "WSF"]),
             second=self.draw.randint(0, 1),
             job_id=self.draw.choice([None, None, "mine"]),
         )
@@ -245,6 +261,12 @@ class Simulation:
                 break
         assert len(self.witness.jobs) == len(self.log), "a request was lost"
         self.witness.check_all_told()
+
+    def whose_turn(self) -> set[str]:
+        """The jobs of which a claim takes one now, by the plain rule."""
+        model = LedgerModel(LEASE_S, FAIR_S)
+        model.jobs = {job_id: told_by(job) for job_id, job in self.witness.jobs.items()}
+        return model.claimable(self.clock.now)
 
     def _is_all_over(self) -> bool:
         return not any(

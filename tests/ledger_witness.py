@@ -122,6 +122,9 @@ class Witness:
 
     def _check_step(self, before: Document, after: Document) -> None:
         assert after["sequence"] >= before["sequence"], "the sequence went back"
+        is_given_back = (before["status"], after["status"]) == ("running", "queued")
+        failed = after["failures"] - before["failures"]
+        assert failed in ((0, 1) if is_given_back else (0,)), "a failure nobody reported"
         if after["fence"] != before["fence"]:
             self._check_claim(before, after)
             return
@@ -130,10 +133,12 @@ class Witness:
             "running": {"running", "queued", *TERMINAL_STATUSES},
         }
         was, is_now = before["status"], after["status"]
+        assert after["urgent"] or not before["urgent"], "an urgent job was put back in line"
         assert is_now in steps.get(was, {was}), f"{was} became {is_now}"
         if was != "running" and is_now == was:
             changed = {n for n in before.keys() | after.keys() if before.get(n) != after.get(n)}
-            assert changed <= _OUTBOX_FIELDS, f"a {was} job changed in {changed}"
+            allowed = _OUTBOX_FIELDS | ({"urgent"} if was == "queued" else set())
+            assert changed <= allowed, f"a {was} job changed in {changed}"
 
     def _check_claim(self, before: Document, after: Document) -> None:
         assert before["status"] in ("queued", "running") and after["status"] == "running"

@@ -55,3 +55,11 @@ def cancel(job_id: JobIdArgument, json: Json = False) -> None:
     with open_app() as app:
         fields = describe_job(app.ledger.cancel(job_id))
     print_json(fields) if json else print_fields(fields)
+
+
+@jobs.command()
+def hurry(job_id: JobIdArgument, json: Json = False) -> None:
+    """Let a queued job begin before all others, after its elder's earlier ones."""
+    with open_app() as app:
+        fields = describe_job(app.ledger.hurry(job_id))
+    print_json(fields) if json else print_fields(fields)

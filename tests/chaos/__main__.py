@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from tests.chaos.faults import FAULTS, NONE, Fault
+from tests.chaos.faults import AGAIN, FAULTS, NONE, Fault
 from tests.chaos.run import RunResult, Session
 from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
@@ -33,6 +33,8 @@ def main() -> int:
     kafka: KafkaKind = "embedded" if missing_tools() else "apache"
     if options.kafka is not None:
         kafka = options.kafka
+    if kafka == "embedded" and options.group_protocol == "consumer":
+        sys.exit("--group-protocol consumer needs Apache Kafka (Java 17 and Maven)")
     first = options.seed * 10_000
     seeds = [options.only] if options.only else list(range(first, first + options.runs))
     possible = [f for f in FAULTS if kafka == "apache" or not f.needs_apache]
@@ -46,6 +48,7 @@ def main() -> int:
         return time.monotonic() < deadline and faults < int(options.stop_after)
 
     with World(folder, kafka) as world, Progress(console=console, disable=options.quiet) as bars:
+        console.print(f"Seed {options.seed}, runs {seeds[0]} to {seeds[-1]}")
         bar = bars.add_task(f"Faults ({kafka})", total=len(seeds))
 
         def note(result: RunResult) -> None:
@@ -62,8 +65,12 @@ def main() -> int:
                 assert lane is None
     print(table(results, kafka, options.group_protocol))
     failed = [result for result in results if result.verdict.faults]
-    if len(results) < len(seeds):
-        print(f"\nNOT PLAYED: {len(seeds) - len(results)} of {len(seeds)} runs", file=sys.stderr)
+    played = sum(result.fault != AGAIN.name for result in results)
+    if played < len(seeds):
+        print(f"\nNOT PLAYED: {len(seeds) - played} of {len(seeds)} runs", file=sys.stderr)
+    for skipped in FAULTS:
+        if skipped not in possible:
+            print(f"SKIPPED {skipped.name}: needs Apache Kafka (Java 17, Maven)", file=sys.stderr)
     never = never_struck(results)
     for fault in never:
         print(f"\nNever struck, so nothing was tried: {fault}", file=sys.stderr)
@@ -71,7 +78,7 @@ def main() -> int:
         print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
-    return 1 if failed or never else 0
+    return 1 if failed or never or played < options.at_least else 0
 
 
 def _play(
@@ -95,6 +102,8 @@ def _play(
                 note(result)
                 if result.verdict.faults:
                     break
+            else:
+                note(session.look_again())
 
 
 def fault_of(seed: int, faults: list[Fault]) -> Fault:
@@ -104,7 +113,7 @@ def fault_of(seed: int, faults: list[Fault]) -> Fault:
 
 def never_struck(results: list[RunResult]) -> list[str]:
     """Name the faults that were due several times and struck in no run."""
-    runs = Counter(r.fault for r in results if r.fault != NONE.name)
+    runs = Counter(r.fault for r in results if r.fault not in (NONE.name, AGAIN.name))
     struck = {r.fault for r in results if r.struck}
     return [name for name, number in runs.items() if number >= _OFTEN and name not in struck]
 
@@ -115,12 +124,13 @@ def table(results: list[RunResult], kafka: str, protocol: str) -> str:
     for result in results:
         by_fault[result.fault].append(result)
     lines = [
-        f"Kafka: {kafka}; group protocol: {protocol}; {len(results)} runs",
+        f"Kafka: {kafka}; group protocol: {protocol}; "
+        f"{sum(r.fault != AGAIN.name for r in results)} runs",
         "",
         "| fault | runs | struck | restarts | lost | doubled | mixed up | other | longest, s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for fault in (f.name for f in FAULTS if f.name in by_fault):
+    for fault in (f.name for f in (*FAULTS, AGAIN) if f.name in by_fault):
         runs = by_fault[fault]
         lines.append(
             f"| {fault} | {len(runs)} | {sum(r.struck > 0 for r in runs)} "
@@ -156,6 +166,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--stop-after", type=int, default=3, metavar="FAULTS", help="begin no run after so many"
+    )
+    parser.add_argument(
+        "--at-least", type=int, default=1, metavar="RUNS", help="fewer are a failure"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args()

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Frozen
-from schemas.identifiers import current_tag, model_name, model_tag, read_candidate
+from schemas.identifiers import current_tag, is_passing, model_name, model_tag
 from schemas.record import Record
 from tests.chaos.evidence import Case
-from tests.chaos.workload import SOURCE
+from tests.chaos.workload import ROLLBACK, SOURCE, Elder, doomed_job
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+_REPLIES = {"chat-requests": "chat-replies", "model-commands": "model-replies"}
 
 
 class Verdict(Frozen):
@@ -34,14 +35,9 @@ class Verdict(Frozen):
 
 
 def is_settled(case: Case) -> bool:
-    """Say whether nothing is under way any more."""
+    """Say whether nothing is under way or missing any more."""
     case.evidence.read()
-    jobs = case.jobs()
-    if {job["request_id"] for job in jobs} < case.sent("train-requested"):
-        return False
-    if any(job["status"] not in TERMINAL or job["has_pending"] for job in jobs):
-        return False
-    if case.sent("chat-requests") - replies_by_request(case).keys():
+    if any(True for _ in _lost(case)) or any(job["has_pending"] for job in case.jobs()):
         return False
     return not case.evidence.uncommitted()
 
@@ -62,13 +58,13 @@ def check(case: Case, *, settled: bool) -> Verdict:
 # What is there ---------------------------------------------------------------------------------
 
 
-def replies_by_request(case: Case) -> dict[str, set[tuple[bytes | None, bytes | None]]]:
-    """The different last replies to each chat request; a repeat is the same one."""
-    found: dict[str, set[tuple[bytes | None, bytes | None]]] = defaultdict(set)
-    for record in case.records("chat-replies"):
+def replies_by_request(case: Case, topic: str) -> dict[str, set[tuple[bytes | None, str]]]:
+    """The different last replies to each request of a topic; a repeat is the same one."""
+    found: dict[str, set[tuple[bytes | None, str]]] = defaultdict(set)
+    for record in case.records(_REPLIES[topic]):
         if record.header("final") != b"false":
             request = (record.header("kafka_correlationId") or b"").decode()
-            found[request].add((record.header("ce_id"), record.value))
+            found[request].add((record.header("ce_id"), json.dumps(_data(record))))
     return dict(found)
 
 
@@ -99,6 +95,13 @@ def jobs_by_request(case: Case) -> dict[str, list[dict[str, Any]]]:
     return dict(found)
 
 
+def rollbacks(case: Case, elder: Elder) -> set[int | None]:
+    """To which versions the replies say that an elder's model went back; None for an error."""
+    replies = replies_by_request(case, "model-commands").get(f"{elder.id}-{ROLLBACK}", set())
+    bodies = [json.loads(body) for _, body in replies]
+    return {body["result"]["current"] if body["result"] else None for body in bodies}
+
+
 # The invariant ---------------------------------------------------------------------------------
 
 
@@ -112,8 +115,9 @@ def _lost(case: Case) -> Iterable[str]:
             yield f"job {job['_id']} has no end: {job['status']}"
         elif job["_id"] not in ends:
             yield f"job {job['_id']} ended and nobody was told"
-    for request in sorted(case.sent("chat-requests") - replies_by_request(case).keys()):
-        yield f"{request} has no reply"
+    for topic in _REPLIES:
+        for request in sorted(case.sent(topic) - replies_by_request(case, topic).keys()):
+            yield f"{request} has no reply"
     for topic in ("train-requested", "chat-requests", "answers-updated"):
         letters = {r.header("ce_id") for r in case.records(f"{topic}-dlt")}
         for poison in sorted(case.sent(topic, valid=False)):
@@ -136,9 +140,12 @@ def _doubled(case: Case) -> Iterable[str]:
     for job, ids in ready_by_job(case).items():
         if len(ids) > 1:
             yield f"job {job} has several model-ready: {sorted(ids, key=str)}"
-    for request, replies in replies_by_request(case).items():
+    for request, replies in replies_by_request(case, "chat-requests").items():
         if len(replies) > 1:
             yield f"{request} has {len(replies)} different replies"
+    for elder in case.elders:
+        if len(rolled_back := rollbacks(case, elder)) > 1:
+            yield f"the rollback of {elder.id} went to {sorted(rolled_back, key=str)}"
 
 
 def _mixed(case: Case) -> Iterable[str]:
@@ -165,6 +172,9 @@ def _mixed_models(case: Case) -> Iterable[str]:
     for model in case.models():
         for version in (v for v in model["versions"] if v["ready"]):
             served = case.evidence.served(version["tag"])
+            if served is None:
+                yield f"{version['tag']} is not in Ollama"
+                continue
             for elder in case.elders:
                 if (elder.mark in served.text) != (elder.id == model["_id"]):
                     yield f"{version['tag']}: {elder.id}'s mark is wrong"
@@ -176,11 +186,13 @@ def _mixed_models(case: Case) -> Iterable[str]:
 def _unlike_what_is_told(case: Case) -> Iterable[str]:
     """A job that succeeded has a model that answers; the names agree; the files are whole."""
     ready = ready_by_job(case)
-    digests = case.evidence.tags()
+    digests, ends = case.evidence.tags(), ends_by_job(case)
     for job in (job for found in jobs_by_request(case).values() for job in found):
-        wanted = "failed" if job["elder_id"] == case.elders[-1].id else "succeeded"
-        if job["status"] != wanted:
+        if job["status"] not in _possible_ends(case, job):
             yield f"job {job['_id']} {job['status']}: {(job['error'] or {}).get('code')}"
+        told = {status for _, status in ends.get(job["_id"], ())}
+        if told - {job["status"]}:
+            yield f"job {job['_id']} {job['status']} and {told} was told"
         if job["status"] == "succeeded":
             if job["_id"] not in ready:
                 yield f"job {job['_id']} succeeded without model-ready"
@@ -194,9 +206,17 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
     yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
 
 
+def _possible_ends(case: Case, job: dict[str, Any]) -> set[str]:
+    if job["elder_id"] == case.elders[-1].id:
+        return {"failed"}  # Upstream knows nothing of her.
+    if job["_id"] in {doomed_job(elder) for elder in case.elders}:
+        return {"succeeded", "cancelled"}  # The cancel may come late, or before the job.
+    return {"succeeded"}
+
+
 def _is_left(case: Case, tag: str) -> bool:
     mine = any(tag.startswith(f"{model_name(elder.id)}:") for elder in case.elders)
-    return mine and read_candidate(tag) is not None
+    return mine and is_passing(tag)
 
 
 def _unsound(
@@ -204,8 +224,10 @@ def _unsound(
 ) -> Iterable[str]:
     current = next(v for v in model["versions"] if v["version"] == model["current"])
     newest = max(v["version"] for v in model["versions"] if v["ready"])
-    if current["version"] != newest:
-        yield f"{elder_id}: version {current['version']} answers, {newest} is the newest"
+    elder = next(elder for elder in case.elders if elder.id == elder_id)
+    (wanted,) = {*rollbacks(case, elder)} - {None} or {newest}
+    if current["version"] != wanted:
+        yield f"{elder_id}: version {current['version']} answers, and not {wanted}"
     latest = digests.get(current_tag(elder_id))
     if latest is None or latest != digests.get(current["tag"]):
         yield f"{elder_id}: latest is {latest}, {current['tag']} {digests.get(current['tag'])}"

@@ -18,9 +18,9 @@ from consumers.topics import broker_name
 from pipeline.store import Store
 from schemas.base import Frozen
 from schemas.record import Record
-from schemas.topics import CATALOGUE, all_topics
+from schemas.topics import all_topics
 from schemas.training import ADAPTER_GGUF
-from tests.chaos.workload import Elder, Operation
+from tests.chaos.workload import SENT_AS, Elder, Operation
 
 LIMIT_S = 30.0
 _PAUSE_S = 0.5
@@ -46,8 +46,8 @@ class Served(Frozen):
 class Evidence(Protocol):
     """What the checker may look at; it has no other source."""
 
-    def records(self, topic: str) -> list[Record]:
-        """The records of an outbound or dead-letter topic that were read until now."""
+    def records(self, topic: str, key: bytes) -> list[Record]:
+        """The records of a topic of the catalogue under a key that were read until now."""
 
     def read(self) -> None:
         """Take in what is there by now."""
@@ -70,8 +70,8 @@ class Evidence(Protocol):
     def tags(self) -> dict[str, str]:
         """The digest of each model in Ollama, by its tag."""
 
-    def served(self, tag: str) -> Served:
-        """How Ollama has a model."""
+    def served(self, tag: str) -> Served | None:
+        """How Ollama has a model, if it has it."""
 
     def answers(self, tag: str) -> bool:
         """Say whether a model in Ollama answers a question."""
@@ -87,12 +87,12 @@ class Remains(Evidence):
         paths = settings.training().paths
         self._jsonl = settings.data_dir / paths.jsonl
         self._adapters = settings.data_dir / paths.adapters
-        self._records: dict[str, list[Record]] = defaultdict(list)
+        self._records: dict[tuple[str, bytes | None], list[Record]] = defaultdict(list)
         self._consumer: Consumer | None = None
 
-    def records(self, topic: str) -> list[Record]:
+    def records(self, topic: str, key: bytes) -> list[Record]:
         """What was read."""
-        return self._records[self._broker_name(topic)]
+        return self._records[self._broker_name(topic), key]
 
     def uncommitted(self) -> list[str]:
         """Ask Kafka.
@@ -142,9 +142,12 @@ class Remains(Evidence):
         """Ask Ollama."""
         return {m.model or "": m.digest or "" for m in self._ollama.list().models}
 
-    def served(self, tag: str) -> Served:
+    def served(self, tag: str) -> Served | None:
         """Ask Ollama."""
-        shown = self._ollama.show(tag)
+        try:
+            shown = self._ollama.show(tag)
+        except ollama.ResponseError:
+            return None
         adapters = frozenset(_ADAPTER.findall(shown.modelfile or ""))
         # The client's model of the answer leaves the system prompt out.
         return Served(text=shown.modelfile or "", adapters=adapters)
@@ -174,7 +177,7 @@ class Remains(Evidence):
         while (message := self._consumer.poll(0.3)) is not None:
             if message.error() is None:
                 record = to_record(message)
-                self._records[record.topic].append(record)
+                self._records[record.topic, record.key].append(record)
 
     def _open(self) -> Consumer:
         consumer = Consumer(
@@ -186,8 +189,7 @@ class Remains(Evidence):
                 "fetch.wait.max.ms": 50,
             }
         )
-        inbound = {t.name for t in CATALOGUE if t.direction == "in"}
-        names = [broker_name(self._settings, t) for t in all_topics() if t.name not in inbound]
+        names = [broker_name(self._settings, topic) for topic in all_topics()]
         known = consumer.list_topics(timeout=LIMIT_S).topics
         consumer.assign([TopicPartition(n, p, 0) for n in names for p in known[n].partitions])
         return consumer
@@ -203,19 +205,21 @@ class Case:
         self.elders = elders
         self.operations = operations
         self._ids = [elder.id for elder in elders]
-        self._keys = {elder.id.encode() for elder in elders}
 
     def sent(self, topic: str, *, valid: bool = True) -> set[str]:
-        """The ids that the broker has for certain."""
+        """The ids of what the broker has: it said so, or the record is there."""
+        there = {record.header(SENT_AS) for record in self.records(topic)}
         return {
             o.event_id
             for o in self.operations
-            if o.topic == topic and o.valid == valid and o.outcome == "ok"
+            if o.topic == topic
+            and o.valid == valid
+            and (o.outcome == "ok" or o.event_id.encode() in there)
         }
 
     def records(self, topic: str) -> list[Record]:
         """The records of a topic of the catalogue about these elders, until now."""
-        return [r for r in self.evidence.records(topic) if r.key in self._keys]
+        return [r for i in self._ids for r in self.evidence.records(topic, i.encode())]
 
     def jobs(self) -> list[dict[str, Any]]:
         """The ledger's jobs of these elders."""

@@ -47,6 +47,11 @@ def _killed(point: str, up_to: int = 2) -> Fault:
     return Fault(name=f"kill -9 {point}", point=point, action="kill", up_to=up_to)
 
 
+def _killed_often(point: str) -> Fault:
+    # More often than a job may fail.
+    return Fault(name=f"kill -9 {point}, again and again", point=point, action="kill", times=7)
+
+
 _POINTS_OF_DEATH: dict[str, int] = {
     "before the insert": 2,
     "after the insert": 2,
@@ -57,6 +62,8 @@ _POINTS_OF_DEATH: dict[str, int] = {
     "after the artefact": 2,
     "before the version tag": 2,
     "after the release": 2,
+    "before the handover": 3,
+    "before latest": 3,
     "after latest": 2,
     "before the end": 3,
     "after the end": 3,
@@ -68,20 +75,38 @@ _POINTS_OF_DEATH: dict[str, int] = {
     "after the reply is stored": 3,
     "after the reply": 3,
     "after the dead letter": 2,
+    "before the rollback": 2,
+    "after the rollback": 2,
+    "after the command": 3,
 }
+_POINTS_OF_OFTEN = ("after the claim", "in mid-training", "before the end")
 _POINTS_OF_SLEEP = (
     "after the claim",
     "in mid-training",
     "before the version tag",
     "after the release",
+    "before the handover",
     "before latest",
     "before the end",
     "after the event",
     "before the reply is stored",
 )
-_POINTS_OF_TERM = ("after the insert", "in mid-training", "before the end", "after the event")
+_POINTS_OF_TERM = (
+    "after the insert",
+    "before the data set",
+    "in mid-training",
+    "before the version tag",
+    "before the end",
+    "after the event",
+    "before the commit",
+    "before the reply is stored",
+    "after the dead letter",
+    "before the rollback",
+)
 
 NONE = Fault(name="none")
+# Not a fault but a second look at a session's runs, once all has long been quiet.
+AGAIN = Fault(name="all runs looked over again")
 _AROUND: dict[str, Around] = {
     "rebalance": "rebalance",
     "MongoDB gone and back": "mongodb_gone",
@@ -100,6 +125,7 @@ _DURING: tuple[During, ...] = ("training", "chat")
 FAULTS: tuple[Fault, ...] = (
     NONE,
     *(_killed(point, up_to) for point, up_to in _POINTS_OF_DEATH.items()),
+    *(_killed_often(point) for point in _POINTS_OF_OFTEN),
     *(
         Fault(name=f"SIGSTOP past the lease {point}", point=point, action="stop", up_to=2)
         for point in _POINTS_OF_SLEEP

@@ -176,14 +176,19 @@ def _around_the_ledger(injector: Injector) -> None:
 
 
 def _around_the_models(injector: Injector) -> None:
+    from consumers.models import ModelsHandler
     from pipeline.model_host import OllamaHost
     from pipeline.registry import ModelRegistry
     from pipeline.trainer import OllamaTrainer
     from pipeline.training_process import TrainingProcess
+    from schemas.identifiers import handed_over
 
     def before_copy(host: OllamaHost, source: str, target: str) -> None:
-        latest = target.endswith(":latest")
-        injector.passed("before latest" if latest else "before the version tag")
+        if target.endswith(":latest"):
+            injector.passed("before latest")
+        else:
+            is_handover = handed_over(target) is not None
+            injector.passed("before the handover" if is_handover else "before the version tag")
 
     def after_copy(host: OllamaHost, source: str, target: str) -> None:
         if target.endswith(":latest"):
@@ -214,6 +219,13 @@ def _around_the_models(injector: Injector) -> None:
     around(OllamaTrainer, "fence_off", lambda *a: injector.passed("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
+    around(
+        ModelRegistry,
+        "select",
+        lambda *a: injector.passed("before the rollback"),
+        lambda *a: injector.passed("after the rollback"),
+    )
+    around(ModelsHandler, "run", after=lambda *a: injector.passed("after the command"))
 
 
 def _change_a_bit(path: Path) -> None:

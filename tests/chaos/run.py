@@ -7,9 +7,6 @@ database and one set of topics, and each of its runs has elders of its own.
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil
 from pymongo import MongoClient
 
 from config.kafka import KafkaSettings
@@ -30,20 +26,24 @@ from schemas.base import Frozen
 from schemas.topics import CATALOGUE
 from tests.chaos.checker import Verdict, check, is_settled
 from tests.chaos.evidence import Case, Remains
-from tests.chaos.faults import NONE, Fault
+from tests.chaos.faults import AGAIN, NONE, Fault
+from tests.chaos.member import Member
 from tests.chaos.points import VARIABLE, Plan
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.workload import Operation, Upstream, make_elders, store_answers
 from tests.chaos.world import World
 
 LEASE_S = 2.0
-PARTITIONS = 2
+SESSION_TIMEOUT_S = 6.0
+OLLAMA_TIMEOUT_S = 4.0
+PARTITIONS = 6
 LIMIT_S = 150.0
 _WATCH_S = 0.05
-_ASLEEP_S = LEASE_S + 2.0
-_AROUND_S = 3.0
-_MOST_RESTARTS = 1000
-_LAST_WORDS = 8
+# Past the job's lease, past the relay's turn (5 s), and no member of the group any more.
+_ASLEEP_S = SESSION_TIMEOUT_S + 2.0
+_AWAY_S = 3.0
+_JOIN_LIMIT_S = 60.0
+_GUEST_STAYS_S = 2.0
 
 
 class RunResult(Frozen):
@@ -58,71 +58,6 @@ class RunResult(Frozen):
     last_words: tuple[str, ...] = ()
 
 
-class Member:
-    """A `modelserver run` in a process of its own, started again whenever it ends."""
-
-    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
-        self._name = name
-        self._environment = environment
-        self._log = log
-        self.restarts = -1
-        self._asleep_since: float | None = None
-        self._wanted = True
-        self._start()
-
-    def _start(self) -> None:
-        self.restarts += 1
-        path = self._log / f"{self._name}-{self.restarts}.log"
-        with path.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.service", "run"],
-                env=self._environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def pid(self) -> int:
-        """The process id of its present life."""
-        return self._process.pid
-
-    def last_words(self) -> list[str]:
-        """Give the end of what its present life, or its last, has logged."""
-        path = self._log / f"{self._name}-{self.restarts}.log"
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
-
-    def watch(self) -> None:
-        """Start it again when it is dead, and wake it when it has slept long enough."""
-        if self._process.poll() is not None:
-            if self._wanted and self.restarts < _MOST_RESTARTS:
-                self._start()
-            return
-        try:
-            asleep = psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
-        except psutil.NoSuchProcess:
-            return
-        now = time.monotonic()
-        if not asleep:
-            self._asleep_since = None
-        elif self._asleep_since is None:
-            self._asleep_since = now
-        elif now - self._asleep_since > _ASLEEP_S:
-            os.kill(self._process.pid, signal.SIGCONT)
-
-    def leave(self) -> None:
-        """Ask it to leave; insist after a while."""
-        self._wanted = False
-        for number, limit_s in ((signal.SIGTERM, 40.0), (signal.SIGKILL, 10.0)):
-            if self._process.poll() is None:
-                os.kill(self._process.pid, signal.SIGCONT)
-                os.kill(self._process.pid, number)
-                try:
-                    self._process.wait(limit_s)
-                except subprocess.TimeoutExpired:
-                    continue
-
-
 class Session:
     """Two members and their topics, database and proxies, while the context is open."""
 
@@ -135,6 +70,7 @@ class Session:
         self._members: list[Member] = []
         self._stack = ExitStack()
         self._stop_watching = threading.Event()
+        self._cases: list[Case] = []
 
     def __enter__(self) -> Self:
         self._folder.mkdir()
@@ -205,6 +141,7 @@ class Session:
         nuisance.join()
         settled = self._wait(lambda: is_settled(case)) and settled
         verdict = check(case, settled=settled)
+        self._cases.append(case)
         return RunResult(
             fault=fault.name,
             seed=seed,
@@ -213,6 +150,21 @@ class Session:
             seconds=time.monotonic() - begun,
             verdict=verdict,
             last_words=self._last_words() if verdict.faults else (),
+        )
+
+    def look_again(self) -> RunResult:
+        """Judge all runs once more, when whoever slept is awake and what was late has come."""
+        begun = time.monotonic()
+        self._write_plan(Plan(fault=NONE, nth=1, fuses=self._folder))
+        time.sleep(_ASLEEP_S)
+        faults = [f for case in self._cases for f in check(case, settled=is_settled(case)).faults]
+        return RunResult(
+            fault=AGAIN.name,
+            seed=0,
+            struck=0,
+            restarts=0,
+            seconds=time.monotonic() - begun,
+            verdict=Verdict(other=tuple(faults)),
         )
 
     def _last_words(self) -> tuple[str, ...]:
@@ -225,7 +177,7 @@ class Session:
         return sum(member.restarts for member in self._members)
 
     def _member(self, name: str) -> Member:
-        return Member(name, self._environment(), self._folder)
+        return Member(name, self._environment(), self._folder, _ASLEEP_S)
 
     def _watch(self) -> None:
         while not self._stop_watching.wait(_WATCH_S):
@@ -257,19 +209,33 @@ class Session:
         if around in modes:
             proxy, mode = modes[around]
             proxy.set_mode(mode)
-            time.sleep(chance.uniform(1.0, 2 * _AROUND_S))
+            # What hangs does so for longer than anybody waits for it.
+            shortest_s = OLLAMA_TIMEOUT_S + 1.0 if mode == "hang" else 1.0
+            time.sleep(chance.uniform(shortest_s, shortest_s + 5.0))
             proxy.set_mode("pass")
         elif around == "rebalance":
-            third = self._member("three")
-            time.sleep(2 * _AROUND_S)
-            third.leave()
+            self._come_and_go(fault.during, hard=chance.random() < 0.5)
         elif around == "coordinator_moved":
             group = self.settings.kafka.group(chance.choice(("training", "chat")))
-            self._world.bounce(self._world.coordinator(group), hard=True, away_s=_AROUND_S)
+            self._world.bounce(self._world.coordinator(group), hard=True, away_s=_AWAY_S)
         else:
             node = chance.randint(1, 3)
             self._world.bounce(node, hard=around == "broker_hard", away_s=1.0)
         (fuses / "around").touch()
+
+    def _come_and_go(self, role: str, *, hard: bool) -> None:
+        """A third member joins, until partitions came to it, and leaves or is killed."""
+        third = self._member(f"guest{len(list(self._folder.glob('guest*')))}")
+        try:
+            deadline = time.monotonic() + _JOIN_LIMIT_S
+            while not third.was_given(role):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no partition of {role} came to a third member")
+                third.watch()
+                time.sleep(_WATCH_S)
+            time.sleep(_GUEST_STAYS_S)
+        finally:
+            third.leave(hard=hard)
 
     def _environment(self) -> dict[str, str]:
         settings = {
@@ -280,10 +246,10 @@ class Session:
             "MODELSERVER_TOPICS": json.dumps(self._topics()),
             "MODELSERVER_KAFKA__GROUP_PREFIX": self._name,
             "MODELSERVER_KAFKA__GROUP_PROTOCOL": self._protocol,
-            "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": "6000",
+            "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": str(round(SESSION_TIMEOUT_S * 1000)),
             "MODELSERVER_KAFKA__DELIVERY_TIMEOUT_MS": "30000",
             "MODELSERVER_MONGODB__TIMEOUT_S": "1",
-            "MODELSERVER_OLLAMA__TIMEOUT_S": "10",
+            "MODELSERVER_OLLAMA__TIMEOUT_S": str(OLLAMA_TIMEOUT_S),
             "MODELSERVER_WORKER__LEASE_S": str(LEASE_S),
             "MODELSERVER_WORKER__HEARTBEAT_S": "0.3",
             "MODELSERVER_WORKER__POLL_S": "0.2",

@@ -16,6 +16,9 @@ from schemas.record import Header
 
 Outcome = Literal["ok", "failed", "unknown"]
 SEND_LIMIT_S = 60.0
+SENT_AS = "sent-as"
+ROLLBACK = "m3"
+ASKING = frozenset({"chat-requests", "model-commands"})
 _CHAT_EVERY_S = 0.2
 SOURCE = "upstream"
 
@@ -65,6 +68,11 @@ def store_answers(store: Store, elders: Iterable[Elder]) -> None:
             store["answers"].insert_many(documents)
 
 
+def doomed_job(elder: Elder) -> str:
+    """The job of an elder that somebody tries to cancel."""
+    return f"{elder.id}-doomed"
+
+
 class Upstream:
     """Sends records and keeps a list of what became of each."""
 
@@ -86,6 +94,7 @@ class Upstream:
     ) -> None:
         """Everything but chats with models: in no order, some twice, clocks an hour off."""
         a, b, c = elders
+        doomed = doomed_job(b)
         hour = timedelta(hours=1)
         sends: list[tuple[Callable[..., Operation], tuple[Elder, str], dict[str, Any]]] = [
             (self._train, (a, "t1"), {}),
@@ -94,6 +103,9 @@ class Upstream:
             (self._train, (a, "t3"), {"force_retrain": True, "clock": -hour}),
             (self._train, (c, "t4"), {}),
             (self._train, (b, "t5"), {"clock": hour}),
+            (self._train, (b, "t6"), {"job_id": doomed, "force_retrain": True}),
+            (self._command, (b, "m1"), {"command": "cancel_job", "job_id": doomed}),
+            (self._command, (a, "m2"), {"command": "jobs", "elder_id": a.id}),
             (self._updated, (a, "u1"), {}),
             (self._updated, (b, "u2"), {}),
             (self._chat, (c, "c1"), {}),
@@ -108,12 +120,20 @@ class Upstream:
     def chats(
         self, elders: tuple[Elder, ...], operations: list[Operation], go_on: Callable[[], bool]
     ) -> None:
-        """Ask the models; one question comes twice and one is streamed; more while `go_on`."""
+        """Ask the models; one question comes twice and one is streamed; more while `go_on`.
+
+        Between them one elder's model goes back by a version; that command comes twice too.
+        """
         a, b, _ = elders
-        for number, (elder, options) in enumerate(
-            [(a, {}), (b, {}), (a, {"stream": True}), (b, {}), (b, {})]
-        ):
-            operations.append(self._chat(elder, f"q{min(number, 3)}", **options))
+        operations += [
+            self._chat(a, "q0"),
+            self._chat(b, "q1"),
+            self._command(a, ROLLBACK, command="rollback", elder_id=a.id),
+            self._chat(a, "q2", stream=True),
+            self._command(a, ROLLBACK, command="rollback", elder_id=a.id),
+            self._chat(b, "q3"),
+            self._chat(b, "q3"),
+        ]
         for number in itertools.count():
             if not go_on():
                 return
@@ -133,6 +153,9 @@ class Upstream:
     def _chat(self, elder: Elder, name: str, **more: Any) -> Operation:
         body = {"elder_id": elder.id, "message": "Where were you born?", **more}
         return self._send("chat-requests", elder.id, name, json.dumps(body).encode())
+
+    def _command(self, elder: Elder, name: str, **body: Any) -> Operation:
+        return self._send("model-commands", elder.id, name, json.dumps(body).encode())
 
     def _poison(self, elder: Elder, name: str, topic: str) -> Operation:
         return self._send(topic, elder.id, name, b'{"elder_id": "\xff', valid=False)
@@ -155,8 +178,9 @@ class Upstream:
             ("ce_specversion", b"1.0"),
             ("ce_type", f"heirloom.{topic}.v1".encode()),
             ("ce_time", at.isoformat().encode()),
+            (SENT_AS, event_id.encode()),
         ]
-        if topic == "chat-requests" and valid:
+        if topic in ASKING and valid:
             headers.append(("kafka_correlationId", event_id.encode()))
         told: list[bool] = []
         self._producer.produce(
@@ -164,6 +188,7 @@ class Upstream:
             key=elder_id.encode(),
             value=value,
             headers=headers,
+            timestamp=round(at.timestamp() * 1000),
             on_delivery=lambda error, message: told.append(error is None),
         )
         self._producer.flush(SEND_LIMIT_S + 5)

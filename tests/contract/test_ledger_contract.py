@@ -17,6 +17,7 @@ from pipeline.ledger import Lease, Ledger, NewJob
 from pipeline.outbox import Announcer, Outbox
 from pipeline.progress import ProgressState
 from pipeline.store import Store, ensure_indexes
+from schemas.documents import Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
 from schemas.events import ErrorBody
@@ -29,6 +30,7 @@ LOOK_S = 0.02
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = int(AT.timestamp())
 SHORT_S = 0.15
+FAIR_S = 600.0
 
 
 @pytest.fixture
@@ -51,13 +53,13 @@ def wait_until(clock: FalseClock | None) -> WaitUntil:
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
     """A ledger whose leases last for the test."""
-    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=60)
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=60, fair_s=FAIR_S)
 
 
 @pytest.fixture
 def hasty(store: Store) -> Ledger:
     """A ledger over the same store whose leases end at once."""
-    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=SHORT_S)
+    return Ledger(store, Announcer(lambda: datetime.now(UTC), "en"), lease_s=SHORT_S, fair_s=FAIR_S)
 
 
 def request(
@@ -221,6 +223,32 @@ def test_backed_off_job_comes_again_and_its_attempt_counts(
     assert (again.job.attempt, again.fence) == (2, 2)
 
 
+def test_only_what_a_worker_reports_counts_as_a_failure(
+    ledger: Ledger, hasty: Ledger, wait_until: WaitUntil
+) -> None:
+    """A worker that is killed reports nothing; a job given back is as if it had not begun."""
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    claimed(hasty)
+    lease = taken_over(ledger, wait_until)
+    assert (lease.job.attempt, lease.job.failures) == (3, 1)
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
+    job = ledger.get(lease.job.id)
+    assert (job.attempt, job.failures) == (3, 2)
+
+
+def test_failures_of_a_job_from_before_they_were_counted_are_counted_from_now_on(
+    ledger: Ledger, store: Store
+) -> None:
+    ledger.accept([request(1)])
+    store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$unset": {"failures": ""}})
+    lease = claimed(ledger)
+    assert lease.job.failures == 0
+    ledger.release(lease, wait_s=0, count_attempt=True)
+    assert ledger.get(lease.job.id).failures == 1
+
+
 # -- leases -----------------------------------------------------------------------------------
 
 
@@ -310,6 +338,53 @@ def test_cancelled_while_queued_again_stays_cancelled(ledger: Ledger) -> None:
         ledger.heartbeat(claimed(ledger))
 
 
+@pytest.mark.parametrize("state", ["queued", "running"])
+def test_cancel_that_comes_again_is_answered_as_done(ledger: Ledger, state: str) -> None:
+    """The command's member died before the commit; meanwhile the job ended."""
+    ledger.accept([request(1)])
+    job_id = f"LXM_{SECONDS}"
+    lease = claimed(ledger) if state == "running" else None
+    ledger.cancel(job_id, "family/1")
+    ledger.cancel(job_id, "family/1")
+    if lease is not None:
+        ledger.cancel(job_id, "family/2")
+        ledger.finish(lease, "cancelled")
+        assert ledger.cancel(job_id, "family/2").status == "cancelled"
+    assert ledger.cancel(job_id, "family/1").status == "cancelled"
+    for other in ("family/3", None):
+        with pytest.raises(JobAlreadyEnded):
+            ledger.cancel(job_id, other)
+
+
+def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Store) -> None:
+    """Its first worker is stopped while it publishes, its second gave it back at once."""
+    shut_out: list[tuple[str, int]] = []
+
+    def fence_off(job: Job) -> None:
+        shut_out.append((ledger.get(job.id).status, job.fence))
+
+    announcer = Announcer(lambda: datetime.now(UTC), "en")
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=fence_off)
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    assert ledger.cancel(f"LXM_{SECONDS}").status == "cancelled"
+    assert shut_out == [("queued", 2)], "before the job's end, with the newest fence"
+
+
+def test_job_whose_version_was_released_is_not_cancelled_any_more(store: Store) -> None:
+    """Its worker died before it could end the job; the next one ends it as what it is."""
+    announcer = Announcer(lambda: datetime.now(UTC), "en")
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=lambda job: "a version")
+    ledger.accept([request(1)])
+    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
+    assert ledger.cancel(f"LXM_{SECONDS}", "family/1").status == "queued"
+    assert ledger.cancel(f"LXM_{SECONDS}", "family/1").status == "queued"
+    lease = claimed(ledger)
+    assert lease.job.cancel_requested
+    assert ledger.finish(lease, "succeeded", ready=make_ready(lease.job)).status == "succeeded"
+
+
 # -- what is told -----------------------------------------------------------------------------
 
 
@@ -360,6 +435,44 @@ def test_relay_takes_out_what_it_published_and_nothing_newer(ledger: Ledger, sto
     outbox.mark_published(outbox.waiting(10))
     assert outbox.waiting(10) == []
     assert outbox.oldest() is None
+
+
+def test_many_jobs_are_marked_at_once_and_what_is_new_of_some_stays(
+    ledger: Ledger, store: Store
+) -> None:
+    """More than one update marks; jobs have come to different lengths; one ends meanwhile."""
+    outbox = Outbox(store, "test")
+    ledger.accept([request(number, f"E{number:03}") for number in range(230)])
+    told, ended = claimed(ledger), claimed(ledger)
+    ledger.report(told, ProgressState(stage="training", progress=10))
+    seen = outbox.waiting(1000)
+    assert (len(seen), {w.sequence for w in seen}) == (230, {1, 2})
+    ledger.finish(ended, "failed", error=ErrorBody(code="x", message="y"))
+    outbox.mark_published(seen)
+    assert [(e.key, e.data["status"]) for e in waiting(store)] == [(ended.job.elder_id, "failed")]
+    outbox.mark_published(outbox.waiting(10))
+    assert outbox.oldest() is None
+
+
+def test_marking_again_or_late_takes_out_nothing_new(ledger: Ledger, store: Store) -> None:
+    """Another relay has marked them already, and a job has gone on since."""
+    outbox = Outbox(store, "test")
+    ledger.accept([request(1), request(2, "ZJG")])
+    seen = outbox.waiting(10)
+    outbox.mark_published(seen)
+    ledger.report(claimed(ledger), ProgressState(stage="training", progress=20))
+    outbox.mark_published(seen)
+    assert [e.data["progress"] for e in waiting(store)] == [20]
+
+
+def test_flag_over_an_empty_outbox_is_lowered(ledger: Ledger, store: Store) -> None:
+    """A relay of an earlier release may have been cut off between its updates."""
+    ledger.accept([request(1)])
+    store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$set": {"outbox": []}})
+    outbox = Outbox(store, "test")
+    assert [w.events for w in outbox.waiting(10)] == [()]
+    outbox.mark_published(outbox.waiting(10))
+    assert outbox.waiting(10) == []
 
 
 def test_event_not_marked_is_given_again_with_the_same_id(ledger: Ledger, store: Store) -> None:

@@ -198,6 +198,25 @@ def test_whoever_gives_up_waiting_spoils_no_confirmation() -> None:
         assert given_up.exception(0) is not None
 
 
+def test_confirm_raises_the_failure_of_the_first_record_that_has_one(
+    kafka_bootstrap_servers: str,
+) -> None:
+    """Not of the one that failed first: too large is known at once, the partition is asked for."""
+    topic = f"t-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap_servers})
+    admin.create_topics([NewTopic(topic, 3)])[topic].result(LIMIT_S)
+    settings = KafkaSettings(bootstrap_servers=kafka_bootstrap_servers, delivery_timeout_ms=10_000)
+    good = Publication(topic=topic, key=None, value=b"{}", headers=(), partition=0)
+    wrong = good.model_copy(update={"partition": 99})
+    huge = good.model_copy(update={"value": b"x" * (5 * 1024 * 1024)})
+    with KafkaPublisher(settings, Metrics()) as publisher:
+        with pytest.raises(NoSuchTopic):
+            publisher.confirm([good, wrong, huge, good])
+        with pytest.raises(MessageTooLarge):
+            publisher.confirm([good, huge, wrong])
+    assert consumed(kafka_bootstrap_servers, topic, 3) == [good] * 3
+
+
 def test_record_beyond_the_producers_limit_is_too_large_and_not_tried_again(
     kafka_bootstrap_servers: str,
 ) -> None:

@@ -46,6 +46,11 @@ def found(store: Store, condition: Document) -> list[str]:
         ({"flag": 1}, {"j2"}),
         ({"deep.n": {"$lte": 3}}, {"j2"}),
         ({"deep.n": {"$lt": 4}}, {"j2"}),
+        ({"at": {"$lt": FAR_OFF}}, {"j3"}),
+        ({"at": {"$lte": FAR_OFF}}, {"j3", "j4"}),
+        ({"at": {"$gt": LONG_AGO}}, {"j4"}),
+        ({"deep.n": {"$gt": 3}}, {"j3"}),
+        ({"elder_id": {"$in": ["F", "G", "H"]}}, {"j3", "j4"}),
         ({"list": {"$size": 0}}, {"j3"}),
         ({"elder_id": {"$nin": ["E", "F"]}}, {"j4"}),
     ],
@@ -143,7 +148,7 @@ def test_order_puts_what_is_missing_first(store: Store) -> None:
 @pytest.mark.parametrize(
     "condition",
     [
-        {"at": {"$lt": FAR_OFF}},
+        {"at": {"$gte": FAR_OFF}},
         {"$or": [{"at": None}]},
         {"$expr": {"$lt": ["$at", "$$NOW"]}},
         {"list": 1},

@@ -12,7 +12,10 @@ KNOWN_ELDER = "POISON1"
 MIB = 1024 * 1024
 # Heavy kinds are rare: a broker keeps each one twice, in its topic and as a dead letter.
 HEAVY = 0.001
-_COMMANDS = ("list", "get", "delete", "rollback", "job", "jobs", "cancel_job", "export_jsonl")
+_COMMANDS = (
+    *("list", "get", "delete", "rollback", "export_jsonl"),
+    *("job", "jobs", "cancel_job", "hurry_job"),
+)
 
 
 def good_data(rng: Random, topic: str) -> Data:

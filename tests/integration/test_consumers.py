@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from schemas.documents import ElderModel
+from schemas.errors import JobAlreadyEnded
 from schemas.record import Header, Record
+from tests.fakes import make_job
 from tests.integration.service import Service
+from tests.ledger_witness import new_request
 
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeSettings, WaitUntil, Wire
@@ -329,10 +335,11 @@ def test_bad_chat_request_that_nobody_waits_for_becomes_a_dead_letter(service: S
     assert ask_chat(service, CHAT, b"after bad")["error"]["code"] == "unknown_elder"
 
 
-def test_model_that_ollama_lost_is_answered_with_model_not_ready(service: Service) -> None:
+def register_model(service: Service, elder_id: str) -> None:
+    """Put a version that answers into the registry; Ollama has none."""
     model = ElderModel.model_validate(
         {
-            "id": "LOST1",
+            "id": elder_id,
             "elder_name": "x",
             "current": 1,
             "next_version": 2,
@@ -342,7 +349,7 @@ def test_model_that_ollama_lost_is_answered_with_model_not_ready(service: Servic
                     "job_id": "j",
                     "fence": 1,
                     "ready": True,
-                    "tag": "afs_elder_LOST1:v1",
+                    "tag": f"afs_elder_{elder_id}:v1",
                     "base_model": "b",
                     "method": "lora",
                     "recipe_sha256": "a" * 64,
@@ -352,7 +359,12 @@ def test_model_that_ollama_lost_is_answered_with_model_not_ready(service: Servic
             ],
         }
     )
-    service.app.store["models"].insert_one(model.model_dump(by_alias=True) | {"folded_id": "lost1"})
+    document = model.model_dump(by_alias=True) | {"folded_id": elder_id.lower()}
+    service.app.store["models"].insert_one(document)
+
+
+def test_model_that_ollama_lost_is_answered_with_model_not_ready(service: Service) -> None:
+    register_model(service, "LOST1")
     reply = ask_chat(service, {"elder_id": "LOST1", "message": "Hello?"}, b"lost")
     assert reply["error"]["code"] == "model_not_ready"
 
@@ -374,9 +386,36 @@ def test_every_command_is_answered(service: Service) -> None:
     assert (export["elder_id"], export["examples"]) == ("COMMAND1", 1)
     job = service.ask({"command": "job", "job_id": "command-job"})["result"]
     assert (job["job_id"], job["status"]) == ("command-job", "failed")
+    hurried = service.ask({"command": "hurry_job", "job_id": "command-job"})["error"]
+    assert hurried["code"] == JobAlreadyEnded.code
     jobs = service.ask({"command": "jobs", "elder_id": "COMMAND2", "limit": 1})["result"]["jobs"]
     assert [j["job_id"] for j in jobs] == ["command-job"]
     assert "outbox" not in job and "request_id" not in job
+
+
+def test_command_that_is_delivered_again_is_answered_as_the_first_time(service: Service) -> None:
+    """Its member died before the commit. An id that is new asks for something new."""
+    register_model(service, "AGAIN1")
+    waiting = make_job(
+        id="again-job", status="queued", not_before=datetime(2099, 1, 1, tzinfo=UTC), fence=0
+    )
+    service.app.store["jobs"].insert_one(
+        waiting.model_dump(by_alias=True) | {"queue_order": 1, "has_pending": False}
+    )
+    delete = {"command": "delete", "elder_id": "AGAIN1"}
+    cancel = {"command": "cancel_job", "job_id": "again-job"}
+    for command, refused in ((delete, "model_not_ready"), (cancel, "job_already_ended")):
+
+        def ask(number: int, event: bytes, command: dict[str, Any] = command) -> dict[str, Any]:
+            headers = (("ce_id", event), ("ce_source", b"family"), ("ce_specversion", b"1.0"))
+            ce_type = ("ce_type", b"heirloom.model-commands.v1")
+            return service.ask(command | {"number": number}, *headers, ce_type)
+
+        first = ask(1, b"one")
+        assert first["error"] is None
+        assert ask(2, b"one") == first
+        assert ask(3, b"two")["error"]["code"] == refused
+    assert first["result"]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -388,6 +427,8 @@ def test_every_command_is_answered(service: Service) -> None:
         ({"command": "export_jsonl", "elder_id": "NOMODEL"}, "unknown_elder"),
         ({"command": "job", "job_id": "nope"}, "unknown_job"),
         ({"command": "cancel_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "hurry_job", "job_id": "../x"}, "invalid_event"),
         ({"command": "explode"}, "unknown_command"),
         ({"elder_id": "X"}, "invalid_event"),
         ({"command": "get"}, "invalid_event"),
@@ -442,6 +483,33 @@ def test_reply_partition_that_does_not_exist_blocks_nobody(service: Service) -> 
 
 
 # -- stopping ---------------------------------------------------------------------------------
+
+
+def test_what_the_worker_says_last_goes_out_before_the_process_leaves(
+    make_settings: MakeSettings,
+    make_wire: Callable[[], Wire],
+    tmp_path_factory: pytest.TempPathFactory,
+    wait_until: WaitUntil,
+) -> None:
+    """It says it after the stop, and there may be no other process to publish it."""
+    settings, wire = make_settings(tmp_path_factory.mktemp("last")), make_wire()
+    service = Service(settings, wire)
+    ledger = service.app.ledger
+
+    def worker_that_ends_late(stack: object) -> SimpleNamespace:
+        def run(stop: threading.Event) -> None:
+            stop.wait()
+            # Long after a relay that stops together with everything else has gone.
+            (relay,) = (t for t in threading.enumerate() if t.name == "relay")
+            relay.join(1)
+            ledger.accept([new_request(1, "LAST1")])
+
+        return SimpleNamespace(run=run, wake=lambda: None)
+
+    service.app._worker = worker_that_ends_late  # type: ignore[assignment, method-assign]
+    with service:
+        wait_until(lambda: not service.app.health.faults_of_readiness(), "the service is ready")
+    assert service.event("train-progress", lambda d: d["elder_id"] == "LAST1")["status"] == "queued"
 
 
 def test_restart_handles_what_came_meanwhile_and_nothing_twice(

@@ -181,7 +181,7 @@ def test_bare_request_replayed_again_and_again_is_one_job(
     put(settings, twice)
     assert run("replay", "train-requested") == {"replayed": 1, "repeated": 1, "left": 0}
     wire.find(lambda r: r.offset == 2, "the third")
-    ledger = Ledger(store, Announcer(fixed_clock, "en"), lease_s=5)
+    ledger = Ledger(store, Announcer(fixed_clock, "en"), lease_s=5, fair_s=60)
     publisher = RecordingPublisher()
     dispatcher = Dispatcher(
         "train-requested",

@@ -1,6 +1,6 @@
 """Bad records by the thousand through every role over real servers; all are dealt with, once.
 
-`MODELSERVER_POISON_RECORDS=25000` sends 100,000 in all; docs/reliability.md has its figures.
+`make poison` sends 100,000 to each inbound topic; docs/reliability.md has its figures.
 """
 
 from __future__ import annotations

@@ -1,18 +1,22 @@
 """The models' registry on a real store: versions, fences, and which one answers."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.model_host import ModelRecipe
+from pipeline.ledger import Ledger
 from pipeline.models import ModelManager
+from pipeline.outbox import Announcer
 from pipeline.registry import DatasetRegistry, ModelRegistry
 from pipeline.store import Store
 from schemas.documents import Job, ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag
 from tests.fakes import FakeModelHost, make_job
+from tests.ledger_witness import new_request
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 MADE_OF = {
@@ -139,6 +143,10 @@ def test_dataset_of_an_elder_is_remembered(store: Store) -> None:
 # -- the manager over the registry ------------------------------------------------------------
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
 class Served:
     """Versions in the registry and in a host."""
 
@@ -147,6 +155,33 @@ class Served:
         self.registry = registry
         self.manager = ModelManager(registry, self.host)
         self.host.ensure_base("base", Path("x"))
+        self._copy = self.host.copy
+        self._select = registry.select
+        self._before: dict[str, Callable[[], object]] = {}
+        self.host.copy = self._watched_copy  # type: ignore[method-assign]
+        registry.select = self._watched_select  # type: ignore[method-assign]
+
+    @property
+    def latest(self) -> str:
+        """Whose weights `latest` has."""
+        return str(self.host.recipe(current_tag("LXM")))
+
+    def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
+        """Do something once somebody is about to copy to `latest`."""
+        self._before["copy"] = act
+
+    def before_next_select(self, act: Callable[[], object]) -> None:
+        """Do something once somebody is about to change what answers."""
+        self._before["select"] = act
+
+    def _watched_copy(self, source: str, target: str) -> None:
+        if target == current_tag("LXM"):
+            self._before.pop("copy", lambda: None)()
+        self._copy(source, target)
+
+    def _watched_select(self, *args: Any, **fields: Any) -> bool:
+        self._before.pop("select", lambda: None)()
+        return self._select(*args, **fields)
 
     def version(self, number: int) -> None:
         """Make, release and serve a version; each is a model of its own."""
@@ -236,25 +271,156 @@ def test_elders_are_listed_also_when_none_of_their_versions_answers(
 
 
 def test_rollback_to_a_version_that_retention_took_in_between_leaves_latest_as_it_was(
-    registry: ModelRegistry, tmp_path: Path
+    served: Served,
 ) -> None:
-    host = FakeModelHost()
-    host.ensure_base("b", tmp_path)
-    for number in (1, 2):
-        version = released(registry, number)
-        host.create(
-            version.tag,
-            ModelRecipe(base="b", adapter=None, system=str(number), template="", stop=()),
-        )
-    host.copy("afs_elder_LXM:v2", current_tag("LXM"))
-    copy = host.copy
+    served.version(1)
+    served.version(2)
+    tags = served.host.tags
 
-    def forget_after(source: str, target: str) -> None:
-        copy(source, target)
-        registry.forget("LXM", 2, (1,))
+    def forget_after() -> list[str]:
+        found = tags()
+        served.registry.forget("LXM", 2, (1,))
+        return found
 
-    host.copy = forget_after  # type: ignore[method-assign]
+    served.host.tags = forget_after  # type: ignore[method-assign]
     with pytest.raises(UnknownVersion):
-        ModelManager(registry, host).rollback("LXM", 1)
-    assert host.recipe(current_tag("LXM")) is host.recipe("afs_elder_LXM:v2")
+        served.manager.rollback("LXM", 1)
+    assert served.latest == "weights-2"
+    assert served.registry.get("LXM").current == 2
+
+
+def test_rollback_to_a_version_that_ollama_lost_changes_nothing(served: Served) -> None:
+    served.version(1)
+    served.version(2)
+    served.host.delete("afs_elder_LXM:v1")
+    with pytest.raises(ModelNotReady):
+        served.manager.rollback("LXM", 1)
+    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-2")
+
+
+# -- two at once, and commands that come again ------------------------------------------------
+
+
+def test_rollbacks_that_cross_leave_latest_at_what_the_registry_says(served: Served) -> None:
+    for number in (1, 2, 3):
+        served.version(number)
+    served.before_next_copy_to_latest(lambda: served.manager.rollback("LXM", 1))
+    assert served.manager.rollback("LXM", 2).current == 1
+    assert served.latest == "weights-1"
+
+
+def test_two_rollbacks_without_a_number_go_back_two_versions(served: Served) -> None:
+    """Each is a step back from what it finds, also if both look in the same moment."""
+    for number in (1, 2, 3):
+        served.version(number)
+    served.before_next_select(lambda: served.manager.rollback("LXM", request="family/2"))
+    served.manager.rollback("LXM", request="family/1")
+    assert (served.registry.get("LXM").current, served.latest) == (1, "weights-1")
+
+
+def test_one_rollback_at_two_members_at_once_is_done_once(served: Served) -> None:
+    """The partition moved while the first member was at it."""
+    for number in (1, 2, 3):
+        served.version(number)
+    served.before_next_select(lambda: served.manager.rollback("LXM", request="family/1"))
+    assert served.manager.rollback("LXM", request="family/1").current == 2
+    assert served.latest == "weights-2"
+
+
+def test_rollback_cut_short_is_ended_by_the_command_that_comes_again(served: Served) -> None:
+    for number in (1, 2, 3):
+        served.version(number)
+
+    def die() -> None:
+        raise Killed
+
+    served.before_next_copy_to_latest(die)
+    with pytest.raises(Killed):
+        served.manager.rollback("LXM", request="family/1")
+    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-3")
+    assert served.manager.rollback("LXM", request="family/1").current == 2
+    assert served.latest == "weights-2"
+
+
+def test_delete_that_comes_again_leaves_a_model_trained_meanwhile(served: Served) -> None:
+    served.version(1)
+    gone = served.manager.delete_model("LXM", request="family/1")
+    assert gone == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
+    served.version(2)
+    assert served.manager.delete_model("LXM", request="family/1") == gone
+    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-2")
+    assert served.manager.delete_model("LXM", request="family/2") == [
+        "afs_elder_LXM:latest",
+        "afs_elder_LXM:v2",
+    ]
+
+
+def test_delete_cut_short_is_ended_by_the_command_that_comes_again(served: Served) -> None:
+    served.version(1)
+    served.version(2)
+    delete, left = served.host.delete, [1]
+
+    def dying(tag: str) -> bool:
+        if not left:
+            raise Killed
+        left.pop()
+        return delete(tag)
+
+    served.host.delete = dying  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        served.manager.delete_model("LXM", request="family/1")
+    served.host.delete = delete  # type: ignore[method-assign]
+    assert len(served.manager.delete_model("LXM", request="family/1")) == 3
+    assert served.manager.list_models() == []
+    assert served.registry.get("LXM").current is None
+
+
+def test_rollback_that_comes_again_after_a_delete_is_still_known_as_done(served: Served) -> None:
+    served.version(1)
+    served.version(2)
+    served.manager.rollback("LXM", request="family/1")
+    served.manager.delete_model("LXM", request="family/2")
+    assert served.manager.rollback("LXM", request="family/1").current is None
+    with pytest.raises(ModelNotReady):
+        served.manager.rollback("LXM", request="family/3")
+
+
+def test_open_version_survives_a_delete(registry: ModelRegistry) -> None:
+    """A running job has it; the job goes on, and its version answers afterwards."""
+    released(registry, 1)
+    opened = registry.open_version(job(2), MADE_OF, AT)
+    assert registry.retire("LXM")
+    assert [(v.version, v.ready) for v in registry.get("LXM").versions] == [(2, False)]
+    registry.release("LXM", opened)
     assert registry.get("LXM").current == 2
+
+
+def test_shutting_out_tells_a_version_that_was_released_before(registry: ModelRegistry) -> None:
+    zombie = registry.open_version(job(1), MADE_OF, AT)
+    assert registry.fence_off(job(1, fence=2)) is None
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", zombie)
+    made = released(registry, 2)
+    found = registry.fence_off(job(2, fence=2))
+    assert found is not None and (found.version, found.ready) == (made.version, True)
+    assert registry.fence_off(job(1, elder="NOBODY")) is None
+
+
+def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(
+    store: Store, registry: ModelRegistry
+) -> None:
+    """Its successor gave the job back before it had looked at the registry at all."""
+    announcer = Announcer(lambda: AT, "en")
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
+    ledger.accept([new_request(1, "LXM")])
+    first = ledger.claim("w1")
+    assert first is not None
+    opened = registry.open_version(first.job, MADE_OF, AT)
+    store["jobs"].update_one({"_id": first.job.id}, {"$set": {"lease_until": AT}})
+    second = ledger.claim("w2")
+    assert second is not None
+    ledger.release(second, wait_s=0, count_attempt=False)
+    assert ledger.cancel(first.job.id).status == "cancelled"
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", opened)
+    assert registry.get("LXM").current is None

@@ -4,6 +4,7 @@ Needs Java 17 and Maven. Every broker is a controller too, so with three of them
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ from config.kafka import ClientConfig
 from consumers.embedded.process import ServerProcess, free_port
 
 VERSION = "4.1.0"
+_OLDEST_JAVA = 17
 _CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 _FETCH_LIMIT_S = 900
 _FORMAT_LIMIT_S = 120
@@ -42,7 +44,16 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 
 def missing_tools() -> list[str]:
     """Name what this machine lacks to run Apache Kafka."""
-    return [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    missing = [tool for tool in ("java", "mvn") if shutil.which(tool) is None]
+    if "java" not in missing and _java_version() < _OLDEST_JAVA:
+        missing.append(f"java {_OLDEST_JAVA} or newer")
+    return missing
+
+
+def _java_version() -> int:
+    told = subprocess.run(("java", "-version"), capture_output=True, text=True, check=False)
+    found = re.search(r'version "(\d+)', told.stderr)
+    return int(found[1]) if found else 0
 
 
 def install(cache: Path) -> Path:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from schemas.record import Header, Record
 from tests.chaos.checker import Verdict, check, is_settled
 from tests.chaos.evidence import Case, Evidence, Served
-from tests.chaos.workload import SOURCE, Elder, Operation, make_elders
+from tests.chaos.workload import ROLLBACK, SENT_AS, SOURCE, Elder, Operation, make_elders
 from tests.fakes import record
 
 RUN = "r1"
+POISONED = ("train-requested", "chat-requests", "answers-updated")
 
 
 class Planted(Evidence):
@@ -31,8 +33,8 @@ class Planted(Evidence):
         self.models_served: dict[str, Served] = {}
         self.silent: set[str] = set()
 
-    def records(self, topic: str) -> list[Record]:
-        return self.topics[topic]
+    def records(self, topic: str, key: bytes) -> list[Record]:
+        return [r for r in self.topics[topic] if r.key == key]
 
     def read(self) -> None:
         pass
@@ -55,8 +57,8 @@ class Planted(Evidence):
     def tags(self) -> dict[str, str]:
         return self.ollama
 
-    def served(self, tag: str) -> Served:
-        return self.models_served[tag]
+    def served(self, tag: str) -> Served | None:
+        return self.models_served.get(tag)
 
     def answers(self, tag: str) -> bool:
         return tag not in self.silent
@@ -80,9 +82,12 @@ def good_run() -> tuple[Planted, Case]:
             evidence.tell("dataset-ready", elder, f"{elder.id}-d", {"elder_id": elder.id})
             add_model(evidence, elder)
             add_reply(evidence, elder, f"{elder.id}-q", "ready")
-    poison = sent("train-requested", elders[0], "p", valid=False)
-    operations.append(poison)
-    evidence.tell("train-requested-dlt", elders[0], poison.event_id, {})
+    operations.append(sent("model-commands", elders[0], ROLLBACK))
+    roll_back(evidence, elders[0], 1)
+    for topic in POISONED:
+        poison = sent(topic, elders[0], f"{topic}-p", valid=False)
+        operations.append(poison)
+        evidence.tell(f"{topic}-dlt", elders[0], poison.event_id, {})
     return evidence, Case(evidence, elders, operations)
 
 
@@ -138,6 +143,13 @@ def add_reply(evidence: Planted, elder: Elder, request: str, text: str) -> None:
     evidence.tell("chat-replies", elder, f"{request}/reply", data, correlation)
 
 
+def roll_back(evidence: Planted, elder: Elder, version: int | None) -> None:
+    data = {"command": "rollback", "result": version and {"current": version}}
+    request = f"{elder.id}-{ROLLBACK}"
+    correlation = ("kafka_correlationId", request.encode())
+    evidence.tell("model-replies", elder, f"{request}/reply", data, correlation)
+
+
 def verdict(case: Case) -> Verdict:
     return check(case, settled=is_settled(case))
 
@@ -162,6 +174,10 @@ def drop(evidence: Planted, topic: str, event_id: str) -> None:
     evidence.topics[topic] = kept
 
 
+def drop_letter(topic: str, evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, f"{topic}-dlt", f"{RUN}-A-{topic}-p")
+
+
 def add_second_job(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     first = job_of(evidence)
     evidence.ledger["twice"] = first | {"_id": "twice"}
@@ -172,9 +188,23 @@ def end_twice(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.tell("train-progress", elders[0], "another end", data)
 
 
+def tell_another_end(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "train-progress", f"{RUN}-A_1/progress/2")
+    data = {"job_id": f"{RUN}-A_1", "status": "failed", "sequence": 2}
+    evidence.tell("train-progress", elders[0], f"{RUN}-A_1/progress/2", data)
+
+
 def answer_for_another(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     drop(evidence, "chat-replies", f"{RUN}-A-q/reply")
     add_reply(evidence, elders[1], f"{RUN}-A-q", "ready")
+
+
+def answer_by_another(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "chat-replies", f"{RUN}-A-q/reply")
+    answered: dict[str, Any] = {"elder_id": f"{RUN}-A", "error": None, "sources": []}
+    data = answered | {"model": f"afs_elder_{RUN}-B:v1"}
+    correlation = ("kafka_correlationId", f"{RUN}-A-q".encode())
+    evidence.tell("chat-replies", elders[0], "x", data, correlation)
 
 
 def answer_from_another(evidence: Planted, elders: tuple[Elder, ...]) -> None:
@@ -214,8 +244,9 @@ LOST: dict[str, Plant] = {
     "is not in the ledger": lambda e, _: e.ledger.pop(f"{RUN}-A_1"),
     "has no end": lambda e, _: job_of(e).update(status="running"),
     "nobody was told": lambda e, _: drop(e, "train-progress", f"{RUN}-A_1/progress/2"),
-    "has no reply": lambda e, _: drop(e, "chat-replies", f"{RUN}-B-q/reply"),
-    "is no dead letter": lambda e, _: drop(e, "train-requested-dlt", f"{RUN}-A-p"),
+    "B-q has no reply": lambda e, _: drop(e, "chat-replies", f"{RUN}-B-q/reply"),
+    "A-m3 has no reply": lambda e, _: drop(e, "model-replies", f"{RUN}-A-m3/reply"),
+    **{f"{topic}-p is no dead letter": partial(drop_letter, topic) for topic in POISONED},
     "has no dataset-ready": lambda e, _: drop(e, "dataset-ready", f"{RUN}-B-d"),
 }
 DOUBLED: dict[str, Plant] = {
@@ -224,10 +255,13 @@ DOUBLED: dict[str, Plant] = {
     "has several model-ready": lambda e, elders: e.tell(
         "model-ready", elders[0], "another", {"job_id": f"{RUN}-A_1"}
     ),
+    "the rollback of r1-A went to": lambda e, elders: roll_back(e, elders[0], None),
     "has 2 different replies": lambda e, elders: add_reply(e, elders[0], f"{RUN}-A-q", "other"),
 }
 MIXED: dict[str, Plant] = {
+    "v1 is not in Ollama": lambda e, _: e.models_served.pop(f"afs_elder_{RUN}-A:v1"),
     "was answered for": answer_for_another,
+    "was answered by": answer_by_another,
     "from another's memories": answer_from_another,
     "data set other of": mix_jsonl,
     "v1: r1-B's mark is wrong": mix_prompt,
@@ -239,9 +273,13 @@ OTHER: dict[str, Plant] = {
     "_1 failed: no_answers": lambda e, _: job_of(e).update(
         status="failed", error={"code": "no_answers"}
     ),
+    "and {'failed'} was told": tell_another_end,
     "latest is": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:latest": "another"}),
-    "is the newest": lambda e, _: e.registry[f"{RUN}-A"]["versions"].append(
+    "version 1 answers, and not 2": lambda e, _: e.registry[f"{RUN}-B"]["versions"].append(
         version_of(e) | {"version": 2}
+    ),
+    "version 2 answers, and not 1": lambda e, _: e.registry[f"{RUN}-A"].update(
+        current=2, versions=[version_of(e), version_of(e) | {"version": 2}]
     ),
     "the data set of": lambda e, _: e.jsonl[f"{RUN}-A"].update(
         {version_of(e)["dataset_sha256"]: f"{RUN}Amark, half".encode()}
@@ -283,6 +321,22 @@ def test_a_repeat_is_no_fault() -> None:
     for records in evidence.topics.values():
         records += records
     assert verdict(case).faults == ()
+
+
+def test_what_the_broker_has_counts_although_the_driver_does_not_know() -> None:
+    evidence, case = good_run()
+    chat = sent("chat-requests", case.elders[0], "unsure").model_copy(update={"outcome": "unknown"})
+    case.operations.append(chat)
+    assert verdict(case).faults == ()
+    evidence.tell("chat-requests", case.elders[0], "x", {}, (SENT_AS, chat.event_id.encode()))
+    assert verdict(case).lost == (f"{chat.event_id} has no reply",)
+
+
+@pytest.mark.parametrize("said", LOST)
+def test_a_run_is_not_settled_while_something_is_missing(said: str) -> None:
+    evidence, case = good_run()
+    LOST[said](evidence, case.elders)
+    assert not is_settled(case)
 
 
 def planted(plant: Plant) -> Verdict:

@@ -149,6 +149,7 @@ def test_commands_are_those_of_the_design() -> None:
         "jobs list",
         "jobs get",
         "jobs cancel",
+        "jobs hurry",
         "export",
         "dlt list",
         "dlt replay",

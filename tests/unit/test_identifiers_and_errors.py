@@ -11,7 +11,10 @@ from schemas.identifiers import (
     RequestedJobId,
     candidate_tag,
     current_tag,
+    handed_over,
+    handover_tag,
     is_elder_id,
+    is_passing,
     job_id_for,
     model_tag,
 )
@@ -89,6 +92,15 @@ def test_names_are_built_as_documented() -> None:
     assert model_tag("LXM", 3) == "afs_elder_LXM:v3"
     assert current_tag("LXM") == "afs_elder_LXM:latest"
     assert candidate_tag("LXM", 3, 7) != candidate_tag("LXM", 3, 8)
+
+
+def test_names_for_a_moment_are_told_from_those_that_stay() -> None:
+    handover = handover_tag(model_tag("LXM", 3), "0a1b2c3d")
+    assert handed_over(handover) == model_tag("LXM", 3)
+    assert is_passing(handover) and is_passing(candidate_tag("LXM", 3, 7))
+    for tag in (model_tag("LXM", 3), current_tag("LXM"), "llama3:v1-handover", "a:v1-handoverXY"):
+        assert handed_over(tag) is None
+        assert not is_passing(tag)
 
 
 def all_errors() -> list[type[ModelServerError]]:

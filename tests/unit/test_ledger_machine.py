@@ -36,6 +36,7 @@ from tests.ledger_model import LedgerModel, Write, stored
 from tests.ledger_witness import Crash, Witness, new_request
 
 LEASE_S = 30.0
+FAIR_S = 50.0
 STATUSES: list[Status] = ["queued", "running", "succeeded", "failed", "cancelled"]
 FAILED = ErrorBody(code="training_failed", message="it failed")
 
@@ -66,7 +67,9 @@ faults = st.none() | st.builds(
     error=st.sampled_from([Crash, AutoReconnect]),
 )
 requests = st.tuples(
-    st.sampled_from(["LXM", "ZJG"]), st.integers(0, 1), st.sampled_from([None, "mine"])
+    st.sampled_from(["LXM", "LXM", "ZJG", "WSF"]),
+    st.integers(0, 1),
+    st.sampled_from([None, "mine"]),
 )
 
 
@@ -79,12 +82,15 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         self.store = FakeStore(self.clock)
         ensure_indexes(self.store.as_store(), dedup_hours=1)
         self.ledger = Ledger(
-            self.store.as_store(), Announcer(lambda: self.clock.now, "en"), lease_s=LEASE_S
+            self.store.as_store(),
+            Announcer(lambda: self.clock.now, "en"),
+            lease_s=LEASE_S,
+            fair_s=FAIR_S,
         )
         self.outbox = Outbox(self.store.as_store(), "test")
         self.witness = Witness(self.clock)
         self.store.on_change = self.witness.change
-        self.model = LedgerModel(LEASE_S)
+        self.model = LedgerModel(LEASE_S, FAIR_S)
         self.log: list[NewJob] = []
         self.committed = 0
         self.leases: list[Lease] = []
@@ -125,6 +131,16 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(owner=st.sampled_from(["a", "b", "$c"]), fault=faults)
     def claim(self, owner: str, fault: Fault | None) -> None:
+        self._claim(owner, fault)
+
+    @rule(times=st.integers(1, 4))
+    def serve(self, times: int) -> None:
+        """Claim and finish some, as most jobs go: few histories get to a second turn otherwise."""
+        for _ in range(times):
+            if (lease := self._claim("a", None)) is not None:
+                self._end(lease, "failed", None)
+
+    def _claim(self, owner: str, fault: Fault | None) -> Lease | None:
         candidates = self.model.claimable(self.clock.now)
         fences = {job_id: self.model.jobs[job_id].fence for job_id in candidates}
         outcome = self._do(lambda: self.ledger.claim(owner), fault)
@@ -133,12 +149,14 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         for job_id in claimed:
             self.model.claim(job_id, owner, self.clock.now)
         if outcome.is_cut:
-            return
-        assert (outcome.result is None) == (not candidates)
-        if outcome.result is not None:
-            assert {outcome.result.job.id} == claimed
-            self.witness.begin(outcome.result)
-            self.leases.append(outcome.result)
+            return None
+        lease: Lease | None = outcome.result
+        assert (lease is None) == (not candidates)
+        if lease is not None:
+            assert {lease.job.id} == claimed
+            self.witness.begin(lease)
+            self.leases.append(lease)
+        return lease
 
     @rule(seconds=st.sampled_from([0.001, 1, LEASE_S / 2, LEASE_S, LEASE_S + 1]))
     def time_passes(self, seconds: float) -> None:
@@ -174,7 +192,9 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         data=st.data(), status=st.sampled_from(["succeeded", "failed", "cancelled"]), fault=faults
     )
     def finish(self, data: st.DataObject, status: Status, fault: Fault | None) -> None:
-        lease = self._lease(data)
+        self._end(self._lease(data), status, fault)
+
+    def _end(self, lease: Lease, status: Status, fault: Fault | None) -> None:
         ready = make_ready(lease.job) if status == "succeeded" else None
         error = None if ready else FAILED
         self._write_under(
@@ -198,19 +218,40 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             fault,
         )
 
-    @rule(data=st.data(), fault=faults)
-    def cancel(self, data: st.DataObject, fault: Fault | None) -> None:
+    @rule(data=st.data(), request=st.sampled_from([None, "c1", "c2"]), fault=faults)
+    def cancel(self, data: st.DataObject, request: str | None, fault: Fault | None) -> None:
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
-        outcome = self._do(lambda: self.ledger.cancel(job_id), fault)
+        outcome = self._do(lambda: self.ledger.cancel(job_id, request), fault)
         job = self.model.jobs.get(job_id)
+        if job is not None and request in job.cancelled_by:
+            assert outcome.error is None and outcome.writes == 0
+            return
         if job is None or job.status in TERMINAL_STATUSES:
             assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
             return
         assert outcome.is_cut or outcome.error is None
+        if outcome.writes:
+            job.cancelled_by += [request] if request else []
         if outcome.writes and job.status == "queued":
             self.model.end(job_id, "cancelled")
         elif outcome.writes:
             self.model.ask_to_cancel(job_id)
+
+    @rule(data=st.data(), fault=faults, claims=st.booleans())
+    def hurry(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
+        """Often the job is queued, and a claim follows: else few histories show who is next."""
+        queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
+        job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
+        outcome = self._do(lambda: self.ledger.hurry(job_id), fault)
+        job = self.model.jobs.get(job_id)
+        if job is not None and job.status not in TERMINAL_STATUSES:
+            assert outcome.is_cut or outcome.result.urgent
+            if outcome.writes:
+                self.model.hurry(job_id)
+        elif not outcome.is_cut:
+            assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
+        if claims:
+            self._claim("a", None)
 
     @rule(limit=st.integers(1, 4), stops_after=st.none() | st.integers(0, 3))
     def relay_publishes(self, limit: int, stops_after: int | None) -> None:
@@ -229,8 +270,9 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
     @precondition(lambda self: self.in_hand)
     @rule(fault=faults)
     def relay_marks(self, fault: Fault | None) -> None:
-        writes: list[Write] = []
-        for job in self.in_hand:
+        writes = self.model.clearing({job.job_id: job.sequence for job in self.in_hand})
+        grown = [j for j in self.in_hand if self.model.jobs[j.job_id].sequence != j.sequence]
+        for job in grown:
             last = job.events[-1].sequence if job.events else 0
             writes += self.model.taking_out(job.job_id, last or 0)
         outcome = self._do(lambda: self.outbox.mark_published(self.in_hand), fault)

@@ -16,6 +16,7 @@ from tests.false_clock import FalseClock
 from tests.ledger_witness import Crash, new_request
 
 LEASE_S = 30.0
+FAIR_S = 600.0
 
 
 @pytest.fixture
@@ -29,7 +30,9 @@ def store() -> FakeStore:
 @pytest.fixture
 def ledger(store: FakeStore) -> Ledger:
     """A ledger over it."""
-    return Ledger(store.as_store(), Announcer(lambda: datetime.now(UTC), "en"), lease_s=LEASE_S)
+    return Ledger(
+        store.as_store(), Announcer(lambda: datetime.now(UTC), "en"), lease_s=LEASE_S, fair_s=FAIR_S
+    )
 
 
 def once(store: FakeStore, number: int, command: str, what: Callable[[], None]) -> None:

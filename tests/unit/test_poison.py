@@ -84,11 +84,11 @@ class MemoryLedger:
             self.taken += 1
         return len(requests)
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, request: str | None = None) -> Job:
         """There is none."""
         raise UnknownJob
 
-    cancel = get
+    cancel = hurry = get
 
     def jobs(self, **condition: Any) -> list[Job]:
         """There are none."""

@@ -17,7 +17,7 @@ from pipeline.inventory import Inventory, Item, Kind
 from pipeline.model_host import ModelRecipe
 from pipeline.retention import Removal, Retention, Seen, decide
 from schemas.documents import ElderModel, ModelVersion
-from schemas.identifiers import candidate_tag, current_tag, model_tag
+from schemas.identifiers import candidate_tag, current_tag, handover_tag, model_tag
 from tests.fakes import FakeModelHost, MemoryRegistry
 
 ELDER = "LXM"
@@ -95,6 +95,7 @@ def sights(draw: st.DrawFn) -> Seen:
         current_tag(ELDER),
         *(model_tag(ELDER, n) for n in range(1, 14)),
         *(candidate_tag(ELDER, n, 2) for n in range(1, 10)),
+        *(handover_tag(model_tag(ELDER, n), "a1") for n in range(1, 10)),
         model_tag("LXM2", 1),
         "afs_elder_LX:v1",
         "llama3:v1",
@@ -355,6 +356,30 @@ def test_death_at_any_step_leaves_only_garbage_that_the_next_round_removes(
         assert house.is_sound()
         assert house.state() == whole.state()
     assert step > 10
+
+
+def test_latest_that_a_death_left_behind_is_brought_after_the_registry(house: House) -> None:
+    """Released or rolled back, and killed before the copy; also where nothing else is to do."""
+    house.retention().prune(ELDER)
+    house.host.copy(model_tag(ELDER, 3), current_tag(ELDER))
+    handover = handover_tag(model_tag(ELDER, 4), "a1")
+    house.host.copy(model_tag(ELDER, 4), handover)
+    house.retention().prune(ELDER)
+    wanted = house.host.recipe(model_tag(ELDER, 4))
+    assert house.host.recipe(current_tag(ELDER)) is wanted
+    assert handover not in house.host.tags()
+    house.host.delete(current_tag(ELDER))
+    assert house.retention().prune(ELDER) is None
+    assert house.host.recipe(current_tag(ELDER)) is wanted
+
+
+def test_latest_of_a_deleted_model_goes_and_of_a_lost_version_stays(house: House) -> None:
+    house.host.delete(model_tag(ELDER, 4))
+    house.retention().prune(ELDER)
+    assert current_tag(ELDER) in house.host.tags()
+    house.registry.retire(ELDER)
+    house.retention().prune(ELDER)
+    assert not [tag for tag in house.host.tags() if tag.startswith(f"afs_elder_{ELDER}:")]
 
 
 def test_rollback_in_between_goes_before(house: House) -> None:

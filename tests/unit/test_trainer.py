@@ -8,9 +8,10 @@ import pytest
 from config.settings import EvaluationSettings
 from config.training import load_training_config
 from pipeline.model_host import ModelRecipe
+from pipeline.models import ModelManager
 from pipeline.progress import ProgressState
 from pipeline.trainer import DatasetRoom, OllamaTrainer, Unwatched
-from schemas.documents import Job
+from schemas.documents import Job, ModelVersion
 from schemas.errors import (
     ArtefactCorrupt,
     EvaluationFailed,
@@ -44,6 +45,10 @@ TAUGHT = {
 LATEST = "afs_elder_LXM:latest"
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
 class NotingWatch(Unwatched):
     """Notes what is reported; raises an error once a stage begins."""
 
@@ -60,8 +65,15 @@ class NotingWatch(Unwatched):
             raise self._error
 
 
+class Cancelled(Unwatched):
+    """Is cancelled all the time."""
+
+    def check(self) -> None:
+        raise JobCancelled
+
+
 class Workshop:
-    """A trainer with fakes around it."""
+    """A trainer with fakes around it, and a manager over the same registry and host."""
 
     def __init__(self, folder: Path, *, questions: int = 3) -> None:
         self.taught = dict(TAUGHT)
@@ -86,6 +98,36 @@ class Workshop:
             fixed_clock,
             self.stages.append,
         )
+        self.manager = ModelManager(self.registry, self.host)  # type: ignore[arg-type]
+        self.copies_to_latest: list[str] = []
+        """Whose adapters `latest` got, one after another."""
+        self._intruders: list[Callable[[], object]] = []
+        self._copy = self.host.copy
+        self.host.copy = self._watched_copy  # type: ignore[method-assign]
+
+    def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
+        """Do something once somebody is about to copy to `latest`."""
+        self._intruders.append(act)
+
+    def _watched_copy(self, source: str, target: str) -> None:
+        if target == LATEST and self._intruders:
+            self._intruders.pop()()
+        self._copy(source, target)
+        if target == LATEST:
+            self.copies_to_latest.append(adapter_of(self, LATEST))
+
+    def dies_after_release(self, job: Job) -> None:
+        """Run a job whose worker is killed right after its version was released."""
+        release = self.registry.release
+
+        def release_and_die(elder_id: str, version: ModelVersion) -> None:
+            release(elder_id, version)
+            raise Killed
+
+        self.registry.release = release_and_die  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            self.run(job)
+        self.registry.release = release  # type: ignore[method-assign]
 
     def run(self, job: Job | None = None, watch: Unwatched | None = None) -> ModelReady:
         return self.trainer.run(job or make_job(), watch or Unwatched())
@@ -135,14 +177,14 @@ def test_version_answers_only_after_it_was_asked(shop: Workshop) -> None:
     assert max(asked) < min(copied)
     candidate = "afs_elder_LXM:v1-candidate1"
     assert {tag for tag, _ in shop.host.asked} == {candidate}
-    assert [shop.host.calls[i] for i in copied] == [
-        ("copy", candidate, "afs_elder_LXM:v1"),
-        ("copy", candidate, LATEST),
-    ]
+    targets = [shop.host.calls[i][2] for i in copied]
+    assert shop.host.calls[copied[0]] == ("copy", candidate, "afs_elder_LXM:v1")
+    assert targets.index("afs_elder_LXM:v1") < targets.index(LATEST)
 
 
 def test_candidate_is_gone_afterwards_also_after_a_failure(shop: Workshop) -> None:
     shop.run()
+    assert sorted(t for t in shop.host.tags() if "elder" in t) == [LATEST, "afs_elder_LXM:v1"]
     shop.host.answer = lambda tag, question: "no"
     with pytest.raises(EvaluationFailed):
         shop.run(second_job(force_retrain=True))
@@ -167,13 +209,60 @@ def test_unchanged_elder_gets_the_same_version_at_once(shop: Workshop) -> None:
     assert len(shop.runner.specs) == 1
 
 
-def test_version_whose_worker_died_before_it_was_latest_becomes_latest(shop: Workshop) -> None:
-    """The job's next attempt finds it released and unchanged: it is no other's work reused."""
-    with pytest.raises(LeaseLost):
-        shop.run(watch=NotingWatch("publishing", LeaseLost()))
-    ready = shop.run(make_job(fence=2))
+@pytest.mark.parametrize("forced", [False, True])
+def test_version_whose_worker_died_before_it_was_latest_becomes_latest(
+    shop: Workshop, forced: bool
+) -> None:
+    """The job's next attempt finds it released: nothing is trained again, and it is no other's."""
+    shop.dies_after_release(make_job(force_retrain=forced))
+    assert shop.registry.get("LXM").current == 1
+    assert LATEST not in shop.host.tags()
+    ready = shop.run(make_job(fence=2, force_retrain=forced))
     assert (ready.version, ready.reused, len(shop.runner.specs)) == (1, False, 1)
     assert LATEST in shop.host.tags()
+
+
+def test_released_version_has_won_whoever_cancels_now(shop: Workshop) -> None:
+    """Else the job would be cancelled, and its version answer all the same."""
+
+    class CancelledLate(Unwatched):
+        def check(self) -> None:
+            model = shop.registry.find("LXM")
+            if model is not None and model.current == 2:
+                raise JobCancelled
+
+    shop.run()
+    assert shop.run(second_job(force_retrain=True), CancelledLate()).version == 2
+    assert adapter_of(shop, LATEST) == "LXM_2/1"
+
+
+def test_job_that_is_cancelled_between_its_release_and_its_next_attempt_succeeds(
+    shop: Workshop,
+) -> None:
+    shop.dies_after_release(make_job())
+    ready = shop.run(make_job(fence=2, cancel_requested=True), Cancelled())
+    assert (ready.version, LATEST in shop.host.tags()) == (1, True)
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_rollback_between_a_jobs_last_steps_wins(shop: Workshop, reused: bool) -> None:
+    """Registry and `latest` say the same afterwards, whichever came last."""
+    shop.run()
+    shop.run(second_job(force_retrain=True))
+    shop.before_next_copy_to_latest(lambda: shop.manager.rollback("LXM", 1))
+    ready = shop.run(make_job(id="LXM_3", request_id="r3", force_retrain=not reused))
+    assert (ready.reused, ready.version) == (reused, 2 if reused else 3)
+    assert shop.registry.get("LXM").current == 1
+    assert adapter_of(shop, LATEST) == "LXM_1734512345/1"
+
+
+def test_job_that_ends_during_a_rollback_wins(shop: Workshop) -> None:
+    shop.run()
+    shop.run(second_job(force_retrain=True))
+    third = make_job(id="LXM_3", request_id="r3", force_retrain=True)
+    shop.before_next_copy_to_latest(lambda: shop.run(third))
+    assert shop.manager.rollback("LXM", 1).current == 3
+    assert adapter_of(shop, LATEST) == "LXM_3/1"
 
 
 def test_forced_retrain_makes_the_next_version(shop: Workshop) -> None:
@@ -258,21 +347,17 @@ def test_zombie_changes_nothing_that_its_successor_made(shop: Workshop, stage: s
 
 
 def test_zombie_does_not_bring_an_older_version_back(shop: Workshop) -> None:
-    """It is stopped before its very last step, while its successor and then another job end."""
+    """It is stopped before its very last copy, while its successor and then another job end."""
 
-    class StoppedLast(Unwatched):
-        def __init__(self) -> None:
-            self.copies = 0
+    def others() -> None:
+        shop.run(make_job(fence=2))
+        shop.run(second_job(force_retrain=True))
+        shop.copies_to_latest.clear()
 
-        def check(self) -> None:
-            released = shop.registry.find("LXM")
-            if released is not None and released.current == 1 and not self.copies:
-                self.copies = 1
-                shop.run(make_job(fence=2))
-                shop.run(second_job(force_retrain=True))
-
-    with pytest.raises(ModelNotReady):
-        shop.run(make_job(fence=1), StoppedLast())
+    shop.before_next_copy_to_latest(others)
+    shop.run(make_job(fence=1))
+    # Not even for a moment: it finds nothing to copy, looks into the registry again and sees.
+    assert shop.copies_to_latest == ["LXM_2/1"]
     assert adapter_of(shop, LATEST) == "LXM_2/1"
     assert shop.registry.get("LXM").current == 2
 
@@ -303,22 +388,10 @@ def test_job_given_up_has_no_version_that_a_zombie_could_release(shop: Workshop)
 
 
 def test_version_that_ollama_lost_before_the_job_ended_is_made_again(shop: Workshop) -> None:
-    with pytest.raises(LeaseLost):
-        shop.run(make_job(force_retrain=True), NotingWatch("publishing", LeaseLost()))
+    shop.dies_after_release(make_job(force_retrain=True))
     shop.host.delete("afs_elder_LXM:v1")
     shop.run(make_job(force_retrain=True, fence=2))
     assert adapter_of(shop, LATEST) == "LXM_1734512345/2"
-
-
-def test_version_released_before_its_worker_was_lost_is_not_trained_again(shop: Workshop) -> None:
-    """The next worker lets it answer and ends the job."""
-    with pytest.raises(LeaseLost):
-        shop.run(make_job(force_retrain=True), NotingWatch("publishing", LeaseLost()))
-    assert shop.registry.get("LXM").current == 1
-    assert LATEST not in shop.host.tags()
-    ready = shop.run(make_job(force_retrain=True, fence=2))
-    assert (ready.version, ready.reused, len(shop.runner.specs)) == (1, False, 1)
-    assert LATEST in shop.host.tags()
 
 
 @pytest.mark.parametrize("stage", ["preparing", "training", "evaluating"])
@@ -328,6 +401,43 @@ def test_cancelled_job_leaves_no_version_serving(shop: Workshop, stage: str) -> 
     model = shop.registry.find("LXM")
     assert model is None or model.current is None
     assert not [tag for tag in shop.host.tags() if tag.startswith("afs_elder_")]
+
+
+@pytest.mark.parametrize("stage", ["training", "evaluating", "publishing"])
+def test_model_deleted_during_a_training_is_gone_until_the_training_ends(
+    shop: Workshop, stage: str
+) -> None:
+    """The running job keeps its candidate and its version; what answered is gone."""
+    shop.run()
+    gone: list[str] = []
+
+    class Deleting(Unwatched):
+        def report(self, state: ProgressState) -> None:
+            if state.stage == stage and not gone:
+                gone.extend(shop.manager.delete_model("LXM"))
+                assert LATEST not in shop.host.tags()
+                assert shop.registry.get("LXM").current is None
+
+    ready = shop.run(second_job(force_retrain=True), Deleting())
+    assert sorted(gone) == [LATEST, "afs_elder_LXM:v1"]
+    assert (ready.version, shop.registry.get("LXM").current) == (2, 2)
+    assert [v.version for v in shop.registry.get("LXM").versions] == [2]
+    assert sorted(t for t in shop.host.tags() if "elder" in t) == [LATEST, "afs_elder_LXM:v2"]
+
+
+def test_model_deleted_between_the_version_tag_and_the_release_keeps_that_tag(
+    shop: Workshop,
+) -> None:
+    shop.run()
+    release = shop.registry.release
+
+    def delete_first(elder_id: str, version: ModelVersion) -> None:
+        shop.manager.delete_model(elder_id)
+        release(elder_id, version)
+
+    shop.registry.release = delete_first  # type: ignore[method-assign]
+    shop.run(second_job(force_retrain=True))
+    assert sorted(t for t in shop.host.tags() if "elder" in t) == [LATEST, "afs_elder_LXM:v2"]
 
 
 def test_adapter_that_changed_on_the_disk_never_reaches_the_host(shop: Workshop) -> None:

@@ -12,13 +12,14 @@ from pipeline.ledger import Lease
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal
 from pipeline.trainer import Watch
-from schemas.documents import Job
+from schemas.documents import Job, ModelVersion
 from schemas.errors import (
     ArtefactCorrupt,
     ConfigurationError,
     EvaluationFailed,
     JobCancelled,
     LeaseLost,
+    ModelNotReady,
     ModelServerError,
     NoAnswers,
     OllamaUnavailable,
@@ -27,13 +28,30 @@ from schemas.errors import (
     TrainingFailed,
 )
 from schemas.events import ErrorBody, ModelReady
-from tests.fakes import make_job, make_ready
+from tests.fakes import NOW, make_job, make_ready
 
 SETTINGS = WorkerSettings(
-    lease_s=0.2, heartbeat_s=0.01, poll_s=0.01, max_attempts=3, retry_base_s=4
+    lease_s=0.2,
+    heartbeat_s=0.01,
+    poll_s=0.01,
+    max_attempts=3,
+    max_lost_leases=9,
+    retry_base_s=4,
 )
 LIMIT_S = 10.0
 READY = make_ready(make_job())
+RELEASED = ModelVersion(
+    version=1,
+    job_id=READY.job_id,
+    fence=1,
+    ready=True,
+    tag=READY.tag,
+    base_model="b",
+    method="lora",
+    recipe_sha256="a" * 64,
+    dataset_sha256="b" * 64,
+    created_at=NOW,
+)
 
 
 class ListingLedger:
@@ -42,6 +60,7 @@ class ListingLedger:
     def __init__(self, *jobs: Job) -> None:
         self.waiting = list(jobs)
         self.ended: list[tuple[str, str | None]] = []
+        self.reason: str | None = None
         self.released: list[tuple[float, bool]] = []
         self.reports: list[ProgressState] = []
         self.beats = 0
@@ -77,6 +96,7 @@ class ListingLedger:
         if self.on_finish:
             raise self.on_finish.pop(0)
         self.ended.append((status, error.code if error else None))
+        self.reason = error.message if error else None
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
         self.released.append((wait_s, count_attempt))
@@ -85,11 +105,16 @@ class ListingLedger:
 class Trainer:
     """Does with a job what a function does."""
 
-    def __init__(self, act: Callable[[Watch], None] = lambda watch: None) -> None:
+    def __init__(
+        self,
+        act: Callable[[Watch], None] = lambda watch: None,
+        released: ModelVersion | None = None,
+    ) -> None:
         self._act = act
+        self._released = released
 
-    def fence_off(self, job: Job) -> None:
-        """There was nobody before."""
+    def fence_off(self, job: Job) -> ModelVersion | None:
+        return self._released
 
     def run(self, job: Job, watch: Watch) -> ModelReady:
         self._act(watch)
@@ -111,12 +136,13 @@ def run_job(
     stop: threading.Event | None = None,
     metrics: Metrics | None = None,
     prune: Callable[[str], Removal | None] = lambda elder_id: None,
+    released: ModelVersion | None = None,
 ) -> Metrics:
     metrics = metrics or Metrics()
     worker = TrainingWorker(
         "me",
         ledger,  # type: ignore[arg-type]
-        Trainer(act),  # type: ignore[arg-type]
+        Trainer(act, released),  # type: ignore[arg-type]
         StageClock(metrics),
         SETTINGS,
         metrics,
@@ -154,38 +180,50 @@ def test_work_that_cannot_be_done_fails_at_once_with_its_reason(error: ModelServ
     assert (ledger.ended, ledger.released) == ([("failed", error.code)], [])
 
 
-@pytest.mark.parametrize(("attempt", "wait_s"), [(1, 4), (2, 8)])
-def test_failed_training_is_tried_again_later(attempt: int, wait_s: float) -> None:
-    ledger = ListingLedger(make_job(attempt=attempt))
+@pytest.mark.parametrize(("failures", "wait_s"), [(0, 4), (1, 8)])
+def test_failed_training_is_tried_again_later(failures: int, wait_s: float) -> None:
+    ledger = ListingLedger(make_job(attempt=failures + 1, failures=failures))
     run_job(ledger, raising(TrainingFailed()))
     assert (ledger.ended, ledger.released) == ([], [(wait_s, True)])
 
 
 def test_training_that_failed_at_the_last_attempt_fails_the_job() -> None:
-    ledger = ListingLedger(make_job(attempt=3))
+    ledger = ListingLedger(make_job(attempt=3, failures=2))
     run_job(ledger, raising(TrainingFailed()))
     assert (ledger.ended, ledger.released) == ([("failed", "training_failed")], [])
 
 
-def test_job_whose_workers_all_died_is_not_tried_for_ever() -> None:
-    ledger = ListingLedger(make_job(attempt=4))
+@pytest.mark.parametrize("lost", [1, 3, 9])
+def test_killed_workers_change_neither_the_end_of_a_job_nor_its_waits(lost: int) -> None:
+    """kill -9, as often as somebody likes: it is no failure of the job's."""
+    ledger = ListingLedger(*(make_job(attempt=1 + lost) for _ in range(2)))
+    run_job(ledger)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+    run_job(ledger, raising(TrainingFailed()))
+    assert ledger.released == [(SETTINGS.retry_base_s, True)]
+
+
+def test_job_under_which_worker_after_worker_dies_is_not_tried_for_ever() -> None:
+    """What kills the whole process leaves nobody to report a failure."""
+    ledger = ListingLedger(make_job(attempt=13, failures=2))
     run_job(ledger, lambda watch: pytest.fail("must not be tried again"))
     assert ledger.ended == [("failed", "training_failed")]
+    assert ledger.reason is not None and "10 workers" in ledger.reason
 
 
 def test_bug_is_tried_again_and_then_fails_the_job_without_its_text() -> None:
-    for attempt, (ended, released) in {
-        1: ([], [(4, True)]),
-        3: ([("failed", "internal_error")], []),
+    for failures, (ended, released) in {
+        0: ([], [(4, True)]),
+        2: ([("failed", "internal_error")], []),
     }.items():
-        ledger = ListingLedger(make_job(attempt=attempt))
+        ledger = ListingLedger(make_job(attempt=3, failures=failures))
         run_job(ledger, raising(KeyError("words")))
         assert (ledger.ended, ledger.released) == (ended, released)
 
 
 @pytest.mark.parametrize("error", [OllamaUnavailable(), StoreUnavailable()])
 def test_dependency_that_is_down_costs_no_attempt(error: ModelServerError) -> None:
-    ledger = ListingLedger(make_job(attempt=3))
+    ledger = ListingLedger(make_job(attempt=3, failures=2))
     run_job(ledger, raising(error))
     assert (ledger.ended, ledger.released) == ([], [(4, False)])
 
@@ -224,6 +262,70 @@ def test_cancelled_job_stops_and_ends_as_cancelled() -> None:
     ledger.on_beat = raising(JobCancelled())
     run_job(ledger, until_stopped)
     assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+def test_lease_of_a_cancelled_job_is_renewed_until_its_work_has_stopped() -> None:
+    """A training process that still loads its base may need longer than a lease to stop.
+
+    Otherwise another worker begins the job again, is told the same, and so on to the last attempt.
+    """
+    ledger = ListingLedger(make_job())
+    renewed_on = threading.Event()
+
+    def beat() -> None:
+        if ledger.beats >= 4:
+            renewed_on.set()
+        raise JobCancelled
+
+    def work(watch: Watch) -> None:
+        try:
+            until_stopped(watch)
+        finally:
+            assert renewed_on.wait(LIMIT_S), "its heart stopped while the work was stopping"
+
+    ledger.on_beat = beat
+    run_job(ledger, work)
+    assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+def test_job_cancelled_before_its_claim_ends_before_any_work() -> None:
+    """It could be done before the first heartbeat."""
+    ledger = ListingLedger(make_job(cancel_requested=True))
+    run_job(ledger, lambda watch: pytest.fail("must not begin"))
+    assert (ledger.ended, ledger.released) == ([("cancelled", "cancelled")], [])
+
+
+@pytest.mark.parametrize("fields", [{"cancel_requested": True}, {"attempt": 99}])
+def test_job_whose_version_answers_already_ends_as_succeeded(fields: dict[str, object]) -> None:
+    """Cancelled, or given up, after its worker died between the release and the end."""
+    ledger = ListingLedger(make_job(**fields))
+    run_job(ledger, released=RELEASED)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+
+
+@pytest.mark.parametrize("verdict", [JobCancelled(), LeaseLost()])
+def test_what_comes_after_the_work_does_not_change_its_end(verdict: ModelServerError) -> None:
+    """The version was released by then; whether the lease still holds, the ledger knows."""
+    ledger, stop = ListingLedger(make_job()), threading.Event()
+    seen = threading.Event()
+
+    def beat() -> None:
+        seen.set()
+        raise verdict
+
+    def work(watch: Watch) -> None:
+        assert seen.wait(LIMIT_S)
+        stop.set()
+
+    ledger.on_beat = beat
+    run_job(ledger, work, stop)
+    assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
+
+
+def test_model_that_vanished_from_ollama_under_a_job_is_made_again() -> None:
+    ledger = ListingLedger(make_job())
+    run_job(ledger, raising(ModelNotReady()))
+    assert (ledger.ended, ledger.released) == ([], [(SETTINGS.retry_base_s, True)])
 
 
 def test_stop_gives_the_job_back_at_once_and_counts_no_attempt() -> None:
@@ -324,7 +426,8 @@ def test_stopped_is_no_failure() -> None:
 
 
 def test_damaged_artefact_is_made_again_and_fails_the_job_only_at_the_last_attempt() -> None:
-    ledger = ListingLedger(make_job(), make_job(attempt=SETTINGS.max_attempts))
+    last = make_job(attempt=SETTINGS.max_attempts, failures=SETTINGS.max_attempts - 1)
+    ledger = ListingLedger(make_job(), last)
 
     def act(watch: Watch) -> None:
         raise ArtefactCorrupt

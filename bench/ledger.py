@@ -1,0 +1,253 @@
+"""`train-requested` from the broker into the ledger, durably: records a second of one process.
+
+    python -m bench.ledger [--repeats 5] [--records 10000] [--kafka apache] [--json]
+
+The service's own poll loop, lane, dispatcher, handler and ledger, in turns with a bare loop of
+`consume(500)` and `insert_many` of the same documents, with the same write concern and indexes,
+each with a group and a database of its own. Each begins with the first assignment (joining a
+group takes as long for both) and ends when every record is stored and its offset is committed.
+"Without a store" leaves MongoDB out: what our own part can do; by processor time (all threads of
+the process) that figure is steadier on a shared machine.
+Ratios are of each repeat's pair: 1 means as fast as the bare loop, 2 twice as slow.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+from uuid import uuid4
+
+import bson
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from bench.backlog import SOURCE, Offsets, elder, send_training
+from bench.servers import PARTITIONS, add_options, open_servers, settings_for
+from bench.table import show
+from config.metrics import Metrics
+from config.settings import Settings
+from consumers.app import INGEST_BATCH, TRAINING_LIMIT, utc_now
+from consumers.dispatch import Dispatcher
+from consumers.lanes import Done, Executor, Lanes, Work
+from consumers.loop import ConsumerLoop
+from consumers.topics import apply_topics
+from consumers.training import TrainingHandler
+from pipeline.ledger import Ledger, NewJob
+from pipeline.outbox import Announcer
+from pipeline.store import JOBS, Document, Store, ensure_indexes, open_client
+from producers.publisher import KafkaPublisher
+from schemas.topics import TRAIN_REQUESTED
+
+BARE_BATCH = 500
+LIMIT_S = 300.0
+
+
+class Counted:
+    """An executor that says when so many records are dealt with."""
+
+    def __init__(self, inner: Executor, count: int) -> None:
+        self._inner = inner
+        self._left = count
+        self.all_done = threading.Event()
+
+    def start(self, done: Done) -> None:
+        """Begin, and count on the way."""
+
+        def counted(ticket: object) -> None:
+            done(ticket)  # type: ignore[arg-type]  # a ticket, handed through
+            self._left -= 1
+            if self._left == 0:
+                self.all_done.set()
+
+        self._inner.start(counted)
+
+    def submit(self, work: Work) -> None:
+        """Take a record over."""
+        self._inner.submit(work)
+
+    def stop(self, limit_s: float) -> bool:
+        """Finish."""
+        return self._inner.stop(limit_s)
+
+
+def run_service(settings: Settings, store: Store, count: int) -> tuple[float, float]:
+    """Records a second of the service's own parts, and of its process's own processor time."""
+    metrics, stop = Metrics(), threading.Event()
+    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    with KafkaPublisher(settings.kafka, metrics) as publisher:
+        dispatcher = Dispatcher(
+            TRAIN_REQUESTED.name,
+            settings.kafka.group("training"),
+            TrainingHandler(ledger, settings.training(), lambda: None),
+            publisher.confirm,
+            metrics,
+            stop,
+            max_bytes=settings.max_message_bytes,
+        )
+        executor = Counted(Lanes("training", dispatcher.process, batch=INGEST_BATCH), count)
+        loop = ConsumerLoop(
+            "training",
+            [settings.topic(TRAIN_REQUESTED.name)],
+            settings.kafka,
+            executor,
+            metrics,
+            limit=TRAINING_LIMIT,
+        )
+        running = threading.Thread(target=lambda: loop.run(stop))
+        running.start()
+        while not loop.assigned:
+            time.sleep(0.001)
+        begun, own = time.perf_counter(), time.process_time()
+        assert executor.all_done.wait(LIMIT_S), "the records did not come"
+        stop.set()
+        running.join()  # The last offsets are committed here.
+        return count / (time.perf_counter() - begun), count / (time.process_time() - own)
+
+
+def bare_documents(settings: Settings, store: Store, count: int) -> list[Document]:
+    """The very documents that the service would store, ready beforehand."""
+    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    now = utc_now()
+    return [ledger._document(request(number), 1, now) for number in range(count)]
+
+
+def request(number: int) -> NewJob:
+    """A request like those in the topic."""
+    return NewJob(
+        request_source=SOURCE,
+        request_id=f"{TRAIN_REQUESTED.name}-{number}",
+        requested_at=utc_now(),
+        elder_id=elder(number, 50),
+        elder_name="李秀梅",
+        force_retrain=False,
+        job_id=f"{elder(number, 50)}_{1767225600 + number}",
+        base_model=None,
+        overrides={},
+        traceparent=None,
+        queue_order=number,
+    )
+
+
+def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> tuple[float, float]:
+    """Records a second of a loop of the client and the driver alone."""
+    documents = bare_documents(settings, store, count)
+    assigned: list[TopicPartition] = []
+    consumer = Consumer(settings.kafka.consumer("training"))
+    consumer.subscribe(
+        [settings.topic(TRAIN_REQUESTED.name)], on_assign=lambda _, found: assigned.extend(found)
+    )
+    messages: list[Message] = []
+    while not assigned:
+        messages = [m for m in [consumer.poll(0.001)] if m is not None]
+    begun, own = time.perf_counter(), time.process_time()
+    taken = 0
+    while taken < count:
+        messages += consumer.consume(BARE_BATCH, 0.1)
+        if messages:
+            store[JOBS].insert_many(documents[taken : taken + len(messages)], ordered=ordered)
+            taken += len(messages)
+            consumer.commit(offsets=consumer.position(assigned), asynchronous=True)
+            messages = []
+    consumer.commit(offsets=consumer.position(assigned), asynchronous=False)
+    rates = count / (time.perf_counter() - begun), count / (time.process_time() - own)
+    consumer.close()
+    return rates
+
+
+class Weightless:
+    """A store that takes everything at once and keeps nothing: what is left is our own part."""
+
+    def __getitem__(self, name: str) -> "Weightless":
+        return self
+
+    def command(self, name: str) -> Document:
+        """Tell the time."""
+        return {"localTime": utc_now()}
+
+    def insert_many(self, documents: list[Document], *, ordered: bool) -> None:
+        """Encode them, as the driver does."""
+        for document in documents:
+            bson.encode(document)
+
+
+def run_alone(settings: Settings, store: Store, count: int) -> tuple[float, float]:
+    """Records a second of the service's own parts without a store."""
+    return run_service(settings, cast("Store", Weightless()), count)
+
+
+SERVICE, ALONE = "the service", "the service without a store"
+OWN = "the same, a second of its own processor time"
+BARE, BARE_ANY_ORDER = "bare loop, ordered", "bare loop, unordered"
+WAYS: dict[str, Callable[[Settings, Store, int], tuple[float, float]]] = {
+    SERVICE: run_service,
+    ALONE: run_alone,
+    BARE: partial(run_bare, ordered=True),
+    BARE_ANY_ORDER: partial(run_bare, ordered=False),
+}
+
+
+def measure_one(way: str, settings: Settings, count: int) -> tuple[float, float]:
+    """Run one way over the topic, with a group and a database of its own, and look it over."""
+    name = f"b{uuid4().hex[:8]}"
+    kafka = settings.kafka.model_copy(update={"group_prefix": name})
+    mongodb = settings.mongodb.model_copy(update={"database": name})
+    own = settings.model_copy(update={"kafka": kafka, "mongodb": mongodb})
+    client = open_client(mongodb)
+    store = client[name]
+    ensure_indexes(store, 1)
+    rates = WAYS[way](own, store, count)
+    if way != ALONE:
+        assert store[JOBS].count_documents({}) == count, "not every record is a job"
+    offsets = Offsets(own, "training", TRAIN_REQUESTED.name)
+    assert offsets.left() == 0, "not every offset is committed"
+    offsets.close()
+    client.drop_database(name)
+    client.close()
+    return rates
+
+
+def measure(settings: Settings, count: int, repeats: int) -> dict[str, list[float]]:
+    """Records a second, in turns, each way first every other time."""
+    samples: dict[str, list[float]] = {way: [] for way in WAYS}
+    for number in range(repeats):
+        for way in list(WAYS) if number % 2 else reversed(WAYS):
+            rate, own_rate = measure_one(way, settings, count)
+            samples[way].append(rate)
+            if way == ALONE:
+                samples.setdefault(OWN, []).append(own_rate)
+    return samples
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, repeats=5)
+    parser.add_argument("--records", type=int, default=10_000)
+    parser.add_argument("--elders", type=int, default=50)
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open_servers(Path(name), arguments.kafka) as servers,
+    ):
+        settings = settings_for(servers, Path(name))
+        apply_topics(settings, PARTITIONS, [TRAIN_REQUESTED])
+        send_training(settings, arguments.records, arguments.elders)
+        samples = measure(settings, arguments.records, arguments.repeats)
+        title = f"Records a second into the ledger ({arguments.records:,}; {servers.broker})"
+        show(title, samples, as_json=arguments.json)
+        ratios = {
+            f"{way} / the service": [
+                bare / ours for bare, ours in zip(samples[way], samples[SERVICE], strict=True)
+            ]
+            for way in (BARE, BARE_ANY_ORDER)
+        }
+        show("How many times slower than the bare loop (target 2)", ratios, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""How long the service needs to catch up after MongoDB was away for an hour.
+
+    python -m bench.outage [--minutes 60] [--training-rate 10] [--answers-rate 1] [--json]
+    python -m bench.outage --minutes 6
+
+The roles `answers` and `training` run (worker and relay included) when a proxy cuts them off from
+MongoDB. The topics then get at once what an hour at these rates a second would have left in them.
+The service polls and waits until each role has failed so often that its back-off is at its
+longest (15 s). Then MongoDB is back, and the time runs until every record is dealt with and its
+offset is committed: requests in the ledger, data sets written and published. The target is a
+tenth of the outage. An hour takes some minutes; `--minutes 6` is a tenth of all.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.backlog import Offsets, elder, every, send_answers, send_training
+from bench.servers import PARTITIONS, Servers, add_options, open_servers, settings_for
+from bench.table import show
+from config.metrics import Metrics
+from config.settings import Settings
+from consumers.app import App, RoleName
+from consumers.dispatch import FIRST_WAIT_S, LONGEST_WAIT_S
+from consumers.topics import apply_topics
+from pipeline.store import JOBS, open_client
+from schemas.errors import StoreUnavailable
+from schemas.topics import ANSWERS_UPDATED, TRAIN_REQUESTED, Topic
+from tests.chaos.proxy import Proxy
+
+ROLES: dict[RoleName, Topic] = {"answers": ANSWERS_UPDATED, "training": TRAIN_REQUESTED}
+ELDERS = 50
+ANSWERS = 20
+LOOK_S = 0.2
+LIMIT_S = 3600.0
+
+
+def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dict[str, float]:
+    """Seconds from MongoDB's return: for each role, and for both."""
+    with ExitStack() as stack:
+        proxy = stack.enter_context(Proxy(int(servers.mongodb_uri.rpartition(":")[2])))
+        uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
+        settings = settings_for(servers, folder, mongodb_uri=uri)
+        _invent_answers(servers, settings)
+        apply_topics(settings, PARTITIONS)
+        metrics = Metrics()
+        _start(App(settings, metrics), stack)
+        offsets = {role: Offsets(settings, role, topic.name) for role, topic in ROLES.items()}
+        for one in offsets.values():
+            stack.callback(one.close)
+        proxy.set_mode("gone")
+        send_training(settings, requests, ELDERS)
+        send_answers(settings, updates, ELDERS)
+        _wait_until_patient(metrics)
+        proxy.set_mode("pass")
+        seconds = _time_until_committed(offsets)
+        _look_over(servers, settings, metrics, requests, updates)
+        return seconds
+
+
+def _start(app: App, stack: ExitStack) -> None:
+    stop = threading.Event()
+    running = threading.Thread(target=lambda: app.run(list(ROLES), stop))
+    running.start()
+    stack.callback(running.join)
+    stack.callback(stop.set)
+    for _ in every(LOOK_S, LIMIT_S, "the service is ready"):
+        assigned = [app.metrics.rebalances.labels(role, "assigned") for role in ROLES]
+        if all(one._value.get() for one in assigned):
+            return
+
+
+def _invent_answers(servers: Servers, settings: Settings) -> None:
+    client = open_client(settings_for(servers, settings.data_dir).mongodb)
+    client[settings.mongodb.database]["answers"].insert_many(
+        {"elderId": elder(e, ELDERS), "question": f"第{n}问？", "answer": f"第{n}年在丝厂做工。"}
+        for e in range(ELDERS)
+        for n in range(ANSWERS)
+    )
+    client[settings.mongodb.database]["answers"].create_index([("elderId", 1), ("_id", 1)])
+    client.close()
+
+
+def _wait_until_patient(metrics: Metrics) -> None:
+    """Return when each role has failed so often that it waits as long as it ever does."""
+    tries = 1
+    while FIRST_WAIT_S * 2 ** (tries - 1) < LONGEST_WAIT_S:
+        tries += 1
+    for _ in every(LOOK_S, LIMIT_S, "the back-off is at its longest"):
+        failed = [metrics.retries.labels(t.name, StoreUnavailable.code) for t in ROLES.values()]
+        if all(one._value.get() >= tries for one in failed):
+            return
+
+
+def _time_until_committed(offsets: dict[RoleName, Offsets]) -> dict[str, float]:
+    begun = time.monotonic()
+    seconds: dict[str, float] = {}
+    for _ in every(LOOK_S, LIMIT_S, "all is dealt with"):
+        for role, one in offsets.items():
+            if role not in seconds and one.left() == 0:
+                seconds[role] = time.monotonic() - begun
+        if len(seconds) == len(offsets):
+            break
+    return seconds | {"both": max(seconds.values())}
+
+
+def _look_over(
+    servers: Servers, settings: Settings, metrics: Metrics, requests: int, updates: int
+) -> None:
+    client = open_client(settings_for(servers, settings.data_dir).mongodb)
+    stored = client[settings.mongodb.database][JOBS].count_documents({})
+    client.close()
+    assert stored == requests, f"{stored} of {requests} are in the ledger"
+    done = metrics.consumed.labels(ANSWERS_UPDATED.name, "done")._value.get()
+    assert done >= updates, f"{done} of {updates} answers-updated are done"
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, repeats=1)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the outage")
+    parser.add_argument(
+        "--training-rate", type=float, default=10.0, help="train-requested a second"
+    )
+    parser.add_argument("--answers-rate", type=float, default=1.0, help="answers-updated a second")
+    arguments = parser.parse_args()
+    outage_s = arguments.minutes * 60
+    requests = int(arguments.training_rate * outage_s)
+    updates = int(arguments.answers_rate * outage_s)
+    rows: dict[str, list[float]] = {}
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open_servers(Path(name), arguments.kafka) as servers,
+    ):
+        for _ in range(arguments.repeats):
+            for row, seconds in catch_up(servers, Path(name), requests, updates).items():
+                rows.setdefault(row, []).append(seconds)
+    what = f"{requests:,} train-requested and {updates:,} answers-updated; {servers.broker}"
+    title = f"Seconds until all is dealt with after {arguments.minutes:g} min ({what})"
+    show(title, rows, as_json=arguments.json)
+    part = {"both": [seconds / outage_s for seconds in rows["both"]]}
+    show("As a part of the outage (target 0.1)", part, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""From the ledger's outbox to the broker and marked: events a second of the real relay.
+
+    python -m bench.relay [--repeats 3] [--jobs 3000] [--per-job 3] [--kafka embedded] [--json]
+
+The outbox holds jobs with waiting events, as after an outage of Kafka: `--per-job 3` is what an
+ended job has (queued, succeeded, model-ready), `--per-job 1` a queue that was just accepted. The
+real outbox, relay and publisher empty it, in turns with a bare loop: the same records by
+`produce` and `flush`, then one `update_one` a job in `bulk_write`s of 1,000. "Without a store"
+is the relay over documents that are in memory already: what the relay itself can do. The last
+rows are the store alone. Events a second, but where the row says updates. On a machine that is
+shared, the row by processor time (all threads of the process) is the one that stays the same.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from confluent_kafka import Producer
+from pymongo import UpdateOne
+
+from bench.ledger import request
+from bench.servers import PARTITIONS, add_options, open_servers, settings_for
+from bench.table import show
+from config.metrics import Metrics
+from config.settings import Settings
+from consumers.app import SOURCE, utc_now
+from consumers.topics import apply_topics
+from pipeline.ledger import Ledger
+from pipeline.outbox import Announcer, Outbox, Waiting
+from pipeline.store import JOBS, Document, Store, ensure_indexes, open_client
+from pipeline.turn import Turn
+from producers.events import Events
+from producers.publisher import KafkaPublisher, Publication
+from producers.relay import Relay
+from schemas.documents import Job
+from schemas.events import ModelReady
+from schemas.topics import MODEL_READY, TRAIN_PROGRESS
+
+BARE_BATCH = 1000
+RELAY, WEIGHTLESS, BARE = "the relay", "the relay without a store", "bare loop"
+OWN = "the same, a second of its own processor time"
+BARE_SEND, BARE_MARK = "bare loop: produce and flush", "bare loop: updates"
+BARE_READ = "bare loop: find and sort, once"
+
+
+class InMemory(Outbox):
+    """The real outbox over documents that were read beforehand."""
+
+    def __init__(self, store: Store, documents: list[Document]) -> None:
+        super().__init__(store, SOURCE)
+        self._documents = documents
+
+    def waiting(self, limit: int) -> list[Waiting]:
+        """Read the next jobs, as the outbox does once it has them."""
+        batch, self._documents = self._documents[:limit], self._documents[limit:]
+        return [self._waiting(document) for document in batch]
+
+    def mark_published(self, published: list[Waiting]) -> None:
+        """They are out of the list already."""
+
+
+def fill(store: Store, settings: Settings, jobs: int, per_job: int) -> list[Document]:
+    """Store jobs with waiting events and return them."""
+    announcer = Announcer(utc_now, settings.language)
+    ledger = Ledger(store, announcer, lease_s=30)
+    now = utc_now()
+    documents = [ledger._document(request(number), 1, now) for number in range(jobs)]
+    if per_job > 1:
+        documents = [_ended(document, announcer, per_job) for document in documents]
+    for begin in range(0, jobs, BARE_BATCH):
+        store[JOBS].insert_many(documents[begin : begin + BARE_BATCH])
+    return list(store[JOBS].find({}))
+
+
+def _ended(document: Document, announcer: Announcer, per_job: int) -> Document:
+    job = Job.model_validate(document).model_copy(update={"status": "succeeded", "progress": 100})
+    ready = ModelReady(
+        job_id=job.id,
+        elder_id=job.elder_id,
+        model=f"afs_elder_{job.elder_id}",
+        version=1,
+        tag=f"afs_elder_{job.elder_id}:v1",
+        base_model="b",
+        method="lora",
+        dataset_sha256="0" * 64,
+        adapter_sha256="0" * 64,
+        evaluation=None,
+        reused=False,
+        previous_version=None,
+    )
+    later = [announcer.progress(job, sequence=2), announcer.model_ready(ready, sequence=3)]
+    events = [event.model_dump() for event in later[: per_job - 1]]
+    return document | {
+        "status": "succeeded",
+        "sequence": per_job,
+        "outbox": document["outbox"] + events,
+    }
+
+
+def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, float]:
+    """Events a second of the relay, with its turn, and of its process's own processor time."""
+    events = Events(SOURCE, settings.topic, utc_now)
+    turn = Turn(store, "relay", "bench", lease_s=30)
+    turn.take()
+    with KafkaPublisher(settings.kafka, Metrics()) as publisher:
+        publisher.confirm([warm_up(settings)])
+        confirm = partial(publisher.confirm, may_go_on=turn.keep)
+        relay = Relay(outbox, events.stored, confirm, turn.is_held)
+        begun, own, sent = time.perf_counter(), time.process_time(), 0
+        while turn.take() and (batch := relay.run_once()):
+            sent += batch
+        seconds, own = time.perf_counter() - begun, time.process_time() - own
+        return sent / seconds, sent / own
+
+
+def run_bare(settings: Settings, store: Store, documents: list[Document]) -> dict[str, float]:
+    """Seconds of the parts of the bare loop; what it sends is encoded beforehand."""
+    publications = encoded(settings, store, documents)
+    producer = Producer(settings.kafka.producer())
+    first = warm_up(settings)
+    producer.produce(first.topic, key=first.key, value=first.value)
+    assert producer.flush(60) == 0
+    begun = time.perf_counter()
+    for one in publications:
+        producer.produce(one.topic, key=one.key, value=one.value, headers=list(one.headers))
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    sent = time.perf_counter()
+    store[JOBS].find({"has_pending": True}).sort("pending_since", 1).to_list()
+    read = time.perf_counter()
+    done = {"$set": {"has_pending": False, "outbox": [], "latest": None}}
+    for begin in range(0, len(documents), BARE_BATCH):
+        ids = [d["_id"] for d in documents[begin : begin + BARE_BATCH]]
+        store[JOBS].bulk_write([UpdateOne({"_id": i}, done) for i in ids])
+    return {
+        BARE_SEND: sent - begun,
+        BARE_READ: read - sent,
+        BARE_MARK: time.perf_counter() - read,
+    }
+
+
+def warm_up(settings: Settings) -> Publication:
+    """A record that comes first, so that the producer knows the broker."""
+    topic = settings.topic(TRAIN_PROGRESS.name)
+    return Publication(topic=topic, key=b"x", value=b"{}", headers=())
+
+
+def encoded(settings: Settings, store: Store, documents: list[Document]) -> list[Publication]:
+    """The records that tell of these jobs."""
+    events = Events(SOURCE, settings.topic, utc_now)
+    waiting = InMemory(store, documents).waiting(len(documents))
+    return [events.stored(event) for job in waiting for event in job.events]
+
+
+def measure_one(way: str, settings: Settings, jobs: int, per_job: int) -> dict[str, float]:
+    """Fill a database of its own and empty its outbox one way."""
+    name = f"b{uuid4().hex[:8]}"
+    client = open_client(settings.mongodb)
+    store = client[name]
+    ensure_indexes(store, 1)
+    documents = fill(store, settings, jobs, per_job)
+    try:
+        if way == BARE:
+            seconds = run_bare(settings, store, documents)
+            events = jobs * per_job
+            rates = {part: events / seconds[part] for part in (BARE_SEND, BARE_READ)}
+            rates[BARE_MARK] = jobs / seconds[BARE_MARK]
+            return {BARE: events / sum(seconds.values())} | rates
+        if way == WEIGHTLESS:
+            rate, own_rate = run_relay(settings, store, InMemory(store, documents))
+            return {way: rate, OWN: own_rate}
+        rate, _ = run_relay(settings, store, Outbox(store, SOURCE))
+        assert store[JOBS].count_documents({"has_pending": True}) == 0, "not all were marked"
+        return {way: rate}
+    finally:
+        client.drop_database(name)
+        client.close()
+
+
+def measure(settings: Settings, arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Rates, in turns, each way first every other time."""
+    samples: dict[str, list[float]] = {}
+    ways: Sequence[str] = (RELAY, WEIGHTLESS, BARE)
+    for number in range(arguments.repeats):
+        for way in ways if number % 2 == 0 else reversed(ways):
+            for row, rate in measure_one(way, settings, arguments.jobs, arguments.per_job).items():
+                samples.setdefault(row, []).append(rate)
+    return samples
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser, repeats=3)
+    parser.add_argument("--jobs", type=int, default=3000)
+    parser.add_argument("--per-job", type=int, choices=(1, 2, 3), default=3)
+    arguments = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as name,
+        open_servers(Path(name), arguments.kafka) as servers,
+    ):
+        settings = settings_for(servers, Path(name))
+        apply_topics(settings, PARTITIONS, [TRAIN_PROGRESS, MODEL_READY])
+        samples = measure(settings, arguments)
+        events = arguments.jobs * arguments.per_job
+        title = f"Events a second ({arguments.jobs:,} jobs, {events:,} events; {servers.broker})"
+        show(title, samples, as_json=arguments.json)
+        ratio = [b / r for b, r in zip(samples[BARE], samples[RELAY], strict=True)]
+        show("How many times slower than the bare loop", {"": ratio}, as_json=arguments.json)
+
+
+if __name__ == "__main__":
+    main()

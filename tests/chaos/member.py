@@ -1,0 +1,89 @@
+"""A member of the groups: a `modelserver run` in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+_MOST_RESTARTS = 1000
+_LAST_WORDS = 8
+
+
+class Member:
+    """A `modelserver run` in a process of its own, started again whenever it ends."""
+
+    def __init__(self, name: str, environment: dict[str, str], log: Path, asleep_s: float) -> None:
+        """`asleep_s` is how long it may be stopped before it is woken."""
+        self._name = name
+        self._environment = environment
+        self._log = log
+        self._asleep_s = asleep_s
+        self.restarts = -1
+        self._asleep_since: float | None = None
+        self._wanted = True
+        self._start()
+
+    def _start(self) -> None:
+        self.restarts += 1
+        path = self._log / f"{self._name}-{self.restarts}.log"
+        with path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.service", "run"],
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The process id of its present life."""
+        return self._process.pid
+
+    def last_words(self) -> list[str]:
+        """Give the end of what its present life, or its last, has logged."""
+        path = self._log / f"{self._name}-{self.restarts}.log"
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
+
+    def watch(self) -> None:
+        """Start it again when it is dead, and wake it when it has slept long enough."""
+        if self._process.poll() is not None:
+            if self._wanted and self.restarts < _MOST_RESTARTS:
+                self._start()
+            return
+        try:
+            asleep = psutil.Process(self._process.pid).status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return
+        now = time.monotonic()
+        if not asleep:
+            self._asleep_since = None
+        elif self._asleep_since is None:
+            self._asleep_since = now
+        elif now - self._asleep_since > self._asleep_s:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+    def was_given(self, role: str) -> bool:
+        """Say whether its present life was assigned partitions of a role, by its log."""
+        path = self._log / f"{self._name}-{self.restarts}.log"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = (json.loads(li) for li in lines if '"consumer.assigned"' in li and li[-1] == "}")
+        return any(line["role"] == role and line["partitions"] > 0 for line in told)
+
+    def leave(self, *, hard: bool = False) -> None:
+        """Ask it to leave, and insist after a while; or kill it."""
+        self._wanted = False
+        ways = ((signal.SIGTERM, 40.0), (signal.SIGKILL, 10.0))
+        for number, limit_s in ways[1:] if hard else ways:
+            if self._process.poll() is None:
+                os.kill(self._process.pid, signal.SIGCONT)
+                os.kill(self._process.pid, number)
+                try:
+                    self._process.wait(limit_s)
+                except subprocess.TimeoutExpired:
+                    continue
