@@ -52,7 +52,11 @@ log = structlog.get_logger(__name__)
 
 
 class ConsumerLoop:
-    """One role's consumer. `limit` is how many records may be under way."""
+    """One role's consumer.
+
+    `limit` is how many records may be under way, `hold` how many more are held back before the
+    partitions are paused.
+    """
 
     def __init__(
         self,
@@ -63,6 +67,7 @@ class ConsumerLoop:
         metrics: Metrics,
         *,
         limit: int,
+        hold: int = _HELD,
         grace_s: float = 20.0,
         wall_clock: Callable[[], float] = time.time,
         make_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
@@ -83,7 +88,7 @@ class ConsumerLoop:
         self._wall_clock = wall_clock
         self._tracker = OffsetTracker()
         self._finished: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
-        self._held = HeldBack(_HELD, _HELD_BYTES)
+        self._held = HeldBack(hold, _HELD_BYTES)
         self._paused = False
         self._next_commit = 0.0
         self._next_lag = 0.0

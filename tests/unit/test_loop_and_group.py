@@ -19,7 +19,7 @@ LIMIT_S = 10.0
 class Member:
     """A loop in a thread of its own, over a fake consumer and an executor worked by hand."""
 
-    def __init__(self, limit: int = 100) -> None:
+    def __init__(self, limit: int = 100, hold: int = 100) -> None:
         self.consumers: list[FakeConsumer] = []
         self.executor = HandExecutor()
         self.metrics = Metrics()
@@ -30,6 +30,7 @@ class Member:
             self.executor,
             self.metrics,
             limit=limit,
+            hold=hold,
             make_consumer=self._make,  # type: ignore[arg-type]
         )
         self._stop = threading.Event()
@@ -171,7 +172,7 @@ def test_commit_that_is_refused_at_once_is_made_again(member: Member) -> None:
 
 @pytest.fixture
 def narrow() -> Iterator[Member]:
-    made = Member(limit=4)
+    made = Member(limit=2, hold=2)
     made.start()
     yield made
     made.stop()
@@ -181,15 +182,28 @@ def test_full_member_pauses_all_that_it_holds_and_goes_on_at_half(narrow: Member
     narrow.consumer.gives(0, 1)
     narrow.consumer.brings(0, 1, 2, 3, 4, 5)
     until(lambda: narrow.consumer.paused == {0, 1})
-    assert narrow.executor.offsets == [1, 2, 3, 4]
-    narrow.executor.deal_with(1)
+    assert narrow.executor.offsets == [1, 2], "two under way, two held back"
     narrow.consumer.gives(2)
     narrow.consumer.brings(2, 50)
-    until(lambda: narrow.executor.offsets == [2, 3, 4, 50])
     until(lambda: narrow.consumer.paused == {0, 1, 2})
-    narrow.executor.deal_with(2, 3)
+    narrow.executor.deal_with(1, 2)
+    until(lambda: narrow.executor.offsets == [3, 4])
+    narrow.executor.deal_with(3, 4)
+    until(lambda: set(narrow.executor.offsets) == {5, 50})
     until(lambda: narrow.consumer.paused == set())
-    until(lambda: narrow.executor.offsets == [4, 50, 5])
+
+
+def test_records_held_back_are_neither_committed_nor_handed_on_once_they_are_taken_away(
+    narrow: Member,
+) -> None:
+    narrow.consumer.gives(0, 1)
+    narrow.consumer.brings(0, 1, 2, 3, 4)
+    until(lambda: narrow.consumer.paused == {0, 1})
+    narrow.consumer.takes(0, first=lambda: narrow.executor.deal_with(1, 2))
+    until(lambda: narrow.rebalances("revoked"))
+    assert committed(narrow) == {0: 3}
+    narrow.consumer.brings(1, 9)
+    until(lambda: narrow.executor.offsets == [9])
 
 
 def test_records_that_are_taken_away_no_longer_hold_up_the_others(narrow: Member) -> None:
