@@ -133,7 +133,11 @@ class Ledger:
         return 0
 
     def _is_known(self, request: NewJob) -> bool:
-        key = {"request_source": request.request_source, "request_id": request.request_id}
+        key = {
+            "request_source": request.request_source,
+            "request_id": request.request_id,
+            "elder_id": request.elder_id,
+        }
         return self._jobs.find_one(key, {"_id": 1}) is not None
 
     def _document(self, request: NewJob, attempt: int, now: datetime) -> Document:

@@ -42,6 +42,8 @@ _TLS_FAILS = (
 )
 # Before any date that is stored: what is later is a date, and not null.
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
+# It knew no elders, and would refuse what the one in its place lets in.
+_FORMER_INDEX = "one_job_a_request"
 # IndexOptionsConflict, IndexKeySpecsConflict.
 _INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
@@ -114,11 +116,18 @@ def _is_unconfirmed(error: OperationFailure) -> bool:
 def ensure_indexes(store: Store, dedup_hours: int) -> None:
     """Create the indexes of the collections that ModelServer owns; safe to repeat."""
     with store_errors():
+        if _FORMER_INDEX in store[JOBS].index_information():
+            store[JOBS].drop_index(_FORMER_INDEX)
         store[JOBS].create_indexes(
             [
+                # The elder too: a sender that numbers anew must not silence another elder's event.
                 IndexModel(
-                    [("request_source", ASCENDING), ("request_id", ASCENDING)],
-                    name="one_job_a_request",
+                    [
+                        ("request_source", ASCENDING),
+                        ("request_id", ASCENDING),
+                        ("elder_id", ASCENDING),
+                    ],
+                    name="one_job_a_request_and_elder",
                     unique=True,
                 ),
                 # The database itself keeps two workers from one elder.

@@ -110,7 +110,8 @@ class Witness:
             self._check_step(before, after)
         self._check_events(before, after)
         self.jobs[after["_id"]] = after
-        requests = {(j["request_source"], j["request_id"]) for j in self.jobs.values()}
+        names = ("request_source", "request_id", "elder_id")
+        requests = {tuple(j[name] for name in names) for j in self.jobs.values()}
         assert len(requests) == len(self.jobs), "a request has two jobs"
 
     def _check_holder(self, before: Document | None) -> None:

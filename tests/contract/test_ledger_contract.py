@@ -81,6 +81,18 @@ def request(
     )
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_request_of_another_elder_under_a_known_id_is_a_job_of_its_own(
+    ledger: Ledger, together: bool
+) -> None:
+    """A sender that numbers anew after a restart: the second elder was never trained."""
+    first, second = request(1, "LXM"), request(1, "WEI")
+    batches = [[first, second]] if together else [[first], [second]]
+    assert sum(ledger.accept(batch) for batch in batches) == 2
+    assert ledger.accept([second, first]) == 0, "both come again: redelivery changes nothing"
+    assert [len(ledger.jobs(elder_id=e)) for e in ("LXM", "WEI")] == [1, 1]
+
+
 def claimed(ledger: Ledger, owner: str = "a") -> Lease:
     """Claim what must be there."""
     lease = ledger.claim(owner)
