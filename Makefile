@@ -74,9 +74,9 @@ bench: setup ## Paired benchmarks (minutes)
 	$(BIN)/python -m bench.chat
 	$(BIN)/python -m bench.training
 
-# On Apache Kafka where Java and Maven are there, else on the embedded broker. On two cores: the
-# ledger 2 minutes, the relay 2, recovery 4, the outage of an hour 8.
-bench-ledger: setup ## The ledger, the relay, recovery and an outage of MongoDB (a quarter of an hour)
+# On Apache Kafka where Java and Maven are there, else on the embedded broker. On two
+# shared cores: the ledger 5 minutes, the relay 2, recovery 5 to 10, the outage of an hour 6.
+bench-ledger: setup ## The ledger, the relay, recovery and an outage of MongoDB (half an hour)
 	$(BIN)/python -m bench.ledger
 	$(BIN)/python -m bench.relay
 	$(BIN)/python -m bench.recovery

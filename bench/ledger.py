@@ -202,7 +202,7 @@ def measure_one(way: str, settings: Settings, count: int) -> tuple[float, float]
     if way != ALONE:
         assert store[JOBS].count_documents({}) == count, "not every record is a job"
     offsets = Offsets(own, "training", TRAIN_REQUESTED.name)
-    assert offsets.left() == 0, "not every offset is committed"
+    assert offsets.committed() == count, "not every offset is committed"
     offsets.close()
     client.drop_database(name)
     client.close()

@@ -56,7 +56,8 @@ def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dic
         send_answers(settings, updates, ELDERS)
         _wait_until_patient(metrics)
         proxy.set_mode("pass")
-        seconds = _time_until_committed(offsets)
+        sent: dict[RoleName, int] = {"training": requests, "answers": updates}
+        seconds = _time_until_committed(offsets, sent)
         _look_over(servers, settings, metrics, requests, updates)
         return seconds
 
@@ -95,12 +96,14 @@ def _wait_until_patient(metrics: Metrics) -> None:
             return
 
 
-def _time_until_committed(offsets: dict[RoleName, Offsets]) -> dict[str, float]:
+def _time_until_committed(
+    offsets: dict[RoleName, Offsets], sent: dict[RoleName, int]
+) -> dict[str, float]:
     begun = time.monotonic()
     seconds: dict[str, float] = {}
     for _ in every(LOOK_S, LIMIT_S, "all is dealt with"):
         for role, one in offsets.items():
-            if role not in seconds and one.left() == 0:
+            if role not in seconds and one.committed() == sent[role]:
                 seconds[role] = time.monotonic() - begun
         if len(seconds) == len(offsets):
             break

@@ -5,7 +5,8 @@
 Two real processes, `modelserver run training`, with a tiny base model (tests/chaos). One trains;
 it is killed at a random moment, and the other waits. The time runs from the kill until the
 ledger shows the job claimed again (its fence grew). `poll_s` is the default (1 s): a worker
-that waits looks for work that often. Takes about half a minute a repeat.
+that waits looks for work that often. Takes half a minute a repeat, or
+two where a worker is slow to start.
 """
 
 import argparse
