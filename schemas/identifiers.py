@@ -77,7 +77,11 @@ def is_passing(tag: str) -> bool:
     return read_candidate(tag) is not None or handed_over(tag) is not None
 
 
-def job_id_for(elder_id: str, unix_seconds: int, attempt: int = 1) -> str:
-    """Build `<elder_id>_<unix seconds>`, with `_2`, `_3` … when the name is taken."""
-    suffix = "" if attempt == 1 else f"_{attempt}"
-    return f"{elder_id}_{unix_seconds}{suffix}"
+def job_id_for(elder_id: str, unix_seconds: int) -> str:
+    """Build `<elder_id>_<unix seconds>`."""
+    return f"{elder_id}_{unix_seconds}"
+
+
+def numbered(job_id: str, number: int) -> str:
+    """Build the name of the next job when one is taken: `_2`, `_3` … after it."""
+    return job_id if number == 1 else f"{job_id}_{number}"

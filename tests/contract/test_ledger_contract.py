@@ -21,6 +21,7 @@ from schemas.documents import Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
 from schemas.events import ErrorBody
+from schemas.identifiers import numbered
 from tests.fakes import make_ready
 from tests.false_clock import FalseClock
 
@@ -91,6 +92,22 @@ def test_request_of_another_elder_under_a_known_id_is_a_job_of_its_own(
     assert sum(ledger.accept(batch) for batch in batches) == 2
     assert ledger.accept([second, first]) == 0, "both come again: redelivery changes nothing"
     assert [len(ledger.jobs(elder_id=e)) for e in ("LXM", "WEI")] == [1, 1]
+
+
+@pytest.mark.parametrize("batches", [[300], [50] * 6])
+def test_many_requests_of_one_second_are_numbered_in_their_order(
+    ledger: Ledger, batches: list[int]
+) -> None:
+    """Name after name was tried for each: ten thousand of them never came to an end."""
+    requests = [request(number) for number in range(1, sum(batches) + 1)]
+    rest = requests
+    for size in batches:
+        assert ledger.accept(rest[:size]) == size
+        rest = rest[size:]
+    assert ledger.accept(requests[-20:]) == 0
+    jobs = ledger.jobs(limit=1000)
+    ids = [job.id for job in sorted(jobs, key=lambda job: int(job.request_id.split("-")[1]))]
+    assert ids == [numbered(ids[0], number) for number in range(1, len(requests) + 1)]
 
 
 def claimed(ledger: Ledger, owner: str = "a") -> Lease:

@@ -17,6 +17,7 @@ from schemas.identifiers import (
     is_passing,
     job_id_for,
     model_tag,
+    numbered,
 )
 
 ELDER_ID: TypeAdapter[str] = TypeAdapter(ElderId)
@@ -88,7 +89,8 @@ def test_job_id_of_the_senders_choice_leaves_room_for_a_suffix() -> None:
 
 def test_names_are_built_as_documented() -> None:
     assert job_id_for("LXM19580312M", 1734512345) == "LXM19580312M_1734512345"
-    assert job_id_for("LXM19580312M", 1734512345, 2) == "LXM19580312M_1734512345_2"
+    assert numbered("LXM19580312M_1734512345", 1) == "LXM19580312M_1734512345"
+    assert numbered("LXM19580312M_1734512345", 2) == "LXM19580312M_1734512345_2"
     assert model_tag("LXM", 3) == "afs_elder_LXM:v3"
     assert current_tag("LXM") == "afs_elder_LXM:latest"
     assert candidate_tag("LXM", 3, 7) != candidate_tag("LXM", 3, 8)
