@@ -8,7 +8,7 @@ state and the events that tell of it are one update, so neither stands without t
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import dropwhile
 from typing import Any
 
@@ -27,9 +27,6 @@ from schemas.identifiers import job_id_for, numbered
 
 _DUPLICATE_KEY = 11000
 _TRIED_ONE_BY_ONE = 8
-# SecantusDB never finds a date smaller than $$NOW; as numbers both stores compare alike.
-_LEASE_EXPIRED = {"$lt": [{"$toLong": "$lease_until"}, {"$toLong": "$$NOW"}]}
-_DUE = {"$lte": [{"$toLong": "$not_before"}, {"$toLong": "$$NOW"}]}  # null is less
 
 
 # Of each name the number under which its next job is stored.
@@ -203,7 +200,7 @@ class Ledger:
     def _server_time(self) -> datetime:
         hello: Document = self._store.command("hello")
         now: datetime = hello["localTime"]
-        return now
+        return now.replace(tzinfo=UTC)  # Commands are answered without a time zone.
 
     # Claiming -------------------------------------------------------------------------------
 
@@ -212,16 +209,20 @@ class Ledger:
         with store_errors():
             now = self._server_time()
             seen = self._lost(now) or self._queue.next(now)
-            return None if seen is None else self._take(seen, owner)
+            return None if seen is None else self._take(seen, owner, now)
 
     def _lost(self, now: datetime) -> Document | None:
         return self._jobs.find_one({"status": "running", "lease_until": {"$lt": now}})
 
-    def _take(self, seen: Document, owner: str) -> Lease | None:
+    def _take(self, seen: Document, owner: str, now: datetime) -> Lease | None:
         fence = seen["fence"] + 1
         condition: Document = {"_id": seen["_id"], "fence": seen["fence"], "status": seen["status"]}
-        # What we saw may have been released since we looked for those that back off.
-        condition["$expr"] = _LEASE_EXPIRED if seen["status"] == "running" else _DUE
+        # By the server's clock of a moment ago, not by `$expr` and `$$NOW`: with these SecantusDB
+        # goes through the whole collection.
+        if seen["status"] == "running":
+            condition["lease_until"] = {"$lt": now}  # It may have been renewed since.
+        elif seen["not_before"] is not None and seen["not_before"] > now:
+            return None  # Released after we had looked for those that back off.
         fields: Document = {
             "status": "running",
             "fence": fence,

@@ -69,7 +69,7 @@ def test_request_whose_name_is_taken_is_not_overtaken_within_its_batch(
     """The reader crashes before it has found another name, and reads the batch again."""
     ledger.accept([new_request(1, "LXM", job_id="mine")])
     batch = [new_request(2, "LXM", job_id="mine"), new_request(3, "LXM")]
-    once(store, 1, "insert_one", crash)
+    once(store, 2, "insert_many", crash)
     with pytest.raises(Crash):
         ledger.accept(batch)
     assert order_of_claims(store, ledger) == ["event-1"]
