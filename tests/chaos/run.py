@@ -264,6 +264,7 @@ class Session:
             "MODELSERVER_OPS__PORT": "0",
             "MODELSERVER_LOG__FILE": "false",
             "OMP_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",  # As in the image.
             VARIABLE: str(self._plan),
         }
         return {**os.environ, **settings}
