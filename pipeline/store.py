@@ -44,6 +44,8 @@ _TLS_FAILS = (
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 # It knew no elders, and would refuse what the one in its place lets in.
 _FORMER_INDEX = "one_job_a_request"
+# NamespaceNotFound, IndexNotFound.
+_NOT_THERE = frozenset({26, 27})
 # IndexOptionsConflict, IndexKeySpecsConflict.
 _INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
@@ -116,8 +118,7 @@ def _is_unconfirmed(error: OperationFailure) -> bool:
 def ensure_indexes(store: Store, dedup_hours: int) -> None:
     """Create the indexes of the collections that ModelServer owns; safe to repeat."""
     with store_errors():
-        if _FORMER_INDEX in store[JOBS].index_information():
-            store[JOBS].drop_index(_FORMER_INDEX)
+        _drop_former_index(store)
         store[JOBS].create_indexes(
             [
                 # The elder too: a sender that numbers anew must not silence another elder's event.
@@ -176,6 +177,14 @@ def ensure_indexes(store: Store, dedup_hours: int) -> None:
             [IndexModel([("folded_id", ASCENDING)], name="one_elder_a_name", unique=True)]
         )
         _ensure_expiry(store, dedup_hours * 3600)
+
+
+def _drop_former_index(store: Store) -> None:
+    try:
+        store[JOBS].drop_index(_FORMER_INDEX)
+    except OperationFailure as error:
+        if error.code not in _NOT_THERE:
+            raise
 
 
 def _ensure_expiry(store: Store, seconds: int) -> None:

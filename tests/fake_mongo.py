@@ -45,6 +45,7 @@ from tests.false_clock import FalseClock
 
 _AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
 _DUPLICATE_KEY = 11000
+_INDEX_NOT_FOUND = 27
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_FIELDS = {"name", "key", "unique", "partialFilterExpression", "expireAfterSeconds"}
 # How BSON orders values of different types.
@@ -279,7 +280,9 @@ class FakeCollection:
         return [index.document["name"] for index in indexes]
 
     def drop_index(self, name: str) -> None:
-        """Forget an index."""
+        """Forget an index; raises OperationFailure where there is none."""
+        if name not in self._indexes:
+            raise OperationFailure("index not found", _INDEX_NOT_FOUND)
         del self._indexes[name]
         self._keys.pop(name, None)
 

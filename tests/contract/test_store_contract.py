@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo import ASCENDING, IndexModel, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
-from pipeline.store import JOBS, Document, Store
+from pipeline.store import JOBS, Document, Store, ensure_indexes
 from tests.fake_mongo import FakeStore
 from tests.fake_mongo_language import NotInTheFake
 from tests.false_clock import FalseClock
@@ -161,3 +161,23 @@ def test_fake_refuses_what_it_does_not_know(condition: Document) -> None:
     jobs.insert_one(job(1, at=LONG_AGO, list=[1]))
     with pytest.raises(NotInTheFake):
         jobs.find_one(condition)
+
+
+def test_index_of_an_earlier_release_gives_way(store: Store) -> None:
+    """It refused another elder's request under a known id."""
+    former = IndexModel(
+        [("request_source", ASCENDING), ("request_id", ASCENDING)],
+        name="one_job_a_request",
+        unique=True,
+    )
+    store[JOBS].create_indexes([former])
+    ensure_indexes(store, dedup_hours=1)
+    ensure_indexes(store, dedup_hours=1)
+    assert "one_job_a_request" not in store[JOBS].index_information()
+    store[JOBS].insert_many([job(1, "E"), job(1, "F", _id="j2")], ordered=True)
+
+
+def test_index_that_is_not_there_cannot_be_dropped(store: Store) -> None:
+    with pytest.raises(OperationFailure) as failure:
+        store[JOBS].drop_index("nobody's")
+    assert failure.value.code == 27
