@@ -38,6 +38,7 @@ SESSION_TIMEOUT_S = 6.0
 OLLAMA_TIMEOUT_S = 4.0
 PARTITIONS = 6
 LIMIT_S = 150.0
+AGAIN_S = 40.0
 _WATCH_S = 0.05
 # Past the job's lease, past the relay's turn (5 s), and no member of the group any more.
 _ASLEEP_S = SESSION_TIMEOUT_S + 2.0
@@ -134,12 +135,12 @@ class Session:
         if fault.during == "training":
             nuisance.start()
         self._upstream.requests(elders, operations, chance)
-        settled = self._wait(lambda: is_settled(case))
+        settled = self._wait(fault, lambda: is_settled(case))
         if fault.during == "chat":
             nuisance.start()
         self._upstream.chats(elders, operations, go_on=nuisance.is_alive)
         nuisance.join()
-        settled = self._wait(lambda: is_settled(case)) and settled
+        settled = self._wait(fault, lambda: is_settled(case)) and settled
         verdict = check(case, settled=settled)
         self._cases.append(case)
         return RunResult(
@@ -184,8 +185,9 @@ class Session:
             for member in self._members:
                 member.watch()
 
-    def _wait(self, is_so: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + LIMIT_S
+    def _wait(self, fault: Fault, is_so: Callable[[], bool]) -> bool:
+        # A fault may cost time, and nothing else: each death that of a new start.
+        deadline = time.monotonic() + LIMIT_S + fault.times * AGAIN_S
         while not is_so():
             if time.monotonic() > deadline:
                 return False
