@@ -268,7 +268,7 @@ def _around_kafka(injector: Injector) -> None:
     def refusing(loop: Any) -> RefusingConsumer:
         return RefusingConsumer(make(loop), injector, loop._on_commit)
 
-    ConsumerLoop._make = refusing  # type: ignore[method-assign]
+    ConsumerLoop._make = refusing  # type: ignore[assignment, method-assign]
     publish = KafkaPublisher.publish
 
     def publishing(self: Any, publication: Any) -> "Future[None]":
