@@ -45,6 +45,11 @@ class EmbeddedServerFailed(RetryError):
     code: ClassVar[str] = "embedded_server_failed"
 
 
+def dying_with_parent(argv: Sequence[str]) -> list[str]:
+    """Give the command that becomes `argv`, and is killed when the thread that started it ends."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(getpid()), *argv]
+
+
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that nothing listens on at this moment."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -188,10 +193,9 @@ class ServerProcess:
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         _set_aside(self.log_path)
-        launcher = (sys.executable, "-I", "-S", "-c", _LAUNCHER, str(getpid()))
         with self.log_path.open("wb") as log:
             return subprocess.Popen(
-                (*launcher, *self._argv),
+                dying_with_parent(self._argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 
+from consumers.embedded.process import dying_with_parent
+
 _MOST_RESTARTS = 1000
 _LAST_WORDS = 8
 
@@ -33,7 +35,7 @@ class Member:
         path = self._log / f"{self._name}-{self.restarts}.log"
         with path.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.chaos.service", "run"],
+                dying_with_parent((sys.executable, "-m", "tests.chaos.service", "run")),
                 env=self._environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
