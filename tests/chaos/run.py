@@ -59,6 +59,28 @@ class RunResult(Frozen):
     last_words: tuple[str, ...] = ()
 
 
+class Nuisance(threading.Thread):
+    """Does a fault around the service; one that could not be done is no run."""
+
+    def __init__(self, disturb: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._disturb = disturb
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do it, and keep what went wrong."""
+        try:
+            self._disturb()
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Wait for the end; raises what went wrong."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
 class Session:
     """Two members and their topics, database and proxies, while the context is open."""
 
@@ -131,7 +153,7 @@ class Session:
         store_answers(self._store, elders)
         operations: list[Operation] = []
         case = Case(self._evidence, elders, operations)
-        nuisance = threading.Thread(target=self._disturb, args=(fault, chance, fuses))
+        nuisance = Nuisance(lambda: self._disturb(fault, chance, fuses))
         if fault.during == "training":
             nuisance.start()
         self._upstream.requests(elders, operations, chance)
@@ -139,7 +161,7 @@ class Session:
         if fault.during == "chat":
             nuisance.start()
         self._upstream.chats(elders, operations, go_on=nuisance.is_alive)
-        nuisance.join()
+        nuisance.finish()
         settled = self._wait(fault, lambda: is_settled(case)) and settled
         verdict = check(case, settled=settled)
         self._cases.append(case)

@@ -1,5 +1,6 @@
 """The servers of a campaign: started once, for all its runs."""
 
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +28,7 @@ class World:
         self.kafka = kafka
         self.cluster: ApacheKafka | None = None
         self._stack = ExitStack()
+        self._bouncing = threading.Lock()
 
     def __enter__(self) -> Self:
         try:
@@ -76,10 +78,11 @@ class World:
                     raise
 
     def bounce(self, node: int, *, hard: bool, away_s: float) -> None:
-        """Stop a broker and start it again on its data."""
+        """Stop a broker and start it again on its data; one at a time, or nobody could be heard."""
         assert self.cluster is not None
         broker = self.cluster.brokers[node - 1]
-        broker.stop(hard=hard)
-        time.sleep(away_s)
-        broker.start()
-        broker.wait_until_ready()
+        with self._bouncing:
+            broker.stop(hard=hard)
+            time.sleep(away_s)
+            broker.start()
+            broker.wait_until_ready()
