@@ -182,9 +182,9 @@ class Wire:
         self._consumer.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def make_wire(stack: StackAddresses) -> Iterator[Callable[[], Wire]]:
-    """Makes plain clients and hangs them up at the end."""
+    """Makes plain clients and hangs them up at the module's end: each goes on fetching till then."""
     made: list[Wire] = []
 
     def make() -> Wire:
