@@ -184,7 +184,7 @@ class Wire:
 
 @pytest.fixture(scope="module")
 def make_wire(stack: StackAddresses) -> Iterator[Callable[[], Wire]]:
-    """Makes plain clients and hangs them up at the module's end: each goes on fetching till then."""
+    """Makes plain clients and hangs them up at the module's end; each fetches till then."""
     made: list[Wire] = []
 
     def make() -> Wire:
