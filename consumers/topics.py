@@ -1,5 +1,6 @@
 """Bringing the topic catalogue to a broker; safe to repeat."""
 
+import time
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import KafkaError, KafkaException
@@ -12,6 +13,8 @@ from schemas.errors import KafkaRefused
 from schemas.topics import DEAD_LETTER_SUFFIX, Topic, all_topics
 
 _LIMIT_S = 30.0
+_SEEN_LIMIT_S = 10.0
+_SEEN_CHECK_S = 0.05
 _FORBIDDEN = frozenset(
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 )
@@ -42,12 +45,23 @@ def apply_topics(
     }
     missing = {name: topic for name, topic in wanted.items() if name not in there}
     created = _create(admin, missing, settings.kafka.replication_factor, numbers)
+    _await(admin, {applied.topic for applied in created})
     known = [
         Applied(topic=name, outcome=_compare(there[name], numbers[name]))
         for name in wanted
         if name not in missing
     ]
     return sorted(created + known, key=lambda applied: applied.topic)
+
+
+def _await(admin: KafkaAdmin, created: set[str]) -> None:
+    """Wait until the broker tells of new topics; it may say "created" a moment before that.
+
+    Who never sees them goes on all the same: a right to create need not be one to see.
+    """
+    deadline = time.monotonic() + _SEEN_LIMIT_S
+    while created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
+        time.sleep(_SEEN_CHECK_S)
 
 
 def narrow_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
