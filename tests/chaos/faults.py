@@ -75,8 +75,8 @@ _POINTS_OF_DEATH: dict[str, int] = {
     "after the reply is stored": 3,
     "after the reply": 3,
     "after the dead letter": 2,
-    "before the rollback": 2,
-    "after the rollback": 2,
+    "before the rollback": 1,
+    "after the rollback": 1,
     "after the command": 3,
 }
 _POINTS_OF_OFTEN = ("after the claim", "in mid-training", "before the end")
@@ -131,7 +131,12 @@ FAULTS: tuple[Fault, ...] = (
         for point in _POINTS_OF_SLEEP
     ),
     *(
-        Fault(name=f"SIGTERM {point}", point=point, action="term", up_to=2)
+        Fault(
+            name=f"SIGTERM {point}",
+            point=point,
+            action="term",
+            up_to=min(2, _POINTS_OF_DEATH.get(point, 2)),
+        )
         for point in _POINTS_OF_TERM
     ),
     Fault(
