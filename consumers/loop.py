@@ -235,9 +235,7 @@ class ConsumerLoop:
 
         No ticket counts any more: somebody else may have the partitions already.
         """
-        self._held.drop(set(self._tracker.held))
-        self._tracker.revoke(self._tracker.held)
-        self.assigned = False
+        self._forget(set(self._tracker.held))
         lived_s = time.monotonic() - self._made_at
         self._deaths = 1 if lived_s > _LONG_LIFE_S else self._deaths + 1
         wait_s = backoff_s(self._deaths)
@@ -263,20 +261,21 @@ class ConsumerLoop:
         self._settle()
         gone = {(p.topic, p.partition) for p in partitions}
         self._commit(asynchronous=False, only=gone)
-        self._tracker.revoke(list(gone))
-        self._held.drop(gone)
-        self.assigned = bool(self._tracker.held)
+        self._forget(gone)
         self._metrics.rebalances.labels(self._role, "revoked").inc()
         log.info("consumer.revoked", role=self._role, partitions=len(partitions))
 
     def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Someone else has them already: nothing may be committed.
-        gone = {(p.topic, p.partition) for p in partitions}
+        self._forget({(p.topic, p.partition) for p in partitions})
+        self._metrics.rebalances.labels(self._role, "lost").inc()
+        log.warning("consumer.lost", role=self._role, partitions=len(partitions))
+
+    def _forget(self, gone: set[Partition]) -> None:
+        """Void the tickets of partitions that are no longer held, and what waits of them."""
         self._tracker.revoke(list(gone))
         self._held.drop(gone)
         self.assigned = bool(self._tracker.held)
-        self._metrics.rebalances.labels(self._role, "lost").inc()
-        log.warning("consumer.lost", role=self._role, partitions=len(partitions))
 
     def _touch(self) -> None:
         self.last_poll = self._wall_clock()

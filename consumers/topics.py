@@ -60,7 +60,8 @@ def _await(admin: KafkaAdmin, created: set[str]) -> None:
     Who never sees them goes on all the same: a right to create need not be one to see.
     """
     deadline = time.monotonic() + _SEEN_LIMIT_S
-    while created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
+    # Nothing new is nothing to ask for: this runs at every start.
+    while created and created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
         time.sleep(_SEEN_CHECK_S)
 
 
