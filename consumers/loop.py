@@ -251,11 +251,12 @@ class ConsumerLoop:
 
     def _assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._tracker.assign([(p.topic, p.partition) for p in partitions])
-        self.assigned = True
-        if partitions:
-            self.refused = None
         self._metrics.rebalances.labels(self._role, "assigned").inc()
         log.info("consumer.assigned", role=self._role, partitions=len(partitions))
+        if partitions:
+            self.refused = None
+        # Last: who sees that the role is ready finds its count and its log line there.
+        self.assigned = True
 
     def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._settle()

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Frozen
+from schemas.errors import InternalError
 from schemas.identifiers import current_tag, is_passing, model_name, model_tag
 from schemas.record import Record
 from tests.chaos.evidence import Case
@@ -199,6 +200,11 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
             tag = model_tag(job["elder_id"], job["version"])
             if tag not in digests or not case.evidence.answers(tag):
                 yield f"{tag} does not answer"
+    for topic in _REPLIES.values():
+        for record in case.records(topic):
+            if (_data(record).get("error") or {}).get("code") == InternalError.code:
+                request = (record.header("kafka_correlationId") or b"").decode()
+                yield f"{request} met an error of ours"
     for model in case.models():
         if model["current"] is not None:
             yield from _unsound(case, model["_id"], model, digests)

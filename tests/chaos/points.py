@@ -76,6 +76,10 @@ class Injector:
         number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
         os.kill(os.getpid(), number[action or ""])
 
+    def at(self, point: str) -> Callable[..., None]:
+        """Return what passes the point, whatever the method it is laid around is called with."""
+        return lambda *a, **k: self.passed(point)
+
 
 def around(
     owner: Any,
@@ -166,13 +170,15 @@ def _around_the_ledger(injector: Injector) -> None:
     from pipeline.outbox import Outbox
     from pipeline.registry import DatasetRegistry
 
-    def point(name: str) -> Callable[..., None]:
-        return lambda *a, **k: injector.passed(name)
-
-    around(Ledger, "accept", point("before the insert"), point("after the insert"))
-    around(Ledger, "finish", point("before the end"), point("after the end"))
-    around(Outbox, "mark_published", point("after the event"), point("after the mark"))
-    around(DatasetRegistry, "record", point("before the data set"), point("after the data set"))
+    around(Ledger, "accept", injector.at("before the insert"), injector.at("after the insert"))
+    around(Ledger, "finish", injector.at("before the end"), injector.at("after the end"))
+    around(Outbox, "mark_published", injector.at("after the event"), injector.at("after the mark"))
+    around(
+        DatasetRegistry,
+        "record",
+        injector.at("before the data set"),
+        injector.at("after the data set"),
+    )
 
 
 def _around_the_models(injector: Injector) -> None:
@@ -216,16 +222,12 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
-    around(OllamaTrainer, "fence_off", lambda *a: injector.passed("after the claim"))
+    around(OllamaTrainer, "fence_off", injector.at("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
-    around(ModelRegistry, "release", after=lambda *a: injector.passed("after the release"))
-    around(
-        ModelRegistry,
-        "select",
-        lambda *a: injector.passed("before the rollback"),
-        lambda *a: injector.passed("after the rollback"),
-    )
-    around(ModelsHandler, "run", after=lambda *a: injector.passed("after the command"))
+    around(ModelRegistry, "release", after=injector.at("after the release"))
+    rollback = injector.at("before the rollback"), injector.at("after the rollback")
+    around(ModelRegistry, "select", *rollback)
+    around(ModelsHandler, "run", after=injector.at("after the command"))
 
 
 def _change_a_bit(path: Path) -> None:
@@ -289,13 +291,10 @@ def _around_chat(injector: Injector) -> None:
     from consumers.chat_outlet import ChatOutlet
     from pipeline.chat_store import ChatStore
 
-    def point(name: str) -> Callable[..., None]:
-        return lambda *a, **k: injector.passed(name)
-
     around_async(
         ChatStore,
         "remember_reply",
-        point("before the reply is stored"),
-        point("after the reply is stored"),
+        injector.at("before the reply is stored"),
+        injector.at("after the reply is stored"),
     )
-    around_async(ChatOutlet, "reply", after=point("after the reply"))
+    around_async(ChatOutlet, "reply", after=injector.at("after the reply"))

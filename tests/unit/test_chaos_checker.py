@@ -239,6 +239,13 @@ def come_late(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.topics["train-progress"].reverse()
 
 
+def err(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "model-replies", f"{RUN}-A-m3/reply")
+    data = {"command": "rollback", "result": None, "error": {"code": "internal_error"}}
+    correlation = ("kafka_correlationId", f"{RUN}-A-m3".encode())
+    evidence.tell("model-replies", elders[0], "x", data, correlation)
+
+
 Plant = Callable[[Planted, tuple[Elder, ...]], object]
 LOST: dict[str, Plant] = {
     "is not in the ledger": lambda e, _: e.ledger.pop(f"{RUN}-A_1"),
@@ -287,6 +294,7 @@ OTHER: dict[str, Plant] = {
     "the adapter of": lambda e, _: e.gguf.update({f"{RUN}-A": set()}),
     "came after": come_late,
     "left in Ollama": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:v2-candidate3": "x"}),
+    "A-m3 met an error of ours": err,
     "uncommitted": lambda e, _: e.left.append("chat-requests/0: 3 of 4"),
 }
 
