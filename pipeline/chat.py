@@ -1,14 +1,16 @@
 """Chat: one question of the family, answered by the elder's current version."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import ollama
 
 from config.settings import ChatSettings, OllamaSettings
+from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore
 from pipeline.cleaning import Cleaner
-from pipeline.memories import Memories, Memory
+from pipeline.memories import Memories, Memory, MemoryCache
 from pipeline.model_host import Completion, Message, ollama_errors, to_completion
 from pipeline.rewording import with_hint
 from schemas.documents import ModelVersion
@@ -17,8 +19,7 @@ from schemas.events import ChatReply, ChatRequest, ChatTurn, Source, Usage
 
 # A token has at least two characters on average in every language served here.
 _CHARACTERS_A_TOKEN = 2
-# An elder's answers are indexed when she is first asked; the oldest index makes room.
-_ELDERS_REMEMBERED = 256
+# An elder's answers are indexed when she is first asked.
 _MOST_MEMORIES = 5000
 # How far the best answer must be ahead of the next to count as what the question is about.
 _STANDS_OUT = 0.1
@@ -42,7 +43,7 @@ class ChatService:
             host=ollama_settings.host, timeout=ollama_settings.timeout_s
         )
         self._monotonic = monotonic
-        self._memories: dict[tuple[str, str], Memories] = {}
+        self._memories = MemoryCache()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -99,16 +100,18 @@ class ChatService:
 
     async def _remember(self, request: ChatRequest, version: ModelVersion) -> Memory | None:
         """Find the answer a question is about, where one stands out."""
-        key = (request.elder_id, version.dataset_sha256)
-        memories = self._memories.get(key)
+        elder_id, dataset = request.elder_id, version.dataset_sha256
+        memories = self._memories.get(elder_id, dataset)
         if memories is None:
-            answers = await self._store.answers(request.elder_id, _MOST_MEMORIES)
-            memories = Memories(Cleaner(self._settings.num_ctx).clean(answers))
-            self._memories[key] = memories
-            if len(self._memories) > _ELDERS_REMEMBERED:
-                self._memories.pop(next(iter(self._memories)))
+            answers = await self._store.answers(elder_id, _MOST_MEMORIES)
+            # Half a second for the longest lives: the others' chats go on meanwhile.
+            memories = await asyncio.to_thread(self._index, answers)
+            self._memories.put(elder_id, dataset, memories)
         found = memories.find(request.message)
         return found if found is not None and found.margin >= _STANDS_OUT else None
+
+    def _index(self, answers: list[Answer]) -> Memories:
+        return Memories(Cleaner(self._settings.num_ctx).clean(answers))
 
     def _messages(self, request: ChatRequest, memory: Memory | None) -> list[Message]:
         """The newest turns that fit the window, then the question; Ollama adds the prompt."""

@@ -2,7 +2,7 @@ import pytest
 
 from consumers.demo.elders import Elder, load_elders
 from pipeline.cleaning import CleanAnswer
-from pipeline.memories import Memories
+from pipeline.memories import Memories, MemoryCache
 
 
 def memories_of(elder: Elder) -> Memories:
@@ -48,3 +48,42 @@ def test_a_tie_has_no_margin() -> None:
     found = Memories(twins).find("boat")
     assert found is not None
     assert found.margin == 0
+
+
+def three_postings() -> Memories:
+    made = Memories([CleanAnswer(answer_id="1", question="Boat?", answer="Red larch.")])
+    assert len(made) == 3
+    return made
+
+
+def test_who_was_not_asked_for_longest_is_forgotten_first() -> None:
+    cache, anna, bert, carl = MemoryCache(most=6), *(three_postings() for _ in range(3))
+    cache.put("anna", "1", anna)
+    cache.put("bert", "1", bert)
+    assert cache.get("anna", "1") is anna
+    cache.put("carl", "1", carl)
+    assert cache.get("bert", "1") is None
+    assert (cache.get("anna", "1"), cache.get("carl", "1")) == (anna, carl)
+
+
+def test_an_index_is_of_one_elder_and_one_data_set() -> None:
+    cache = MemoryCache()
+    cache.put("anna", "1", three_postings())
+    assert cache.get("anna", "2") is None
+    assert cache.get("bert", "1") is None
+
+
+def test_one_larger_than_all_the_room_is_kept_until_the_next() -> None:
+    cache = MemoryCache(most=1)
+    for elder in ("anna", "bert"):
+        cache.put(elder, "1", three_postings())
+    assert cache.get("anna", "1") is None
+    assert cache.get("bert", "1") is not None
+
+
+def test_an_index_put_twice_counts_once() -> None:
+    cache = MemoryCache(most=6)
+    cache.put("anna", "1", three_postings())
+    cache.put("bert", "1", three_postings())
+    cache.put("bert", "1", three_postings())
+    assert cache.get("anna", "1") is not None
