@@ -20,7 +20,6 @@ import ollama
 
 from bench.ingest import settings_for
 from bench.table import show
-from config.kafka import CHAT_FETCH_WAIT_MS
 from config.metrics import Metrics
 from consumers.app import App
 from consumers.cli.wiring import open_sender
@@ -112,7 +111,9 @@ def measure(app: App, clock: ConsumerClock, tag: str, repeats: int) -> dict[str,
     through: list[float] = []
     held: list[float] = []
     with (
-        Follower(app.settings, [CHAT_REPLIES.name], fetch_wait_ms=CHAT_FETCH_WAIT_MS) as follower,
+        Follower(
+            app.settings, [CHAT_REPLIES.name], fetch_wait_ms=app.settings.kafka.chat_fetch_wait_ms
+        ) as follower,
         open_sender(app) as sender,
     ):
 

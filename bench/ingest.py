@@ -24,7 +24,7 @@ from config.settings import Settings, load_settings
 from consumers.answers import AnswersHandler
 from consumers.app import App
 from consumers.dispatch import Received
-from consumers.embedded.kafka import SESSION_TIMEOUT_MS
+from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 from consumers.topics import apply_topics
 from schemas.envelope import open_envelope
@@ -54,6 +54,7 @@ def settings_for(addresses: StackAddresses, folder: Path) -> Settings:
             "kafka": {
                 "bootstrap_servers": addresses.kafka_bootstrap_servers,
                 "session_timeout_ms": SESSION_TIMEOUT_MS,
+                "chat_fetch_wait_ms": CHAT_FETCH_WAIT_MS,
             },
             "mongodb": {"uri": addresses.mongodb_uri},
             "ollama": {"host": addresses.ollama_host},

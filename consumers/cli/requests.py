@@ -5,7 +5,6 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from config.kafka import CHAT_FETCH_WAIT_MS
 from consumers.app import App
 from consumers.cli.models import checked
 from consumers.cli.output import notes, print_json, results
@@ -108,7 +107,9 @@ def chat(
     checked(elder_id)
     with (
         open_app() as app,
-        Follower(app.settings, [CHAT_REPLIES.name], fetch_wait_ms=CHAT_FETCH_WAIT_MS) as follower,
+        Follower(
+            app.settings, [CHAT_REPLIES.name], fetch_wait_ms=app.settings.kafka.chat_fetch_wait_ms
+        ) as follower,
         open_sender(app) as sender,
     ):
         if message is not None:

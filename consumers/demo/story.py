@@ -7,7 +7,6 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from config.kafka import CHAT_FETCH_WAIT_MS
 from config.settings import Settings
 from consumers.client import Follower, Sender, new_id, with_correlation
 from consumers.demo.elders import Elder, Question
@@ -90,7 +89,9 @@ def ask_all(
     """Ask every question through Kafka and judge what comes back; raises TimeoutError."""
     waiting: dict[bytes, tuple[str, Question]] = {}
     asked: dict[bytes, Asked] = {}
-    with Follower(settings, [CHAT_REPLIES.name], fetch_wait_ms=CHAT_FETCH_WAIT_MS) as follower:
+    with Follower(
+        settings, [CHAT_REPLIES.name], fetch_wait_ms=settings.kafka.chat_fetch_wait_ms
+    ) as follower:
         # One elder after the other: a change of persona costs the host time.
         for elder in elders:
             for question in elder.questions:

@@ -21,6 +21,8 @@ from consumers.embedded.process import (
 
 # With tansu's delay, 3 s until the first assignment in place of 23 s at librdkafka's default.
 SESSION_TIMEOUT_MS = 6000
+# It holds each fetch to the end of its wait, a record or not.
+CHAT_FETCH_WAIT_MS = 10
 _ANSWER_LIMIT_S = 2.0
 
 

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from config.settings import ChatSettings, MongoSettings
 from consumers.embedded.bases import install_base
-from consumers.embedded.kafka import SESSION_TIMEOUT_MS
+from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from consumers.embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 from pipeline.store import ensure_indexes, open_client
@@ -58,6 +58,7 @@ class StackSession:
         return self._addresses.as_environment() | {
             "MONGODB_DATABASE": DATABASE,
             "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": str(SESSION_TIMEOUT_MS),
+            "MODELSERVER_KAFKA__CHAT_FETCH_WAIT_MS": str(CHAT_FETCH_WAIT_MS),
             "MODELSERVER_CURRENT_MODEL": self._base,
             "MODELSERVER_MODEL_DIR": str(model_dir()),
             "MODELSERVER_DATA_DIR": str(self._folder / "data"),

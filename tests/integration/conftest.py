@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from config.kafka import KafkaSettings
+from config.kafka import FETCH_WAIT_MS, KafkaSettings
 from config.settings import (
     LogSettings,
     MongoSettings,
@@ -18,6 +18,7 @@ from config.settings import (
     Settings,
     WorkerSettings,
 )
+from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
 from consumers.loop import to_record
 from pipeline.store import Store, ensure_indexes, open_client
@@ -79,6 +80,8 @@ MakeSettings = Callable[[Path], Settings]
 def make_settings(stack: StackAddresses, request: pytest.FixtureRequest) -> MakeSettings:
     """Makes settings whose topics, groups and database nobody else has."""
 
+    kafka = request.config.option.kafka
+
     def make(folder: Path) -> Settings:
         name = f"t{uuid4().hex[:8]}"
         return Settings(
@@ -86,7 +89,8 @@ def make_settings(stack: StackAddresses, request: pytest.FixtureRequest) -> Make
                 bootstrap_servers=stack.kafka_bootstrap_servers,
                 group_prefix=name,
                 group_protocol=request.config.option.group_protocol,
-                session_timeout_ms=6000,
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                chat_fetch_wait_ms=CHAT_FETCH_WAIT_MS if kafka == "embedded" else FETCH_WAIT_MS,
                 delivery_timeout_ms=10_000,
             ),
             mongodb=MongoSettings(uri=stack.mongodb_uri, database=name),

@@ -97,6 +97,7 @@ def chat_member(settings: Settings, folder: Path) -> Iterator[ChatMember]:
         "MODELSERVER_KAFKA__GROUP_PREFIX": kafka.group_prefix,
         "MODELSERVER_KAFKA__GROUP_PROTOCOL": kafka.group_protocol,
         "MODELSERVER_KAFKA__SESSION_TIMEOUT_MS": str(kafka.session_timeout_ms),
+        "MODELSERVER_KAFKA__CHAT_FETCH_WAIT_MS": str(kafka.chat_fetch_wait_ms),
         "MODELSERVER_CHAT__DEADLINE_S": str(DEADLINE_S),
         "MODELSERVER_OPS__PORT": str(port),
         "MODELSERVER_LOG__FILE": "false",
