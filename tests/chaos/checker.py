@@ -40,6 +40,9 @@ def is_settled(case: Case) -> bool:
     case.evidence.read()
     if any(True for _ in _lost(case)) or any(job["has_pending"] for job in case.jobs()):
         return False
+    # A name that is there for a moment may be just in use, also by whoever woke up late.
+    if any(_is_left(case, tag) for tag in case.evidence.tags()):
+        return False
     return not case.evidence.uncommitted()
 
 
