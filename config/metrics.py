@@ -91,7 +91,11 @@ class Metrics:
         self.ollama_errors = self._counter("ollama_errors", "Failed calls to Ollama.", "reason")
 
     def _producing(self) -> None:
-        self.delivered = self._counter("deliveries", "Events confirmed by the broker.", "topic")
+        self.delivered = self._counter(
+            "deliveries",
+            "Events confirmed by the broker; in topics that readers named: other.",
+            "topic",
+        )
         self.delivery_failures = self._counter(
             "delivery_failures", "Events the broker did not confirm.", "topic"
         )

@@ -96,7 +96,8 @@ class OllamaSettings(Section):
 class WorkerSettings(Section):
     """The training worker. A lease not renewed is taken over by another worker.
 
-    An elder who was served within `fair_s` waits behind those who were not.
+    An elder who was served within `fair_s` waits behind those who were not. A training process
+    that says nothing for `silence_s` is taken to hang.
 
     `max_attempts` bounds what workers report as failed. A worker that is killed reports nothing:
     `max_lost_leases` only keeps an input that kills every process from doing so for ever.
@@ -110,6 +111,7 @@ class WorkerSettings(Section):
     retry_base_s: Seconds = 5.0
     progress_interval_s: Seconds = 1.0
     fair_s: Seconds = 3600.0
+    silence_s: Seconds = 3600.0
 
     @field_validator("heartbeat_s")
     @classmethod

@@ -187,15 +187,15 @@ class App:
         turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
         # A producer of its own: what it holds is dropped when the turn is lost.
         publisher = stack.enter_context(KafkaPublisher(self.settings.kafka, self.metrics))
-        confirm = partial(publisher.confirm, may_go_on=turn.keep)
-        relay = Relay(outbox, self.events.stored, confirm, turn.is_held)
+        deliver = partial(publisher.deliver, may_go_on=turn.keep)
+        relay = Relay(outbox, self.events.stored, deliver, turn.is_held)
         relaying = self._start_thread(
             "relay", lambda: self._relay(relay, outbox, turn, self._relays_stop)
         )
         self._relays.append(relaying)
 
     def _relay_lease_s(self) -> float:
-        """Long enough that a renewal which times out does so before the lease is over."""
+        """Long enough for a renewal, which has half of it, to find another server."""
         return max(_RELAY_LEASE_S, 2 * self.settings.mongodb.timeout_s)
 
     def _worker(self, stack: ExitStack) -> TrainingWorker:
@@ -204,7 +204,7 @@ class App:
             self.room,
             self.registry,
             self.host,
-            stack.enter_context(TrainingProcess()),
+            stack.enter_context(TrainingProcess(silence_s=self.settings.worker.silence_s)),
             self.training,
             lambda key: self.settings.base(self.training, key),
             self.settings.evaluation,

@@ -35,6 +35,8 @@ from schemas.errors import (
 )
 from schemas.events import ErrorBody, ModelReady, Stage, Status
 
+_LONGEST_WAIT_S = 30.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -218,8 +220,9 @@ class TrainingWorker:
             self._release(lease, wait_s=0, count_attempt=False)
         except RetryError as error:
             # The work waits for what is down; that is no attempt of the job's.
-            log.warning("job.waits", code=error.code)
-            self._release(lease, wait_s=self._settings.retry_base_s, count_attempt=False)
+            wait_s = self._wait_s(lease.job)
+            log.warning("job.waits", code=error.code, reason=error.message, wait_s=wait_s)
+            self._release(lease, wait_s=wait_s, count_attempt=False)
         except TrainingOutOfMemory as error:
             self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
         except (TrainingFailed, ArtefactCorrupt, ModelNotReady) as error:
@@ -241,6 +244,11 @@ class TrainingWorker:
         if job.cancel_requested:
             raise JobCancelled
         raise TrainingFailed(f"given up: {lost} workers were lost over this job; see their logs")
+
+    def _wait_s(self, job: Job) -> float:
+        """Twice as long each time that the job was given back, up to half a minute."""
+        given_back = min(job.fence - job.attempt, 10)
+        return min(self._settings.retry_base_s * 2.0**given_back, _LONGEST_WAIT_S)
 
     def _retry_or_fail(self, lease: Lease, error: RejectError) -> None:
         failures = lease.job.failures

@@ -44,6 +44,7 @@ class ChatService:
         )
         self._monotonic = monotonic
         self._memories = MemoryCache()
+        self._building = asyncio.Lock()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -103,12 +104,20 @@ class ChatService:
         elder_id, dataset = request.elder_id, version.dataset_sha256
         memories = self._memories.get(elder_id, dataset)
         if memories is None:
-            answers = await self._store.answers(elder_id, _MOST_MEMORIES)
-            # Half a second for the longest lives: the others' chats go on meanwhile.
-            memories = await asyncio.to_thread(self._index, answers)
-            self._memories.put(elder_id, dataset, memories)
+            # One after the other: while it is built an index takes ten times its room.
+            async with self._building:
+                memories = await self._build(elder_id, dataset)
         found = memories.find(request.message)
         return found if found is not None and found.margin >= _STANDS_OUT else None
+
+    async def _build(self, elder_id: str, dataset_sha256: str) -> Memories:
+        memories = self._memories.get(elder_id, dataset_sha256)
+        if memories is None:
+            answers = await self._store.answers(elder_id, _MOST_MEMORIES)
+            # A long life takes seconds: the others' chats go on meanwhile.
+            memories = await asyncio.to_thread(self._index, answers)
+            self._memories.put(elder_id, dataset_sha256, memories)
+        return memories
 
     def _index(self, answers: list[Answer]) -> Memories:
         return Memories(Cleaner(self._settings.num_ctx).clean(answers))

@@ -10,11 +10,10 @@ from datetime import datetime
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from pymongo.read_concern import ReadConcern
 
 from config.settings import AnswerFields, MongoSettings
 from pipeline.answers import Answer, to_answer
-from pipeline.store import CHAT_DEDUP, MODELS, Document, checked_uri, store_errors
+from pipeline.store import CHAT_DEDUP, MAJORITY, MODELS, Document, checked_uri, store_errors
 from schemas.base import Frozen
 from schemas.documents import ElderModel
 from schemas.errors import StoreUnavailable
@@ -49,7 +48,7 @@ class ChatStore:
         database = self._client[settings.database]
         self._models = database[MODELS]
         # Nor may one be repeated that is not yet on a majority.
-        self._replies = database.get_collection(CHAT_DEDUP, read_concern=ReadConcern("majority"))
+        self._replies = database.get_collection(CHAT_DEDUP, read_concern=MAJORITY)
         self._answers = database[settings.answers_collection]
         self._fields: AnswerFields = settings.fields
 

@@ -18,7 +18,7 @@ from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pipeline.fairness import FairQueue
 from pipeline.outbox import Announcer
 from pipeline.progress import ProgressState
-from pipeline.store import JOBS, Document, Store, store_errors
+from pipeline.store import JOBS, MAJORITY, Document, Store, store_errors
 from schemas.base import Frozen
 from schemas.documents import Job
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable, UnknownJob
@@ -86,6 +86,7 @@ class Ledger:
         """
         self._fence_off = fence_off
         self._jobs = store[JOBS]
+        self._lasting = store.get_collection(JOBS, read_concern=MAJORITY)
         self._store = store
         self._queue = FairQueue(store, fair_s=fair_s)
         self._announcer = announcer
@@ -169,7 +170,12 @@ class Ledger:
             "request_id": request.request_id,
             "elder_id": request.elder_id,
         }
-        return self._jobs.find_one(key, {"_id": 1}) is not None
+        if self._lasting.find_one(key, {"_id": 1}) is not None:
+            return True
+        # What no majority has yet can be gone after a failover: its offset must wait for it.
+        if self._jobs.find_one(key, {"_id": 1}) is not None:
+            raise StoreUnavailable("another member is just storing the request")
+        return False
 
     def _document(self, request: NewJob, number: int, now: datetime) -> Document:
         job = Job(
@@ -428,8 +434,10 @@ class Ledger:
             if job.status not in ("queued", "running"):
                 raise JobAlreadyEnded
             seen = {"_id": job_id, "status": job.status, "fence": job.fence}
-            # Before the end: a worker that was held up must not release a cancelled job's version.
-            if job.status == "queued" and self._fence_off(job) is None:
+            # Before the end: a worker that was held up must not release a cancelled job's version,
+            # nor may what its last holder sent come late. The next holder has this fence.
+            following = job.model_copy(update={"fence": job.fence + 1})
+            if job.status == "queued" and self._fence_off(following) is None:
                 with suppress(LeaseLost):  # A worker claimed it meanwhile.
                     self._end(seen, job, "cancelled", error=_cancelled(), requests=requests)
                     return self.get(job_id)

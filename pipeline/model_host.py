@@ -21,6 +21,8 @@ from schemas.identifiers import Sha256
 _UNKNOWN_BASE = "pull model manifest"
 # Request Timeout and Too Many Requests, which a proxy before Ollama says: asked later it will do.
 _BUSY = frozenset({408, 429})
+# Who we are is refused, and not what we ask: an operator mends it, and nothing is lost meanwhile.
+_STRANGER = frozenset({401, 403, 407})
 
 Message = Mapping[str, str]
 Options = Mapping[str, float | int | list[str]]
@@ -55,7 +57,7 @@ class ModelHost(Protocol):
         """Create or replace a model; raises ModelNotReady for an unknown base.
 
         Raises ArtefactCorrupt, and changes nothing, where the adapter that was read has another
-        hash than the recipe says.
+        hash than the recipe says, or is gone.
         """
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
@@ -95,7 +97,7 @@ class OllamaHost:
         adapters: dict[str, str] | None = None
         with ollama_errors():
             if recipe.adapter is not None:
-                digest = self._client.create_blob(recipe.adapter)
+                digest = self._send(recipe.adapter)
                 # Of the bytes that were sent: a file can change after it was checked.
                 if recipe.adapter_sha256 not in (None, digest.removeprefix("sha256:")):
                     raise ArtefactCorrupt(f"{recipe.adapter.name} was changed; train again")
@@ -110,6 +112,13 @@ class OllamaHost:
                 parameters={"stop": list(recipe.stop), "temperature": 0, "repeat_penalty": 1.0},
                 stream=False,
             )
+
+    def _send(self, adapter: Path) -> str:
+        try:
+            return self._client.create_blob(adapter)
+        except FileNotFoundError as error:
+            # A later attempt at the job removed it: this one's lease is over.
+            raise ArtefactCorrupt(f"{adapter.name} is gone; train again") from error
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Ask a model and wait for the whole answer."""
@@ -147,6 +156,11 @@ def ollama_errors() -> Iterator[None]:
     except ollama.ResponseError as error:
         if error.status_code == 404 or _UNKNOWN_BASE in error.error:
             raise ModelNotReady("Ollama has no such model; train it first") from error
+        if error.status_code in _STRANGER:
+            raise OllamaUnavailable(
+                f"Ollama, or a proxy before it, refuses this client ({error.status_code}); check "
+                "OLLAMA_HOST and what it lets in"
+            ) from error
         if 400 <= error.status_code < 500 and error.status_code not in _BUSY:
             raise OllamaRefused(f"Ollama refused the call ({error.status_code})") from error
         raise OllamaUnavailable(f"Ollama answered with status {error.status_code}") from error

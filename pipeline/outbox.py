@@ -11,7 +11,7 @@ from pymongo import ASCENDING, UpdateMany, UpdateOne
 
 from config.training import Language
 from pipeline.progress import format_eta
-from pipeline.store import JOBS, Document, Store, store_errors
+from pipeline.store import JOBS, MAJORITY, Document, Store, store_errors
 from schemas.base import Frozen
 from schemas.documents import Job, PendingEvent
 from schemas.envelope import OutboundEvent
@@ -81,11 +81,14 @@ class Waiting(Frozen):
 
 
 class Outbox:
-    """The relay's view of the ledger. Both methods raise StoreUnavailable."""
+    """The relay's view of the ledger. Every method raises StoreUnavailable.
+
+    It sees what a majority of the servers has: no failover may take back what was published.
+    """
 
     def __init__(self, store: Store, source: str) -> None:
         """`source` becomes the events' `ce_source`."""
-        self._jobs = store[JOBS]
+        self._jobs = store.get_collection(JOBS, read_concern=MAJORITY)
         self._source = source
 
     def waiting(self, limit: int) -> list[Waiting]:

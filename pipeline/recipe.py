@@ -28,7 +28,7 @@ from pipeline.base_model import BaseModelCache, LoadedBase
 from pipeline.files import check_file, hash_file
 from pipeline.rewording import reword
 from pipeline.tokens import Example, Row, group_rows, pack, read_examples
-from schemas.errors import JobCancelled, TrainingOutOfMemory
+from schemas.errors import JobCancelled, TrainingFailed, TrainingOutOfMemory
 from schemas.training import (
     ADAPTER_FOLDER,
     TrainingOutcome,
@@ -187,6 +187,9 @@ class Run:
                 self._micro_batch = max(1, self._micro_batch // 2)
                 if self._base.device.type == "cuda":
                     torch.cuda.empty_cache()
+        if not math.isfinite(self.loss):
+            # Nothing good comes of it any more, and it cannot be said in JSON.
+            raise TrainingFailed("the training diverged; use a lower learning_rate")
         torch.nn.utils.clip_grad_norm_(self._weights, GRADIENT_NORM)
         for group in self._optimizer.param_groups:
             group["lr"] = self._parameters.learning_rate * rate(self.step, self.total_steps)

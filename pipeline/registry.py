@@ -48,7 +48,8 @@ class ModelRegistry:
     def open_version(self, job: Job, made_of: dict[str, Any], now: datetime) -> ModelVersion:
         """Give a job its version, or the one it has already, under its present fence.
 
-        `made_of` are the fields of ModelVersion that say what it is made of. Raises LeaseLost
+        `made_of` are the fields of ModelVersion that say what it is made of. A version that was
+        released before, and that Ollama lost since, is made anew. Raises LeaseLost
         when a newer fence has it, and ElderIdClash where the id differs from another elder's
         in case alone.
         """
@@ -56,8 +57,6 @@ class ModelRegistry:
             self._ensure(job)
             model = self.get(job.elder_id)
             known = next((v for v in model.versions if v.job_id == job.id), None)
-            if known is not None and known.ready and known.fence <= job.fence:
-                return known  # Released, but its worker was lost before it could end the job.
             number = known.version if known else model.next_version
             version = ModelVersion(
                 version=number,
@@ -105,7 +104,7 @@ class ModelRegistry:
         return self._models.update_one(condition, update).matched_count == 1
 
     def _replace(self, job: Job, version: ModelVersion) -> bool:
-        mine = {"job_id": job.id, "fence": {"$lte": job.fence}, "ready": False}
+        mine = {"job_id": job.id, "fence": {"$lte": job.fence}}
         condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
         update = {"$set": {"versions.$": version.model_dump()}}
         return self._models.update_one(condition, update).matched_count == 1
@@ -113,9 +112,9 @@ class ModelRegistry:
     def fence_off(self, job: Job) -> ModelVersion | None:
         """Keep earlier holders of a job from releasing its version; return one that was released.
 
-        Where it returns None, none of them can any more.
+        None of them can any more, nor release again what was released: a rollback may lie between.
         """
-        mine = {"job_id": job.id, "fence": {"$lt": job.fence}, "ready": False}
+        mine = {"job_id": job.id, "fence": {"$lt": job.fence}}
         condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
         with store_errors():
             self._models.update_one(condition, {"$set": {"versions.$.fence": job.fence}})

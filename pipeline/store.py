@@ -15,6 +15,7 @@ from pymongo.errors import (
     PyMongoError,
     WriteConcernError,
 )
+from pymongo.read_concern import ReadConcern
 from pymongo.uri_parser import split_options
 
 from config.settings import MongoSettings
@@ -22,6 +23,8 @@ from schemas.errors import ConfigurationError, StoreRefused, StoreUnavailable
 
 Document = dict[str, Any]
 Store = Database[Document]
+
+MAJORITY = ReadConcern("majority")
 
 JOBS = "jobs"
 DATASETS = "datasets"
@@ -31,9 +34,10 @@ TURNS = "turns"
 
 # The driver calls these operation failures, and they pass. The server steps down, shuts down or
 # starts up: 91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436. It does not reach another one: 6,
-# 7, 89, 202, 9001. Somebody else writes the same document: 112. Its disk is full: 14031.
+# 7, 89, 202, 9001. Somebody else writes the same document: 112. Its disk is full: 14031. A cursor
+# or its plan is gone: 43, 175, 237. No majority is known yet: 134.
 _PASSING_CODES = frozenset({91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436})
-_PASSING_CODES |= {6, 7, 89, 202, 9001, 112, 14031}
+_PASSING_CODES |= {6, 7, 89, 202, 9001, 112, 14031, 43, 175, 237, 134}
 # Unauthorized, AuthenticationFailed, and what Atlas says for both.
 _REFUSED_CODES = frozenset({13, 18, 8000})
 _TLS_FAILS = (

@@ -5,6 +5,7 @@ disk and in the registry. What only the holder of the job may do asks `Watch.che
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -270,6 +271,11 @@ class OllamaTrainer:
             work_dir=folder / str(job.fence),
             resume_from=tuple(folder / str(fence) for fence in range(job.fence - 1, 0, -1)),
         )
+
+        # What earlier attempts exported is of no use any more, and may be large: a job that waits
+        # for Ollama long after its training must not fill the disk.
+        for earlier in spec.resume_from:
+            shutil.rmtree(earlier / ADAPTER_FOLDER, ignore_errors=True)
 
         def note(progress: TrainingProgress) -> None:
             if progress.stage != tracker.state.stage:

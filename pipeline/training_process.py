@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -42,8 +43,18 @@ class TrainingRunner(Protocol):
 class TrainingProcess:
     """Trains in a child process that is kept from job to job."""
 
-    def __init__(self, child: Callable[[Connection, int], None] | None = None) -> None:
-        """`child` is what the child process runs, `serve` unless a test says otherwise."""
+    def __init__(
+        self,
+        child: Callable[[Connection, int], None] | None = None,
+        *,
+        silence_s: float = 3600.0,
+    ) -> None:
+        """`child` is what the child process runs, `serve` unless a test says otherwise.
+
+        One that says nothing for `silence_s` is taken to hang: a GPU or a disk can, without end.
+        Each step is heard of; the longest without a word is the conversion of a large base.
+        """
+        self._silence_s = silence_s
         self._context = multiprocessing.get_context("spawn")
         self._target = child or serve
         self._child: Any = None
@@ -88,16 +99,27 @@ class TrainingProcess:
             raise
         if "outcome" in last:
             return TrainingOutcome.model_validate_json(json.dumps(last["outcome"]))
+        if last["code"] == TrainingFailed.code:
+            # It may be broken for good, as after an error of CUDA: others must not fail for it.
+            self.close()
         raise error_of(last["code"], last["message"])
 
     def _follow(
         self, pipe: Connection, run: str, on_progress: OnProgress, check: Callable[[], None]
     ) -> dict[str, Any]:
         """Pass progress on until the run's last message, and return that."""
+        heard = time.monotonic()
         while True:
             check()
             if not pipe.poll(_POLL_S):
+                if time.monotonic() - heard > self._silence_s:
+                    self.close()
+                    raise TrainingFailed(
+                        f"the training process said nothing for {self._silence_s:.0f} s; "
+                        "look at the GPU and the disk"
+                    )
                 continue
+            heard = time.monotonic()
             message: dict[str, Any] = json.loads(pipe.recv_bytes())
             if message["run"] != run:
                 self.close()
@@ -125,17 +147,32 @@ class TrainingProcess:
         if self._pipe is not None and self._child.is_alive():
             return self._pipe
         self.close()
-        self._pipe, theirs = self._context.Pipe()
+        try:
+            self._pipe, self._child = self._start()
+        except OSError as error:
+            raise TrainingFailed(
+                f"no training process could be started ({error.strerror}); free memory, "
+                "processes or files"
+            ) from error
+        return self._pipe
+
+    def _start(self) -> tuple[Connection, Any]:
+        ours, theirs = self._context.Pipe()
         # spawn: a forked child would share the parent's threads, sockets and locks.
-        self._child = self._context.Process(
+        child = self._context.Process(
             target=self._target,
             args=(theirs, os.getpid()),
             name="modelserver-training",
             daemon=True,
         )
-        self._child.start()
-        theirs.close()
-        return self._pipe
+        try:
+            child.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ours, child
 
     def _reap(self) -> int | None:
         self._child.join(_STOP_LIMIT_S)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import pymongo
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.store import TURNS, Store, store_errors
@@ -45,7 +46,9 @@ class Turn:
         if self._age() < self._lease_s / 3:
             return True
         asked_at = self._monotonic()
-        with store_errors():
+        # Within the lease, also where the connection hangs: the producer's records must be dropped
+        # before somebody else may have the turn.
+        with store_errors(), pymongo.timeout(self._lease_s / 2):
             taken = self._update() or self._make()
         self._asked_at = asked_at if taken else asked_at - self._lease_s
         return taken

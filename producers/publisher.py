@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -57,7 +57,8 @@ class Publication(Frozen):
     """One record to publish, by the broker's topic name.
 
     Where its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
-    it goes without one, to wherever its key belongs.
+    it goes without one, to wherever its key belongs. One in a topic that its reader named
+    `is_elsewhere`: such names are without end, and are counted together.
     """
 
     topic: str
@@ -66,6 +67,7 @@ class Publication(Frozen):
     headers: tuple[Header, ...]
     partition: int | None = None
     may_go_elsewhere: bool = False
+    is_elsewhere: bool = False
 
 
 class Publisher(Protocol):
@@ -83,7 +85,7 @@ class _Batch:
         self._lock = threading.Lock()
         self._expected = 0
         self._left = 1  # The batch itself, until it is closed.
-        self._failures: dict[int, Exception] = {}
+        self.failures: dict[int, Exception] = {}
 
     def expect(self) -> Told:
         """Give what is to be called, once, with the outcome of the next record."""
@@ -94,7 +96,7 @@ class _Batch:
 
         def told(error: Exception | None) -> None:
             if error is not None:
-                self._failures[number] = error
+                self.failures[number] = error
             self._one_less()
 
         return told
@@ -102,11 +104,6 @@ class _Batch:
     def close(self) -> None:
         """No more records come."""
         self._one_less()
-
-    def check(self) -> None:
-        """Raise the failure of the first record that has one."""
-        if self._failures:
-            raise self._failures[min(self._failures)]
 
     def _one_less(self) -> None:
         with self._lock:
@@ -170,10 +167,19 @@ class KafkaPublisher:
         publications: Iterable[Publication],
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Publish and wait for all; raises the first failure.
+        """Publish and wait for all, as `deliver` does; raises the first failure."""
+        raise_first(self.deliver(publications, may_go_on))
+
+    def deliver(
+        self,
+        publications: Iterable[Publication],
+        may_go_on: Callable[[], bool] = lambda: True,
+    ) -> dict[int, Exception]:
+        """Publish, wait for all, and return what failed: its place in the order, and why.
 
         `may_go_on` is asked while the broker is slow. Once it says no, whatever this producer
-        still holds is dropped, not sent later, and KafkaUnavailable is raised.
+        still holds is dropped, not sent later, and KafkaUnavailable is raised; so it is where
+        nothing is heard in time.
         """
         batch = _Batch()
         for publication in publications:
@@ -186,7 +192,7 @@ class KafkaPublisher:
                 raise KafkaUnavailable("the right to publish was lost while Kafka was waited for")
             if time.monotonic() > deadline:
                 raise KafkaUnavailable
-        batch.check()
+        return batch.failures
 
     def check(self) -> None:
         """Raise KafkaRefused while Kafka refuses this producer."""
@@ -237,7 +243,7 @@ class KafkaPublisher:
             # By the thread, not here: this may be a callback, which must not wait for room.
             self._again.put((anywhere, told))
             return
-        self._metrics.delivery_failures.labels(publication.topic).inc()
+        self._metrics.delivery_failures.labels(_label(publication)).inc()
         told(failure_of(error))
 
     def _confirmation(
@@ -246,7 +252,7 @@ class KafkaPublisher:
         def on_delivery(error: KafkaError | None, message: Message) -> None:
             if error is None:
                 self._refused = None
-                self._metrics.delivered.labels(publication.topic).inc()
+                self._metrics.delivered.labels(_label(publication)).inc()
                 told(None)
             else:
                 self._fail(publication, told, error)
@@ -295,6 +301,16 @@ def to_publication(event: OutboundEvent, topic: str) -> Publication:
         value=event.value(),
         headers=tuple(event.headers()),
     )
+
+
+def _label(publication: Publication) -> str:
+    return "other" if publication.is_elsewhere else publication.topic
+
+
+def raise_first(failures: Mapping[int, Exception]) -> None:
+    """Raise the failure of the first record that has one."""
+    if failures:
+        raise failures[min(failures)]
 
 
 def failure_of(error: KafkaError) -> Exception:

@@ -3,10 +3,10 @@
 It marks what the broker confirmed and nothing else. An event published twice has the same id.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from producers.publisher import Publication
+from producers.publisher import Publication, raise_first
 from schemas.envelope import OutboundEvent
 
 
@@ -32,13 +32,13 @@ class OutboxPort(Protocol[W]):
 
 
 class Relay:
-    """Publishes what waits; `confirm` returns once the broker has all of it."""
+    """Publishes what waits; `deliver` waits for the broker, and says which of them it has not."""
 
     def __init__(
         self,
         outbox: OutboxPort[W],
         encode: Callable[[OutboundEvent], Publication],
-        confirm: Callable[[Iterable[Publication]], None],
+        deliver: Callable[[Iterable[Publication]], Mapping[int, Exception]],
         may_publish: Callable[[], bool] = lambda: True,
         *,
         batch: int = 1000,
@@ -46,20 +46,32 @@ class Relay:
         """`may_publish` is asked last: two relays at once would bring events out of order."""
         self._outbox = outbox
         self._encode = encode
-        self._confirm = confirm
+        self._deliver = deliver
         self._may_publish = may_publish
         self._batch = batch
 
     def run_once(self) -> int:
         """Publish one batch and return how many events went out.
 
-        Raises StoreUnavailable or KafkaUnavailable; what was not marked is published again.
+        Raises StoreUnavailable, or the first of the failures; what was not marked is published
+        again. A topic that refuses an event holds up no other job's.
         """
         waiting = self._outbox.waiting(self._batch)
         events = [event for job in waiting for event in job.events]
         if waiting and not self._may_publish():
             return 0
         if waiting:
-            self._confirm(self._encode(event) for event in events)
-            self._outbox.mark_published(waiting)
+            failures = self._deliver(self._encode(event) for event in events)
+            self._outbox.mark_published(list(_delivered(waiting, failures)))
+            raise_first(failures)
         return len(events)
+
+
+def _delivered(waiting: Iterable[W], failures: Mapping[int, Exception]) -> Iterator[W]:
+    """Yield the jobs all of whose events the broker has."""
+    begin = 0
+    for job in waiting:
+        end = begin + len(job.events)
+        if failures.keys().isdisjoint(range(begin, end)):
+            yield job
+        begin = end

@@ -95,8 +95,10 @@ class Replies:
         headers = event.headers() + target.headers(
             final=reply.final, error=reply.error, sequence=reply.sequence
         )
+        ours = self._topic_name(reply.topic)
         return Publication(
-            topic=target.topic or self._topic_name(reply.topic),
+            topic=target.topic or ours,
+            is_elsewhere=target.topic not in (None, ours),
             key=target.key,
             value=event.value(),
             headers=tuple(headers),

@@ -72,7 +72,10 @@ class OutboundEvent(Frozen):
 
     def value(self) -> bytes:
         """Encode the data as JSON in UTF-8."""
-        return json.dumps(self.data, ensure_ascii=False, separators=(",", ":")).encode()
+        # Not every reader takes the NaN that Python would write.
+        return json.dumps(
+            self.data, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+        ).encode()
 
     def headers(self) -> list[Header]:
         """Encode the attributes as binary-mode headers."""

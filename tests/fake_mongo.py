@@ -29,6 +29,7 @@ from pymongo.errors import (
     InvalidOperation,
     OperationFailure,
 )
+from pymongo.read_concern import ReadConcern
 from pymongo.results import BulkWriteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 from pipeline.store import Store
@@ -78,6 +79,10 @@ class FakeStore:
 
     def __getitem__(self, name: str) -> FakeCollection:
         return self._collections.setdefault(name, FakeCollection(self, name))
+
+    def get_collection(self, name: str, *, read_concern: ReadConcern) -> FakeCollection:
+        """The collection as a majority sees it: all that was written, as this is one server."""
+        return self[name]
 
     def command(self, name: str) -> Document:
         """Answer `hello`; like pymongo, without a time zone."""

@@ -235,6 +235,8 @@ class FakeModelHost:
         self._enter("create", tag)
         self._found(recipe.base)
         wanted = recipe.adapter_sha256
+        if recipe.adapter is not None and not recipe.adapter.is_file():
+            raise ArtefactCorrupt
         if recipe.adapter is not None and wanted not in (None, hash_file(recipe.adapter)):
             raise ArtefactCorrupt
         self._models[_key(tag)] = (full_tag(tag), recipe)
@@ -360,8 +362,6 @@ class MemoryRegistry:
         known = next((v for v in model.versions if v.job_id == job.id), None)
         if known is not None and known.fence > job.fence:
             raise LeaseLost
-        if known is not None and known.ready:
-            return known
         number = known.version if known else model.next_version
         version = ModelVersion.model_validate(
             {
@@ -388,9 +388,7 @@ class MemoryRegistry:
         if model is None:
             return None
         versions = tuple(
-            v.model_copy(update={"fence": max(v.fence, job.fence)})
-            if v.job_id == job.id and not v.ready
-            else v
+            v.model_copy(update={"fence": max(v.fence, job.fence)}) if v.job_id == job.id else v
             for v in model.versions
         )
         self._models[job.elder_id] = model.model_copy(update={"versions": versions})

@@ -1,11 +1,16 @@
 """A training child for tests: it answers as the real one does, and trains nothing."""
 
 import hashlib
+import json
+import threading
 from multiprocessing.connection import Connection
 
+from schemas.errors import TrainingFailed
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 STEPS = 5
+# The elder at whose job it hangs, and the one at whose job it breaks.
+MUTE, BROKEN = "MUTE", "BROKEN"
 
 
 def serve_in_play(pipe: Connection, parent: int) -> None:
@@ -21,6 +26,12 @@ def serve_in_play(pipe: Connection, parent: int) -> None:
 
 def _play(pipe: Connection, spec: TrainingSpec) -> None:
     run = f"{spec.job_id}/{spec.fence}"
+    if spec.elder_id == MUTE:
+        threading.Event().wait()
+    if spec.elder_id == BROKEN:
+        told = {"run": run, "code": TrainingFailed.code, "message": "CUDA error"}
+        pipe.send_bytes(json.dumps(told).encode())
+        return
     for step in range(1, STEPS + 1):
         progress = TrainingProgress(
             stage="training", step=step, total_steps=STEPS, epoch=1, total_epochs=1

@@ -398,7 +398,7 @@ def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Stor
     ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
     ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
     assert ledger.cancel(f"LXM_{SECONDS}").status == "cancelled"
-    assert shut_out == [("queued", 2)], "before the job's end, with the newest fence"
+    assert shut_out == [("queued", 3)], "before the job's end, with the next holder's fence"
 
 
 def test_job_whose_version_was_released_is_not_cancelled_any_more(store: Store) -> None:

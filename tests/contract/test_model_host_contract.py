@@ -109,6 +109,13 @@ def test_model_is_made_with_an_adapter(
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
+def test_adapter_that_is_gone_makes_no_model(under_test: HostUnderTest, tmp_path: Path) -> None:
+    tag = f"{under_test.name('gone')}:v1"
+    with pytest.raises(ArtefactCorrupt):
+        under_test.host.create(tag, under_test.recipe(tmp_path / "none.gguf"))
+    assert tag not in under_test.host.tags()
+
+
 def test_adapter_with_another_hash_than_recorded_makes_no_model(
     under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 from pipeline.base_model import BaseModelCache, LoadedBase
 from pipeline.recipe import rate, row_loss, train
 from pipeline.tokens import Example, pack
-from schemas.errors import ArtefactCorrupt, JobCancelled, TrainingOutOfMemory
+from schemas.errors import ArtefactCorrupt, JobCancelled, TrainingFailed, TrainingOutOfMemory
 from schemas.training import (
     BaseModelSpec,
     LoraParameters,
@@ -254,6 +254,20 @@ def test_other_errors_are_not_taken_for_memory(cache: Loaded, make: Callable[...
             run(make(1), cache)
     finally:
         hook.remove()
+
+
+def test_training_that_diverges_ends_without_an_adapter(
+    cache: Loaded, make: Callable[..., Any]
+) -> None:
+    """What follows from such weights is no model, and NaN is no JSON."""
+    spec = make(1)
+    spoilt = next(cache.base.model.parameters())
+    before = spoilt.detach().clone()
+    spoilt.fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match="learning_rate"):
+        run(spec, cache)
+    spoilt.copy_(before)
+    assert not (spec.work_dir / "adapter").exists()
 
 
 def test_a_changed_data_set_is_refused(cache: Loaded, make: Callable[..., Any]) -> None:

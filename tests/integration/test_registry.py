@@ -80,11 +80,29 @@ def test_older_fence_does_not_get_the_version_back(registry: ModelRegistry) -> N
         registry.open_version(job(1, fence=1), MADE_OF, AT)
 
 
-def test_job_taken_over_after_its_release_can_still_be_finished(registry: ModelRegistry) -> None:
-    """The worker died between release and the job's end: the next one goes on from there."""
+def test_released_version_that_ollama_lost_is_made_anew_of_what_there_is_now(
+    registry: ModelRegistry,
+) -> None:
+    """The worker died between release and the job's end, and then the host lost the model."""
+    first = released(registry, 1)
+    anew = registry.open_version(job(1, fence=2), MADE_OF | {"dataset_sha256": "f" * 64}, AT)
+    assert (anew.version, anew.tag, anew.ready) == (first.version, first.tag, False)
+    assert registry.get("LXM").version(1) == anew
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", first)
+    registry.release("LXM", anew)
+    assert registry.get("LXM").current == 1
+
+
+def test_release_that_comes_late_does_not_undo_a_rollback(registry: ModelRegistry) -> None:
+    """Its sender gave the job back; the next worker found it released; then came the rollback."""
     released(registry, 1)
-    version = registry.open_version(job(1, fence=2), MADE_OF, AT)
-    assert (version.version, version.ready) == (1, True)
+    late = released(registry, 2)
+    assert registry.fence_off(job(2, fence=2)) is not None
+    registry.select("LXM", 1)
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", late)
+    assert registry.get("LXM").current == 1
 
 
 def test_earlier_version_can_answer_again(registry: ModelRegistry) -> None:
@@ -404,6 +422,23 @@ def test_shutting_out_tells_a_version_that_was_released_before(registry: ModelRe
     found = registry.fence_off(job(2, fence=2))
     assert found is not None and (found.version, found.ready) == (made.version, True)
     assert registry.fence_off(job(1, elder="NOBODY")) is None
+
+
+def test_release_that_comes_late_finds_its_cancelled_job_shut(
+    store: Store, registry: ModelRegistry
+) -> None:
+    """The last holder itself lost the connection while it released, and gave the job back."""
+    announcer = Announcer(lambda: AT, "en")
+    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
+    ledger.accept([new_request(1, "LXM")])
+    lease = ledger.claim("w1")
+    assert lease is not None
+    opened = registry.open_version(lease.job, MADE_OF, AT)
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    assert ledger.cancel(lease.job.id).status == "cancelled"
+    with pytest.raises(LeaseLost):
+        registry.release("LXM", opened)
+    assert registry.get("LXM").current is None
 
 
 def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(

@@ -1,6 +1,7 @@
 """Envelopes: three modes in, one out, and each fault named without quoting anybody."""
 
 import json
+import math
 from datetime import UTC, datetime
 
 import pytest
@@ -134,6 +135,13 @@ def test_fault_of_an_envelope_is_refused(received: Record, error: type[ModelServ
 
 def test_value_of_just_the_limit_is_read() -> None:
     assert opened(record(b" " * 998 + b"{}")).data.endswith(b"{}")
+
+
+def test_number_that_json_does_not_know_is_never_sent() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    event = OutboundEvent(topic="t", key="k", id="1", source="s", time=at, data={"x": math.nan})
+    with pytest.raises(ValueError, match="JSON"):
+        event.value()
 
 
 def test_refusal_names_the_field_and_never_the_value() -> None:

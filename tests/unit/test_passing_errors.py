@@ -38,7 +38,7 @@ def test_driver_that_cannot_reach_the_store_is_waited_for(error: Exception) -> N
 
 # HostUnreachable, HostNotFound, NetworkTimeout, ShutdownInProgress, WriteConflict,
 # NetworkInterfaceExceededTimeLimit, SocketException, OutOfDiskSpace.
-PASSING = (6, 7, 89, 91, 112, 202, 9001, 14031)
+PASSING = (6, 7, 43, 89, 91, 112, 134, 175, 202, 237, 9001, 14031)
 
 
 @pytest.mark.parametrize("code", PASSING)

@@ -339,7 +339,7 @@ def adapter_of(shop: Workshop, tag: str) -> str:
 @pytest.mark.parametrize("stage", ["evaluating", "publishing"])
 def test_zombie_changes_nothing_that_its_successor_made(shop: Workshop, stage: str) -> None:
     zombie = Zombie(stage, lambda: shop.run(make_job(fence=2)))
-    with pytest.raises((ModelNotReady, LeaseLost)):
+    with pytest.raises((ArtefactCorrupt, ModelNotReady, LeaseLost)):
         shop.run(make_job(fence=1), zombie)
     assert adapter_of(shop, "afs_elder_LXM:v1") == "LXM_1734512345/2"
     assert adapter_of(shop, LATEST) == "LXM_1734512345/2"
@@ -385,6 +385,23 @@ def test_job_given_up_has_no_version_that_a_zombie_could_release(shop: Workshop)
         )
     assert shop.registry.get("LXM").current is None
     assert LATEST not in shop.host.tags()
+
+
+def test_attempt_keeps_no_adapter_of_an_earlier_one(shop: Workshop) -> None:
+    """A job that waits for Ollama after each training must not fill the disk."""
+    create = shop.host.create
+
+    def fail(tag: str, recipe: ModelRecipe) -> None:
+        raise OllamaUnavailable
+
+    shop.host.create = fail  # type: ignore[method-assign]
+    with pytest.raises(OllamaUnavailable):
+        shop.run(make_job(fence=1))
+    work = shop.folder / "adapters" / "LXM" / make_job().id
+    assert [p.parent.name for p in work.rglob("adapter")] == ["1"]
+    shop.host.create = create  # type: ignore[method-assign]
+    shop.run(make_job(fence=2))
+    assert [p.parent.name for p in work.rglob("adapter")] == ["2"]
 
 
 def test_version_that_ollama_lost_before_the_job_ended_is_made_again(shop: Workshop) -> None:

@@ -1,14 +1,17 @@
 """The border to the training child: whatever ends a run, the next one gets its own outcome."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
+from multiprocessing import popen_spawn_posix
 from pathlib import Path
 
 import pytest
 
 from pipeline.training_process import TrainingProcess
-from schemas.errors import JobCancelled, LeaseLost, StoreUnavailable
+from schemas.errors import JobCancelled, LeaseLost, StoreUnavailable, TrainingFailed
 from schemas.training import BaseModelSpec, TrainingParameters, TrainingProgress, TrainingSpec
-from tests.training_child import STEPS, serve_in_play
+from tests.training_child import BROKEN, MUTE, STEPS, serve_in_play
 
 BASE = BaseModelSpec(
     key="tiny", name="tiny", hf_path=Path("/none"), gguf_path=Path("/none"), chat_format="chatml"
@@ -72,3 +75,36 @@ def test_run_that_was_broken_off_leaves_nothing_for_the_next_elder(
     outcome = process.run(spec_of("BEN"), seen.append, nothing)
     assert outcome.gguf_path == Path("/work/BEN/adapter/adapter.gguf")
     assert [p.step for p in seen] == list(range(1, STEPS + 1))
+
+
+def test_child_that_reported_a_failure_is_not_used_for_the_next_elder(
+    process: TrainingProcess,
+) -> None:
+    """An error of CUDA lasts as long as its process."""
+    process.run(spec_of("ANN"), nothing, nothing)
+    first = process.pid
+    with pytest.raises(TrainingFailed, match="CUDA"):
+        process.run(spec_of(BROKEN), nothing, nothing)
+    process.run(spec_of("BEN"), nothing, nothing)
+    assert process.pid != first
+
+
+def test_child_that_says_nothing_is_ended() -> None:
+    with TrainingProcess(serve_in_play, silence_s=0.3) as process:
+        with pytest.raises(TrainingFailed, match="said nothing"):
+            process.run(spec_of(MUTE), nothing, nothing)
+        assert process.pid is None
+
+
+def test_child_that_cannot_be_started_costs_one_attempt_and_no_more(
+    process: TrainingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with monkeypatch.context() as without_processes:
+        without_processes.setattr(popen_spawn_posix, "Popen", refuse)
+        with pytest.raises(TrainingFailed, match="could be started"):
+            process.run(spec_of("ANN"), nothing, nothing)
+    outcome = process.run(spec_of("BEN"), nothing, nothing)
+    assert outcome.gguf_path == Path("/work/BEN/adapter/adapter.gguf")

@@ -223,9 +223,16 @@ def test_bug_is_tried_again_and_then_fails_the_job_without_its_text() -> None:
 
 @pytest.mark.parametrize("error", [OllamaUnavailable(), StoreUnavailable()])
 def test_dependency_that_is_down_costs_no_attempt(error: ModelServerError) -> None:
-    ledger = ListingLedger(make_job(attempt=3, failures=2))
+    ledger = ListingLedger(make_job(attempt=3, failures=2, fence=3))
     run_job(ledger, raising(error))
     assert (ledger.ended, ledger.released) == ([], [(4, False)])
+
+
+@pytest.mark.parametrize(("given_back", "wait_s"), [(1, 8), (2, 16), (3, 30), (2000, 30)])
+def test_job_that_was_given_back_before_waits_longer(given_back: int, wait_s: float) -> None:
+    ledger = ListingLedger(make_job(attempt=1, fence=1 + given_back))
+    run_job(ledger, raising(OllamaUnavailable()))
+    assert ledger.released == [(wait_s, False)]
 
 
 def test_lost_lease_stops_the_work_and_nothing_is_written() -> None:

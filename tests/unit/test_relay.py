@@ -1,0 +1,70 @@
+"""The relay over fakes: what the broker did not take holds up its own job and no other."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+
+import pytest
+
+from producers.publisher import Publication, to_publication
+from producers.relay import Relay
+from schemas.base import Frozen
+from schemas.envelope import OutboundEvent
+from schemas.errors import KafkaUnavailable, TopicRefused
+
+
+class Waiting(Frozen):
+    """A job's events."""
+
+    events: tuple[OutboundEvent, ...]
+
+
+class ListedOutbox:
+    """Jobs in a list, each with the topics of its events."""
+
+    def __init__(self, *jobs: tuple[str, ...]) -> None:
+        self.waits = [Waiting(events=tuple(event(topic) for topic in job)) for job in jobs]
+
+    def waiting(self, limit: int) -> list[Waiting]:
+        return self.waits[:limit]
+
+    def mark_published(self, published: list[Waiting]) -> None:
+        self.waits = [job for job in self.waits if job not in published]
+
+    @property
+    def topics(self) -> list[tuple[str, ...]]:
+        return [tuple(event.topic for event in job.events) for job in self.waits]
+
+
+def event(topic: str) -> OutboundEvent:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return OutboundEvent(topic=topic, key="LXM", id=topic, source="s", time=at, data={})
+
+
+def relay_over(outbox: ListedOutbox, **failures: Exception) -> Relay:
+    """A relay whose broker does not take what is for these topics."""
+
+    def deliver(publications: Iterable[Publication]) -> Mapping[int, Exception]:
+        topics = [p.topic for p in publications]
+        return {n: failures[topic] for n, topic in enumerate(topics) if topic in failures}
+
+    return Relay(outbox, lambda e: to_publication(e, e.topic), deliver)
+
+
+def test_what_was_published_waits_no_more() -> None:
+    outbox = ListedOutbox(("a", "b"), ("c",))
+    assert relay_over(outbox).run_once() == 3
+    assert outbox.topics == []
+
+
+def test_refused_topic_keeps_its_own_jobs_waiting_and_is_told() -> None:
+    outbox = ListedOutbox(("a", "b"), ("c",), ("a",), (), ("b", "c"))
+    with pytest.raises(TopicRefused):
+        relay_over(outbox, b=TopicRefused()).run_once()
+    assert outbox.topics == [("a", "b"), ("b", "c")]
+
+
+def test_the_first_failure_is_the_one_that_is_told() -> None:
+    with pytest.raises(KafkaUnavailable):
+        outbox = ListedOutbox(("a",), ("b",), ("c",))
+        relay_over(outbox, b=KafkaUnavailable(), c=TopicRefused()).run_once()
+    assert outbox.topics == [("b",), ("c",)]
