@@ -33,6 +33,7 @@ from consumers.app import INGEST_BATCH, TRAINING_LIMIT, utc_now
 from consumers.dispatch import Dispatcher
 from consumers.lanes import Done, Executor, Lanes, Work
 from consumers.loop import ConsumerLoop
+from consumers.offsets import Ticket
 from consumers.topics import apply_topics
 from consumers.training import TrainingHandler
 from pipeline.ledger import Ledger, NewJob
@@ -56,8 +57,8 @@ class Counted:
     def start(self, done: Done) -> None:
         """Begin, and count on the way."""
 
-        def counted(ticket: object) -> None:
-            done(ticket)  # type: ignore[arg-type]  # a ticket, handed through
+        def counted(ticket: Ticket) -> None:
+            done(ticket)
             self._left -= 1
             if self._left == 0:
                 self.all_done.set()
@@ -72,11 +73,22 @@ class Counted:
         """Finish."""
         return self._inner.stop(limit_s)
 
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """Those of the executor."""
+        return self._inner.threads
+
+
+def ledger_of(settings: Settings, store: Store) -> Ledger:
+    """The ledger as the service makes it."""
+    announcer = Announcer(utc_now, settings.language)
+    return Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
+
 
 def run_service(settings: Settings, store: Store, count: int) -> tuple[float, float]:
     """Records a second of the service's own parts, and of its process's own processor time."""
     metrics, stop = Metrics(), threading.Event()
-    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    ledger = ledger_of(settings, store)
     with KafkaPublisher(settings.kafka, metrics) as publisher:
         dispatcher = Dispatcher(
             TRAIN_REQUESTED.name,
@@ -109,7 +121,7 @@ def run_service(settings: Settings, store: Store, count: int) -> tuple[float, fl
 
 def bare_documents(settings: Settings, store: Store, count: int) -> list[Document]:
     """The very documents that the service would store, ready beforehand."""
-    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    ledger = ledger_of(settings, store)
     now = utc_now()
     return [ledger._document(request(number), 1, now) for number in range(count)]
 

@@ -24,7 +24,7 @@ from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import App, RoleName
-from consumers.dispatch import FIRST_WAIT_S, LONGEST_WAIT_S
+from consumers.patience import FIRST_WAIT_S, LONGEST_WAIT_S
 from consumers.topics import apply_topics
 from pipeline.store import JOBS, open_client
 from schemas.errors import StoreUnavailable

@@ -105,8 +105,14 @@ class Pair:
         self.store: Store = client[NAME]
         ensure_indexes(self.store, 1)
         kafka = KafkaSettings(bootstrap_servers=self._servers.bootstrap_servers)
-        apply_topics(Settings(kafka=kafka), PARTITIONS)
-        self.ledger = Ledger(self.store, Announcer(utc_now, "en"), lease_s=self._lease_s)
+        settings = Settings(kafka=kafka)
+        apply_topics(settings, PARTITIONS)
+        self.ledger = Ledger(
+            self.store,
+            Announcer(utc_now, "en"),
+            lease_s=self._lease_s,
+            fair_s=settings.worker.fair_s,
+        )
         self._stack.callback(self._clear_away)
         self.fill_up()
         return self

@@ -66,7 +66,7 @@ class InMemory(Outbox):
 def fill(store: Store, settings: Settings, jobs: int, per_job: int) -> list[Document]:
     """Store jobs with waiting events and return them."""
     announcer = Announcer(utc_now, settings.language)
-    ledger = Ledger(store, announcer, lease_s=30)
+    ledger = Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
     now = utc_now()
     documents = [ledger._document(request(number), 1, now) for number in range(jobs)]
     if per_job > 1:

@@ -18,7 +18,7 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from config.kafka import ClientConfig
+from config.kafka_security import ClientConfig
 from consumers.embedded.process import ServerProcess, free_port
 
 VERSION = "4.1.0"
