@@ -15,7 +15,8 @@ import argparse
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -24,7 +25,7 @@ from uuid import uuid4
 import bson
 from confluent_kafka import Consumer, Message, TopicPartition
 
-from bench.backlog import SOURCE, Offsets, elder, send_training
+from bench.backlog import SOURCE, Offsets, elder, every, send_training
 from bench.servers import PARTITIONS, add_options, open_servers, settings_for
 from bench.table import show
 from config.metrics import Metrics
@@ -33,6 +34,7 @@ from consumers.app import INGEST_BATCH, TRAINING_LIMIT, utc_now
 from consumers.dispatch import Dispatcher
 from consumers.lanes import Done, Executor, Lanes, Work
 from consumers.loop import ConsumerLoop
+from consumers.offsets import Ticket
 from consumers.topics import apply_topics
 from consumers.training import TrainingHandler
 from pipeline.ledger import Ledger, NewJob
@@ -56,8 +58,8 @@ class Counted:
     def start(self, done: Done) -> None:
         """Begin, and count on the way."""
 
-        def counted(ticket: object) -> None:
-            done(ticket)  # type: ignore[arg-type]  # a ticket, handed through
+        def counted(ticket: Ticket) -> None:
+            done(ticket)
             self._left -= 1
             if self._left == 0:
                 self.all_done.set()
@@ -72,11 +74,34 @@ class Counted:
         """Finish."""
         return self._inner.stop(limit_s)
 
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """Those of the executor."""
+        return self._inner.threads
+
+
+def ledger_of(settings: Settings, store: Store) -> Ledger:
+    """The ledger as the service makes it."""
+    announcer = Announcer(utc_now, settings.language)
+    return Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
+
+
+@contextmanager
+def polling(loop: ConsumerLoop, stop: threading.Event) -> Iterator[None]:
+    """Run a loop in a thread; it ends with the context, and commits its last offsets then."""
+    thread = threading.Thread(target=lambda: loop.run(stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
 
 def run_service(settings: Settings, store: Store, count: int) -> tuple[float, float]:
     """Records a second of the service's own parts, and of its process's own processor time."""
     metrics, stop = Metrics(), threading.Event()
-    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    ledger = ledger_of(settings, store)
     with KafkaPublisher(settings.kafka, metrics) as publisher:
         dispatcher = Dispatcher(
             TRAIN_REQUESTED.name,
@@ -96,20 +121,18 @@ def run_service(settings: Settings, store: Store, count: int) -> tuple[float, fl
             metrics,
             limit=TRAINING_LIMIT,
         )
-        running = threading.Thread(target=lambda: loop.run(stop))
-        running.start()
-        while not loop.assigned:
-            time.sleep(0.001)
-        begun, own = time.perf_counter(), time.process_time()
-        assert executor.all_done.wait(LIMIT_S), "the records did not come"
-        stop.set()
-        running.join()  # The last offsets are committed here.
+        with polling(loop, stop):
+            for _ in every(0.001, LIMIT_S, "the loop has its partitions"):
+                if loop.assigned:
+                    break
+            begun, own = time.perf_counter(), time.process_time()
+            assert executor.all_done.wait(LIMIT_S), "the records did not come"
         return count / (time.perf_counter() - begun), count / (time.process_time() - own)
 
 
 def bare_documents(settings: Settings, store: Store, count: int) -> list[Document]:
     """The very documents that the service would store, ready beforehand."""
-    ledger = Ledger(store, Announcer(utc_now, settings.language), lease_s=30)
+    ledger = ledger_of(settings, store)
     now = utc_now()
     return [ledger._document(request(number), 1, now) for number in range(count)]
 
@@ -140,17 +163,22 @@ def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> 
         [settings.topic(TRAIN_REQUESTED.name)], on_assign=lambda _, found: assigned.extend(found)
     )
     messages: list[Message] = []
-    while not assigned:
+    # Both calls wait themselves; between them nothing is waited for.
+    for _ in every(0, LIMIT_S, "the bare loop has its partitions"):
         messages = [m for m in [consumer.poll(0.001)] if m is not None]
+        if assigned:
+            break
     begun, own = time.perf_counter(), time.process_time()
     taken = 0
-    while taken < count:
+    for _ in every(0, LIMIT_S, "the bare loop has taken all records"):
         messages += consumer.consume(BARE_BATCH, 0.1)
         if messages:
             store[JOBS].insert_many(documents[taken : taken + len(messages)], ordered=ordered)
             taken += len(messages)
             consumer.commit(offsets=consumer.position(assigned), asynchronous=True)
             messages = []
+        if taken >= count:
+            break
     consumer.commit(offsets=consumer.position(assigned), asynchronous=False)
     rates = count / (time.perf_counter() - begun), count / (time.process_time() - own)
     consumer.close()

@@ -5,9 +5,9 @@
 
 The roles `answers` and `training` run (worker and relay included) when a proxy cuts them off from
 MongoDB. The topics then get at once what an hour at these rates a second would have left in them.
-The service polls and waits until each role has failed so often that its back-off is at its
-longest (15 s). Then MongoDB is back, and the time runs until every record is dealt with and its
-offset is committed: requests in the ledger, data sets written and published. The target is a
+The service polls and waits until each lane of both roles has failed so often that its back-off is
+at its longest (15 s). Then MongoDB is back, and the time runs until every record is dealt with and
+its offset is committed: requests in the ledger, data sets written and published. The target is a
 tenth of the outage. An hour takes some minutes; `--minutes 6` is a tenth of all.
 """
 
@@ -15,8 +15,12 @@ import argparse
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
+
+import structlog
+from structlog.typing import EventDict
 
 from bench.backlog import Offsets, elder, every, send_answers, send_training
 from bench.servers import PARTITIONS, Servers, add_options, open_servers, settings_for
@@ -24,7 +28,7 @@ from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import App, RoleName
-from consumers.dispatch import FIRST_WAIT_S, LONGEST_WAIT_S
+from consumers.patience import FIRST_WAIT_S, LONGEST_WAIT_S
 from consumers.topics import apply_topics
 from pipeline.store import JOBS, open_client
 from schemas.errors import StoreUnavailable
@@ -38,6 +42,22 @@ LOOK_S = 0.2
 LIMIT_S = 3600.0
 
 
+class Waits:
+    """Hears in the log how often each lane had to wait for the store.
+
+    The metric counts the lanes of a role together, and one that is ahead would hide another.
+    """
+
+    def __init__(self) -> None:
+        self.by_lane: Counter[str] = Counter()
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
+        """Note a wait; structlog calls this in the lane's own thread."""
+        if event["event"] == "record.waits" and event["code"] == StoreUnavailable.code:
+            self.by_lane[threading.current_thread().name] += 1
+        return event
+
+
 def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dict[str, float]:
     """Seconds from MongoDB's return: for each role, and for both."""
     with ExitStack() as stack:
@@ -46,7 +66,9 @@ def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dic
         settings = settings_for(servers, folder, mongodb_uri=uri)
         _invent_answers(servers, settings)
         apply_topics(settings, PARTITIONS)
-        metrics = Metrics()
+        metrics, waits = Metrics(), Waits()
+        structlog.configure(processors=[waits, *structlog.get_config()["processors"]])
+        stack.callback(structlog.reset_defaults)
         _start(App(settings, metrics), stack)
         offsets = {role: Offsets(settings, role, topic.name) for role, topic in ROLES.items()}
         for one in offsets.values():
@@ -54,7 +76,7 @@ def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dic
         proxy.set_mode("gone")
         send_training(settings, requests, ELDERS)
         send_answers(settings, updates, ELDERS)
-        _wait_until_patient(metrics)
+        _wait_until_patient(waits)
         proxy.set_mode("pass")
         sent: dict[RoleName, int] = {"training": requests, "answers": updates}
         seconds = _time_until_committed(offsets, sent)
@@ -85,14 +107,15 @@ def _invent_answers(servers: Servers, settings: Settings) -> None:
     client.close()
 
 
-def _wait_until_patient(metrics: Metrics) -> None:
-    """Return when each role has failed so often that it waits as long as it ever does."""
+def _wait_until_patient(waits: Waits) -> None:
+    """Return when each lane has failed so often that it waits as long as it ever does."""
     tries = 1
     while FIRST_WAIT_S * 2 ** (tries - 1) < LONGEST_WAIT_S:
         tries += 1
+    # A lane is a thread, named after its role and a number: "answers-0".
+    lanes = {t.name for t in threading.enumerate() if t.name.rpartition("-")[0] in ROLES}
     for _ in every(LOOK_S, LIMIT_S, "the back-off is at its longest"):
-        failed = [metrics.retries.labels(t.name, StoreUnavailable.code) for t in ROLES.values()]
-        if all(one._value.get() >= tries for one in failed):
+        if all(waits.by_lane[lane] >= tries for lane in lanes):
             return
 
 

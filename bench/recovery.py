@@ -29,6 +29,7 @@ from config.kafka import KafkaSettings
 from config.settings import MongoSettings, Settings
 from consumers.app import utc_now
 from consumers.embedded.kafka import SESSION_TIMEOUT_MS
+from consumers.embedded.process import dying_with_parent
 from consumers.embedded.stack import OllamaServer
 from consumers.topics import apply_topics
 from pipeline.ledger import Ledger, NewJob
@@ -52,7 +53,7 @@ class Worker:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "consumers.cli.main", "run", "training"],
+                dying_with_parent((sys.executable, "-m", "consumers.cli.main", "run", "training")),
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -97,6 +98,14 @@ class Pair:
         self._lease_s = lease_s
 
     def __enter__(self) -> Self:
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         ollama = OllamaServer(self._folder)
         self._stack.enter_context(ollama.process)
         self._environment = self._settings(ollama.host, make_tiny_base(self._folder / "models"))
@@ -105,11 +114,16 @@ class Pair:
         self.store: Store = client[NAME]
         ensure_indexes(self.store, 1)
         kafka = KafkaSettings(bootstrap_servers=self._servers.bootstrap_servers)
-        apply_topics(Settings(kafka=kafka), PARTITIONS)
-        self.ledger = Ledger(self.store, Announcer(utc_now, "en"), lease_s=self._lease_s)
+        settings = Settings(kafka=kafka)
+        apply_topics(settings, PARTITIONS)
+        self.ledger = Ledger(
+            self.store,
+            Announcer(utc_now, "en"),
+            lease_s=self._lease_s,
+            fair_s=settings.worker.fair_s,
+        )
         self._stack.callback(self._clear_away)
         self.fill_up()
-        return self
 
     def __exit__(
         self,
@@ -183,15 +197,15 @@ def recover(pair: Pair, number: int, chance: random.Random) -> float:
     """Seconds from the kill to the next claim."""
     job = long_job(pair.store, number)
     pair.ledger.accept([job])
-    seen = pair.ledger.get(job.elder_id)
     for _ in every(LOOK_S, LIMIT_S, "the job trains"):
-        seen = pair.ledger.get(job.elder_id)
-        if seen.stage == "training":
+        if pair.ledger.get(job.elder_id).stage == "training":
             break
     time.sleep(chance.uniform(0, 2 * pair._lease_s / HEARTBEATS))
-    killed_at = pair.kill_holder(pair.ledger.get(job.elder_id))
+    # Only now: a lease that was lost meanwhile has another fence already.
+    held = pair.ledger.get(job.elder_id)
+    killed_at = pair.kill_holder(held)
     for _ in every(LOOK_S, LIMIT_S, "the job is claimed again"):
-        if pair.ledger.get(job.elder_id).fence > seen.fence:
+        if pair.ledger.get(job.elder_id).fence > held.fence:
             break
     seconds = time.monotonic() - killed_at
     pair.ledger.cancel(job.elder_id)
@@ -212,7 +226,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    # The workers are in sessions of their own: they must not outlive a benchmark that is ended.
+    # All processes die with this one; so that their folder goes too, it ends in good order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with (
         tempfile.TemporaryDirectory() as name,

@@ -66,7 +66,7 @@ class InMemory(Outbox):
 def fill(store: Store, settings: Settings, jobs: int, per_job: int) -> list[Document]:
     """Store jobs with waiting events and return them."""
     announcer = Announcer(utc_now, settings.language)
-    ledger = Ledger(store, announcer, lease_s=30)
+    ledger = Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
     now = utc_now()
     documents = [ledger._document(request(number), 1, now) for number in range(jobs)]
     if per_job > 1:
@@ -108,8 +108,8 @@ def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, 
     turn.take()
     with KafkaPublisher(settings.kafka, Metrics()) as publisher:
         publisher.confirm([warm_up(settings)])
-        confirm = partial(publisher.confirm, may_go_on=turn.keep)
-        relay = Relay(outbox, events.stored, confirm, turn.is_held)
+        deliver = partial(publisher.deliver, may_go_on=turn.keep)
+        relay = Relay(outbox, events.stored, deliver, turn.is_held)
         begun, own, sent = time.perf_counter(), time.process_time(), 0
         while turn.take() and (batch := relay.run_once()):
             sent += batch

@@ -73,7 +73,7 @@ def time_recipe(
         return _real_tokens(batches[1:]) / (time.perf_counter() - started)
 
 
-class _Stopwatch(TrainerCallback):
+class _Stopwatch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Starts after the first step, as for the recipe."""
 
     started = ended = 0.0

@@ -27,9 +27,9 @@ class FakeMessage:
     """A record of a partition, or an error, as the client hands it out."""
 
     def __init__(self, partition: int, offset: int, error: KafkaError | None = None) -> None:
-        self.partition = lambda: partition
-        self.offset = lambda: offset
-        self.error = lambda: error
+        self.partition: Callable[[], int] = lambda: partition
+        self.offset: Callable[[], int] = lambda: offset
+        self.error: Callable[[], KafkaError | None] = lambda: error
 
     def topic(self) -> str:
         return TOPIC

@@ -390,14 +390,14 @@ def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Stor
     shut_out: list[tuple[str, int]] = []
 
     def fence_off(job: Job) -> None:
-        shut_out.append((ledger.get(job.id).status, job.fence))
+        shut_out.append((watched.get(job.id).status, job.fence))
 
     announcer = Announcer(lambda: datetime.now(UTC), "en")
-    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=fence_off)
-    ledger.accept([request(1)])
-    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
-    ledger.release(claimed(ledger), wait_s=0, count_attempt=False)
-    assert ledger.cancel(f"LXM_{SECONDS}").status == "cancelled"
+    watched = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=fence_off)
+    watched.accept([request(1)])
+    watched.release(claimed(watched), wait_s=0, count_attempt=False)
+    watched.release(claimed(watched), wait_s=0, count_attempt=False)
+    assert watched.cancel(f"LXM_{SECONDS}").status == "cancelled"
     assert shut_out == [("queued", 3)], "before the job's end, with the next holder's fence"
 
 

@@ -26,7 +26,9 @@ MANY = 10_000
 BATCH = 500
 LIMIT_S = 30.0
 FAIR_S = 600.0
-SHORT_S = 1.0
+# On the real store these are real seconds: what is to happen "lately" must fit in there, on a
+# machine that does much else too.
+SHORT_S = 5.0
 
 
 @pytest.fixture

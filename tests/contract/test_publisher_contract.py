@@ -119,7 +119,7 @@ def test_record_whose_partition_does_not_exist_goes_to_any_other_where_it_may(
     under_test.publisher.confirm(sent[:2])
     under_test.publisher.confirm(sent[2:])
     found = {p.value: p for p in under_test.seen(4)}
-    assert sorted(found) == [b"0", b"1", b"2", b"3"]
+    assert set(found) == {b"0", b"1", b"2", b"3"}
     assert found[b"0"].partition == 2
     assert {found[b"1"].partition, found[b"2"].partition} <= {None, 0, 1, 2}
     assert {(p.key, p.headers) for p in found.values()} == {(b"k", HEADERS)}

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 from uuid import uuid4
 
 import pytest
@@ -40,18 +41,23 @@ def stack(
         yield addresses
 
 
-WaitUntil = Callable[[Callable[[], object], str], None]
+class WaitUntil(Protocol):
+    """Waits for a condition, and fails with its name after the limit."""
+
+    def __call__(
+        self, is_so: Callable[[], object], what: str, limit_s: float = LIMIT_S
+    ) -> None: ...
 
 
 @pytest.fixture(scope="session")
 def wait_until() -> WaitUntil:
     """Waits for a condition, and fails with its name after the limit."""
 
-    def wait(is_so: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
+    def wait(is_so: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
+        deadline = time.monotonic() + limit_s
         pause = threading.Event()
         while not is_so():
-            assert time.monotonic() < deadline, f"not so within {LIMIT_S:.0f} s: {what}"
+            assert time.monotonic() < deadline, f"not so within {limit_s:.0f} s: {what}"
             pause.wait(0.02)
 
     return wait

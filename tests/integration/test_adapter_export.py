@@ -18,8 +18,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from pipeline.adapter import CONFIG, WEIGHTS, AdapterUnsupported, export_gguf, save_peft
+from pipeline.adapter import AdapterUnsupported, export_gguf, save_peft
 from pipeline.files import hash_file, seal_folder, sealed_files, write_file
+from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.fakes import TINY_SIZES
 
 # peft asks transformers for a name that transformers is giving up.
@@ -48,7 +49,7 @@ def adapted(config: PretrainedConfig, **lora: Any) -> PeftModel:
 def exported(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], gguf.GGUFReader]:
     """Export a tiny adapter; return peft's tensors and a reader of the GGUF."""
     save_peft(adapted(config), folder)
-    return load_file(folder / WEIGHTS), gguf.GGUFReader(export_gguf(folder, config))
+    return load_file(folder / ADAPTER_WEIGHTS), gguf.GGUFReader(export_gguf(folder, config))
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -126,9 +127,10 @@ def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[st
     """An adapter that would load and speak otherwise is never written."""
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
-    path = tmp_path / CONFIG
+    path = tmp_path / ADAPTER_CONFIG
     text = json.dumps(json.loads(path.read_text()) | changed)
-    seal_folder(tmp_path, sealed_files(tmp_path) | {CONFIG: write_file(path, text.encode())})
+    sha256 = write_file(path, text.encode())
+    seal_folder(tmp_path, sealed_files(tmp_path) | {ADAPTER_CONFIG: sha256})
     with pytest.raises(AdapterUnsupported):
         export_gguf(tmp_path, config)
     assert not list(tmp_path.glob("*.gguf"))

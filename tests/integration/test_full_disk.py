@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from pipeline import adapter
-from pipeline.adapter import GGUF, export_gguf, save_peft
+from pipeline.adapter import export_gguf, save_peft
 from pipeline.checkpoint import Position, load_newest, save
 from pipeline.files import MANIFEST, disk_errors, write_file
 from schemas.errors import ArtefactCorrupt, DiskFull
+from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.fakes import TINY_SIZES
 from tests.integration.test_adapter_export import adapted
 
@@ -73,8 +73,8 @@ def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: i
         export_gguf(small_disk, config)
     except (DiskFull, ArtefactCorrupt):
         assert (small_disk / MANIFEST).read_bytes() == manifest
-    if (small_disk / GGUF).exists():  # Then there was no room for the manifest at most.
-        assert len(gguf.GGUFReader(small_disk / GGUF).tensors) == 28
+    if (small_disk / ADAPTER_GGUF).exists():  # Then there was no room for the manifest at most.
+        assert len(gguf.GGUFReader(small_disk / ADAPTER_GGUF).tensors) == 28
     assert not list(small_disk.glob(".partial-*"))
 
 
@@ -95,6 +95,7 @@ def test_gguf_that_a_writer_left_short_without_a_word_gets_no_name(
 
     class Careless(gguf.GGUFWriter):  # type: ignore[misc]  # gguf has no types
         def write_header_to_file(self, path: Path | None = None) -> None:
+            assert path is not None
             self.left = path
             super().write_header_to_file(path)
 
@@ -102,18 +103,18 @@ def test_gguf_that_a_writer_left_short_without_a_word_gets_no_name(
             super().close()
             damage(self.left)
 
-    monkeypatch.setattr(adapter.gguf, "GGUFWriter", Careless)
+    monkeypatch.setattr(gguf, "GGUFWriter", Careless)
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     with pytest.raises(ArtefactCorrupt):
         export_gguf(tmp_path, config)
-    assert not (tmp_path / GGUF).exists()
+    assert not (tmp_path / ADAPTER_GGUF).exists()
 
 
 def test_weights_changed_before_the_conversion_are_not_converted(tmp_path: Path) -> None:
     config, folder = LlamaConfig(**TINY_SIZES), tmp_path / "adapter"
     save_peft(adapted(config), folder)
-    change(folder / adapter.WEIGHTS)
+    change(folder / ADAPTER_WEIGHTS)
     with pytest.raises(ArtefactCorrupt):
         export_gguf(folder, config)
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.corrupt"]

@@ -71,10 +71,8 @@ def test_counts_of_accepted_and_set_aside_add_up(
 ) -> None:
     sent = send(service, topic)
     wait_for_all(service, topic)
-    seen = service.wire.all(lambda r: True) + family.all(lambda r: True)
-    ends = Counter(end for r in seen if (end := end_of(service, topic, r)))
+    ends = count_ends(service, family, topic)
     if topic == "train-requested":
-        ends["accepted"] = int(consumed(service, topic, "done"))
         assert 0 < service.app.store["jobs"].count_documents({}) <= ends["accepted"]
     assert ends.total() == RECORDS == consumed(service, topic), ends
     assert ends["dead letter"] > RECORDS / 20, "most are bad"
@@ -110,6 +108,23 @@ def wait_for_all(service: Service, topic: str) -> None:
             seen, at = now, time.monotonic()
         assert time.monotonic() - at < STALL_S, f"stalled after {now:.0f} records"
         pause.wait(0.1)
+
+
+def count_ends(service: Service, family: Wire, topic: str) -> Counter[str]:
+    """How many records ended in which way, once all have; a second end of one counts too."""
+    deadline = time.monotonic() + STALL_S
+    while ends_now(service, family, topic).total() < RECORDS and time.monotonic() < deadline:
+        pass  # Each look waits for what comes.
+    return ends_now(service, family, topic)
+
+
+def ends_now(service: Service, family: Wire, topic: str) -> Counter[str]:
+    """Count the ends that have come until now."""
+    seen = service.wire.all(lambda r: True) + family.all(lambda r: True)
+    ends = Counter(end for r in seen if (end := end_of(service, topic, r)))
+    if topic == "train-requested":
+        ends["accepted"] = int(consumed(service, topic, "done"))
+    return ends
 
 
 def consumed(service: Service, topic: str, outcome: str | None = None) -> float:

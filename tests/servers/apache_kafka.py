@@ -4,13 +4,16 @@ Needs Java 17 and Maven. Every broker is a controller too, so with three of them
 """
 
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,8 +21,8 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from config.kafka import ClientConfig
-from consumers.embedded.process import ServerProcess, free_port
+from config.kafka_security import ClientConfig
+from consumers.embedded.process import ServerProcess
 
 VERSION = "4.1.0"
 _OLDEST_JAVA = 17
@@ -27,6 +30,8 @@ _CLUSTER_ID = "4L6g3nShT-eMCtK--X86sw"
 _FETCH_LIMIT_S = 900
 _FORMAT_LIMIT_S = 120
 _ANSWER_LIMIT_S = 2.0
+# Below those that Linux gives to clients: a broker that comes back must find its own still free.
+_PORTS = range(20_000, 32_768)
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>heirloom</groupId><artifactId>kafka-for-tests</artifactId><version>1</version>
@@ -79,6 +84,24 @@ def cache_folder() -> Path:
     """Where the jars are kept between runs."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "heirloom-modelserver" / "tools"
+
+
+def free_ports(count: int) -> list[int]:
+    """Give different ports of 127.0.0.1 that nothing has now and no client will be given."""
+    # The system's chance: two test runs with the same seed are not to choose the same ports.
+    order = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    found = list(islice(filter(_is_free, order), count))
+    assert len(found) == count, "no free ports"
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
 
 
 class Broker:
@@ -169,7 +192,8 @@ class ApacheKafka:
             format_arguments: for StorageTool, as `--add-scram`.
         """
         libs = install(cache_folder())
-        ports = [(free_port(), free_port()) for _ in range(nodes)]
+        found = free_ports(2 * nodes)
+        ports = list(zip(found[::2], found[1::2], strict=True))
         self.bootstrap_servers = ",".join(f"127.0.0.1:{client_port}" for client_port, _ in ports)
         self._client = client or {}
         self._format_arguments = format_arguments

@@ -35,7 +35,7 @@ class ClientMessage:
 def test_message_becomes_a_record() -> None:
     headers = [("a", b"1"), ("a", None)]
     message = ClientMessage(lambda: headers, (TIMESTAMP_LOG_APPEND_TIME, 5))
-    record = to_record(message)  # type: ignore[arg-type]
+    record = to_record(message)
     assert (record.topic, record.partition, record.offset) == ("t", 1, 2)
     assert (record.timestamp_ms, record.timestamp_type) == (5, "append")
     assert record.headers == tuple(headers)
@@ -49,6 +49,6 @@ def test_header_name_that_is_no_utf_8_does_not_end_the_loop(fault: Exception) ->
     def headers() -> None:
         raise fault
 
-    record = to_record(ClientMessage(headers, (TIMESTAMP_NOT_AVAILABLE, -1)))  # type: ignore[arg-type]
+    record = to_record(ClientMessage(headers, (TIMESTAMP_NOT_AVAILABLE, -1)))
     assert record.headers == ()
     assert not record.is_readable

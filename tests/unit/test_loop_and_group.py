@@ -31,7 +31,7 @@ class Member:
             self.metrics,
             limit=limit,
             hold=hold,
-            make_consumer=self._make,  # type: ignore[arg-type]
+            make_consumer=self._make,
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self.loop.run, args=(self._stop,))

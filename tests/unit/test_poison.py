@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -249,5 +249,5 @@ class InternalFaults:
 def _code(reply: Publication) -> str | None:
     if reply.topic.endswith("-dlt"):
         return None
-    error: Callable[[], Any] = json.loads(reply.value or b"{}").get("error") or {}
-    return error.get("code")  # type: ignore[attr-defined]
+    error: dict[str, str] = json.loads(reply.value or b"{}").get("error") or {}
+    return error.get("code")

@@ -458,7 +458,10 @@ def test_model_deleted_between_the_version_tag_and_the_release_keeps_that_tag(
 
 
 def test_adapter_that_changed_on_the_disk_never_reaches_the_host(shop: Workshop) -> None:
-    shop.runner.damages = [lambda folder: (folder / ADAPTER_GGUF).write_bytes(b"spoilt") and None]
+    def spoil(folder: Path) -> None:
+        (folder / ADAPTER_GGUF).write_bytes(b"spoilt")
+
+    shop.runner.damages = [spoil]
     with pytest.raises(ArtefactCorrupt):
         shop.run()
     assert shop.host.tags() == []

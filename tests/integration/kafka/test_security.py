@@ -124,7 +124,9 @@ def running(settings: Settings, roles: Sequence[RoleName]) -> Iterator[App]:
 def roles(room: Room, wait_until: WaitUntil) -> Iterator[dict[str, App]]:
     """Each role as a user of its own."""
     with ExitStack() as stack:
-        apps = {role: stack.enter_context(running(room.settings(role), [role])) for role in ROLES}
+        apps: dict[str, App] = {
+            role: stack.enter_context(running(room.settings(role), [role])) for role in ROLES
+        }
         for role, app in apps.items():
             wait_until(lambda a=app, r=role: is_ready(a, r), f"{role} has partitions")  # type: ignore[misc]
         yield apps
