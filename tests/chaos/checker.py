@@ -63,12 +63,12 @@ def check(case: Case, *, settled: bool) -> Verdict:
 
 
 def replies_by_request(case: Case, topic: str) -> dict[str, set[tuple[bytes | None, str]]]:
-    """The different last replies to each request of a topic; a repeat is the same one."""
+    """The different last replies to each request; a repeat is the same, byte for byte."""
     found: dict[str, set[tuple[bytes | None, str]]] = defaultdict(set)
     for record in case.records(_REPLIES[topic]):
         if record.header("final") != b"false":
             request = (record.header("kafka_correlationId") or b"").decode()
-            found[request].add((record.header("ce_id"), json.dumps(_data(record))))
+            found[request].add((record.header("ce_id"), (record.value or b"").decode()))
     return dict(found)
 
 
@@ -203,16 +203,35 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
             tag = model_tag(job["elder_id"], job["version"])
             if tag not in digests or not case.evidence.answers(tag):
                 yield f"{tag} does not answer"
+    yield from _ready_of_another(case)
     for topic in _REPLIES.values():
         for record in case.records(topic):
             if (_data(record).get("error") or {}).get("code") == InternalError.code:
                 request = (record.header("kafka_correlationId") or b"").decode()
                 yield f"{request} met an error of ours"
-    for model in case.models():
-        if model["current"] is not None:
-            yield from _unsound(case, model["_id"], model, digests)
+    models = {model["_id"]: model for model in case.models()}
+    served = {job["elder_id"] for job in case.jobs() if job["status"] == "succeeded"}
+    for elder_id in sorted(served):
+        model = models.get(elder_id)
+        released = [v["version"] for v in model["versions"] if v["ready"]] if model else []
+        if model is None or model["current"] not in released:
+            yield f"{elder_id}: of {released} none answers"
+        else:
+            yield from _unsound(case, elder_id, model, digests)
     yield from _disordered(case)
     yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
+
+
+def _ready_of_another(case: Case) -> Iterable[str]:
+    """`model-ready` is told of jobs that succeeded, and of whom they are."""
+    jobs = {job["_id"]: job for job in case.jobs()}
+    for record in case.records("model-ready"):
+        told = _data(record)
+        job = jobs.get(told["job_id"])
+        if job is None or job["status"] != "succeeded":
+            yield f"{told['job_id']} did not succeed, and model-ready was told"
+        elif told["elder_id"] != job["elder_id"]:
+            yield f"{told['job_id']} of {job['elder_id']} was told of {told['elder_id']}"
 
 
 def _possible_ends(case: Case, job: dict[str, Any]) -> set[str]:
@@ -232,11 +251,15 @@ def _unsound(
     case: Case, elder_id: str, model: dict[str, Any], digests: dict[str, str]
 ) -> Iterable[str]:
     current = next(v for v in model["versions"] if v["version"] == model["current"])
-    newest = max(v["version"] for v in model["versions"] if v["ready"])
+    released = sorted(v["version"] for v in model["versions"] if v["ready"])
     elder = next(elder for elder in case.elders if elder.id == elder_id)
-    (wanted,) = {*rollbacks(case, elder)} - {None} or {newest}
-    if current["version"] != wanted:
-        yield f"{elder_id}: version {current['version']} answers, and not {wanted}"
+    rolled_back = rollbacks(case, elder)
+    if None in rolled_back and len(released) > 1:
+        yield f"{elder_id}: a rollback was refused, although {released} are there"
+    wanted = rolled_back - {None} or {released[-1]}
+    if current["version"] not in wanted:
+        names = " or ".join(sorted(str(version) for version in wanted))
+        yield f"{elder_id}: version {current['version']} answers, and not {names}"
     latest = digests.get(current_tag(elder_id))
     if latest is None or latest != digests.get(current["tag"]):
         yield f"{elder_id}: latest is {latest}, {current['tag']} {digests.get(current['tag'])}"

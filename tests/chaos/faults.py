@@ -154,7 +154,10 @@ FAULTS: tuple[Fault, ...] = (
         times=3,
     ),
     Fault(name="dead-letter topic not writable", point="the dead letter", action="refuse", times=4),
-    Fault(name="disk full at the JSONL", point="sync of jsonl", action="disk_full", times=3),
+    # Its manifest, the folder, the JSONL itself, the folder again.
+    Fault(
+        name="disk full at the JSONL", point="sync of jsonl", action="disk_full", up_to=4, times=3
+    ),
     Fault(
         name="disk full at the checkpoint",
         point="sync of checkpoint",
@@ -162,7 +165,13 @@ FAULTS: tuple[Fault, ...] = (
         up_to=3,
         times=3,
     ),
-    Fault(name="disk full at the adapter", point="sync of adapter", action="disk_full", times=3),
+    Fault(
+        name="disk full at the adapter",
+        point="sync of adapter",
+        action="disk_full",
+        up_to=2,
+        times=3,
+    ),
     *(
         Fault(name=f"a bit changes in the {what}", point=f"damage to the {what}", action="damage")
         for what in ("adapter", "data set", "checkpoints")

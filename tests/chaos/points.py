@@ -19,6 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from schemas.base import Frozen
 from schemas.errors import KafkaUnavailable
+from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.chaos.faults import Fault
 
 VARIABLE = "CHAOS_PLAN"
@@ -140,9 +141,11 @@ def _around_the_disk(injector: Injector) -> None:
 
     def fsync(fd: Any) -> None:
         path = str(Path(f"/proc/self/fd/{fd}").readlink())
-        kind = "jsonl" if "/jsonl/" in path else "adapter" if "/adapters/" in path else ""
+        kind = "jsonl" if "/jsonl/" in path else ""
         if path.endswith("tensors.safetensors"):
             kind = "checkpoint"
+        if path.endswith((ADAPTER_WEIGHTS, ADAPTER_GGUF)):
+            kind = "adapter"
         if kind and injector.strikes(f"sync of {kind}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(fd)

@@ -97,7 +97,8 @@ class Upstream:
         doomed = doomed_job(b)
         hour = timedelta(hours=1)
         sends: list[tuple[Callable[..., Operation], tuple[Elder, str], dict[str, Any]]] = [
-            (self._train, (a, "t1"), {}),
+            # Both forced: whichever comes first, there are two versions, and one to go back to.
+            (self._train, (a, "t1"), {"force_retrain": True}),
             (self._train, (b, "t2"), {}),
             (self._train, (b, "t2"), {}),
             (self._train, (a, "t3"), {"force_retrain": True, "clock": -hour}),

@@ -114,7 +114,8 @@ def add_job(evidence: Planted, elder: Elder, request: str, *, ready: bool) -> No
         data = {"job_id": job, "status": told, "sequence": sequence}
         evidence.tell("train-progress", elder, f"{job}/progress/{sequence}", data)
     if ready:
-        evidence.tell("model-ready", elder, f"{job}/model-ready", {"job_id": job})
+        data = {"job_id": job, "elder_id": elder.id}
+        evidence.tell("model-ready", elder, f"{job}/model-ready", data)
 
 
 def add_model(evidence: Planted, elder: Elder) -> None:
@@ -246,6 +247,19 @@ def err(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.tell("model-replies", elders[0], "x", data, correlation)
 
 
+def refuse_the_rollback(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "model-replies", f"{RUN}-A-m3/reply")
+    roll_back(evidence, elders[0], None)
+    model = evidence.registry[f"{RUN}-A"]
+    model.update(current=2, versions=[version_of(evidence), version_of(evidence) | {"version": 2}])
+
+
+def answer_with_other_bytes(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    reply = next(r for r in evidence.topics["chat-replies"] if r.key == elders[0].id.encode())
+    other = reply.model_copy(update={"value": (reply.value or b"") + b" "})
+    evidence.topics["chat-replies"].append(other)
+
+
 Plant = Callable[[Planted, tuple[Elder, ...]], object]
 LOST: dict[str, Plant] = {
     "is not in the ledger": lambda e, _: e.ledger.pop(f"{RUN}-A_1"),
@@ -260,9 +274,10 @@ DOUBLED: dict[str, Plant] = {
     "has 2 jobs": add_second_job,
     "has several ends": end_twice,
     "has several model-ready": lambda e, elders: e.tell(
-        "model-ready", elders[0], "another", {"job_id": f"{RUN}-A_1"}
+        "model-ready", elders[0], "another", {"job_id": f"{RUN}-A_1", "elder_id": f"{RUN}-A"}
     ),
     "the rollback of r1-A went to": lambda e, elders: roll_back(e, elders[0], None),
+    "A-q has 2 different replies": answer_with_other_bytes,
     "has 2 different replies": lambda e, elders: add_reply(e, elders[0], f"{RUN}-A-q", "other"),
 }
 MIXED: dict[str, Plant] = {
@@ -295,6 +310,15 @@ OTHER: dict[str, Plant] = {
     "came after": come_late,
     "left in Ollama": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:v2-candidate3": "x"}),
     "A-m3 met an error of ours": err,
+    "r1-A: of [] none answers": lambda e, _: e.registry.pop(f"{RUN}-A"),
+    "r1-B: of [1] none answers": lambda e, _: e.registry[f"{RUN}-B"].update(current=None),
+    "a rollback was refused": refuse_the_rollback,
+    "did not succeed, and model-ready was told": lambda e, elders: e.tell(
+        "model-ready", elders[2], "x", {"job_id": f"{RUN}-C_1", "elder_id": f"{RUN}-C"}
+    ),
+    "was told of r1-B": lambda e, elders: e.tell(
+        "model-ready", elders[0], "x", {"job_id": f"{RUN}-A_1", "elder_id": f"{RUN}-B"}
+    ),
     "uncommitted": lambda e, _: e.left.append("chat-requests/0: 3 of 4"),
 }
 
