@@ -49,12 +49,13 @@ def test_member_that_was_fenced_joins_anew(
     rival = Consumer(settings.consumer("chat") | {"group.instance.id": "one name"})
     thread = threading.Thread(target=loop.run, args=(stop,))
     try:
-        rival.subscribe([topic])
         if settings.group_protocol == "classic":  # Whoever comes later stays.
             thread.start()
             wait_until(lambda: loop.assigned, "the loop has its partition")
+            rival.subscribe([topic])  # It joins at once, without a poll.
             wait_until(lambda: (rival.poll(0.05), len(made) > 1)[1], "the loop was fenced")
         else:  # Whoever was there first stays.
+            rival.subscribe([topic])
             wait_until(lambda: (rival.poll(0.05), rival.assignment())[1], "the rival is in")
             thread.start()
             wait_until(lambda: (rival.poll(0.05), len(made) > 1)[1], "the loop was refused")
