@@ -165,11 +165,12 @@ FAULTS: tuple[Fault, ...] = (
         up_to=3,
         times=3,
     ),
+    # Its configuration, weights, GGUF and manifest.
     Fault(
         name="disk full at the adapter",
         point="sync of adapter",
         action="disk_full",
-        up_to=2,
+        up_to=4,
         times=3,
     ),
     *(

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from schemas.base import Frozen
 from schemas.errors import KafkaUnavailable
-from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
+from schemas.training import ADAPTER_FOLDER
 from tests.chaos.faults import Fault
 
 VARIABLE = "CHAOS_PLAN"
@@ -144,7 +144,7 @@ def _around_the_disk(injector: Injector) -> None:
         kind = "jsonl" if "/jsonl/" in path else ""
         if path.endswith("tensors.safetensors"):
             kind = "checkpoint"
-        if path.endswith((ADAPTER_WEIGHTS, ADAPTER_GGUF)):
+        if f"/{ADAPTER_FOLDER}/" in path:
             kind = "adapter"
         if kind and injector.strikes(f"sync of {kind}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
