@@ -13,7 +13,6 @@ import structlog
 from config.metrics import Metrics
 from config.settings import WorkerSettings
 from consumers.patience import backoff_s, describe_fault
-from pipeline.heap import give_memory_back
 from pipeline.ledger import Lease, Ledger
 from pipeline.progress import ProgressState
 from pipeline.retention import Removal
@@ -200,7 +199,6 @@ class TrainingWorker:
             self._stages.end()
             if not stop.is_set():
                 self._tidy(lease.job.elder_id)
-        give_memory_back()
         return True
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:

@@ -6,6 +6,7 @@ parent, even when that is killed.
 """
 
 import ctypes
+import gc
 import json
 import multiprocessing
 import os
@@ -16,7 +17,6 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from pipeline.heap import give_memory_back
 from schemas.errors import JobCancelled, ModelServerError, TrainingFailed, error_of
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
@@ -216,7 +216,7 @@ def serve(pipe: Connection, parent: int) -> None:
         if request != b"stop":
             spec = TrainingSpec.model_validate_json(request)
             _send(pipe, {"run": _name_of(spec)} | _train(cache, spec, pipe))
-            give_memory_back()
+            _give_memory_back()
 
 
 def _name_of(spec: TrainingSpec) -> str:
@@ -243,6 +243,14 @@ def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
         where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
         message = f"{type(error).__name__} at {where}"
         return {"code": TrainingFailed.code, "message": message}
+
+
+def _give_memory_back() -> None:
+    """Collect garbage and return free pages; glibc would keep them (malloc_trim(3))."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _stop_requested(pipe: Connection) -> bool:

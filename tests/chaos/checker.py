@@ -67,7 +67,7 @@ def replies_by_request(case: Case, topic: str) -> dict[str, set[tuple[bytes | No
     found: dict[str, set[tuple[bytes | None, str]]] = defaultdict(set)
     for record in case.records(_REPLIES[topic]):
         if record.header("final") != b"false":
-            request = (record.header("kafka_correlationId") or b"").decode()
+            request = _request_of(record)
             found[request].add((record.header("ce_id"), (record.value or b"").decode()))
     return dict(found)
 
@@ -155,7 +155,7 @@ def _doubled(case: Case) -> Iterable[str]:
 def _mixed(case: Case) -> Iterable[str]:
     for record in case.records("chat-replies"):
         told = _data(record)
-        request = (record.header("kafka_correlationId") or b"").decode()
+        request = _request_of(record)
         asked = {o.elder_id for o in case.operations if o.event_id == request}
         if told["error"] is None and {told["elder_id"]} != asked:
             yield f"{request} was answered for {told['elder_id']}"
@@ -207,7 +207,7 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
     for topic in _REPLIES.values():
         for record in case.records(topic):
             if (_data(record).get("error") or {}).get("code") == InternalError.code:
-                request = (record.header("kafka_correlationId") or b"").decode()
+                request = _request_of(record)
                 yield f"{request} met an error of ours"
     models = {model["_id"]: model for model in case.models()}
     served = {job["elder_id"] for job in case.jobs() if job["status"] == "succeeded"}
@@ -217,7 +217,7 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
         if model is None or model["current"] not in released:
             yield f"{elder_id}: of {released} none answers"
         else:
-            yield from _unsound(case, elder_id, model, digests)
+            yield from _unsound(case, elder_id, model, released, digests)
     yield from _disordered(case)
     yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
 
@@ -248,15 +248,18 @@ def _is_left(case: Case, tag: str) -> bool:
 
 
 def _unsound(
-    case: Case, elder_id: str, model: dict[str, Any], digests: dict[str, str]
+    case: Case,
+    elder_id: str,
+    model: dict[str, Any],
+    released: list[int],
+    digests: dict[str, str],
 ) -> Iterable[str]:
     current = next(v for v in model["versions"] if v["version"] == model["current"])
-    released = sorted(v["version"] for v in model["versions"] if v["ready"])
     elder = next(elder for elder in case.elders if elder.id == elder_id)
     rolled_back = rollbacks(case, elder)
     if None in rolled_back and len(released) > 1:
         yield f"{elder_id}: a rollback was refused, although {released} are there"
-    wanted = rolled_back - {None} or {released[-1]}
+    wanted = rolled_back - {None} or {max(released)}
     if current["version"] not in wanted:
         names = " or ".join(sorted(str(version) for version in wanted))
         yield f"{elder_id}: version {current['version']} answers, and not {names}"
@@ -285,6 +288,11 @@ def _disordered(case: Case) -> Iterable[str]:
         if sequence < newest.get(job, 0):
             yield f"job {job}: {sequence} came after {newest[job]}"
         newest[job] = max(sequence, newest.get(job, 0))
+
+
+def _request_of(record: Record) -> str:
+    """Which request a reply answers."""
+    return (record.header("kafka_correlationId") or b"").decode()
 
 
 def _data(record: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger import Ledger
+from pipeline.ledger import Lease, Ledger
 from pipeline.models import ModelManager
 from pipeline.outbox import Announcer
 from pipeline.registry import DatasetRegistry, ModelRegistry
@@ -424,16 +424,21 @@ def test_shutting_out_tells_a_version_that_was_released_before(registry: ModelRe
     assert registry.fence_off(job(1, elder="NOBODY")) is None
 
 
-def test_release_that_comes_late_finds_its_cancelled_job_shut(
-    store: Store, registry: ModelRegistry
-) -> None:
-    """The last holder itself lost the connection while it released, and gave the job back."""
+def begun(store: Store, registry: ModelRegistry) -> tuple[Ledger, Lease, ModelVersion]:
+    """A job that a worker has, and its open version."""
     announcer = Announcer(lambda: AT, "en")
     ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
     ledger.accept([new_request(1, "LXM")])
     lease = ledger.claim("w1")
     assert lease is not None
-    opened = registry.open_version(lease.job, MADE_OF, AT)
+    return ledger, lease, registry.open_version(lease.job, MADE_OF, AT)
+
+
+def test_release_that_comes_late_finds_its_cancelled_job_shut(
+    store: Store, registry: ModelRegistry
+) -> None:
+    """The last holder itself lost the connection while it released, and gave the job back."""
+    ledger, lease, opened = begun(store, registry)
     ledger.release(lease, wait_s=0, count_attempt=False)
     assert ledger.cancel(lease.job.id).status == "cancelled"
     with pytest.raises(LeaseLost):
@@ -445,12 +450,7 @@ def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(
     store: Store, registry: ModelRegistry
 ) -> None:
     """Its successor gave the job back before it had looked at the registry at all."""
-    announcer = Announcer(lambda: AT, "en")
-    ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
-    ledger.accept([new_request(1, "LXM")])
-    first = ledger.claim("w1")
-    assert first is not None
-    opened = registry.open_version(first.job, MADE_OF, AT)
+    ledger, first, opened = begun(store, registry)
     store["jobs"].update_one({"_id": first.job.id}, {"$set": {"lease_until": AT}})
     second = ledger.claim("w2")
     assert second is not None
