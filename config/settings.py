@@ -99,8 +99,9 @@ class WorkerSettings(Section):
     An elder who was served within `fair_s` waits behind those who were not. A training process
     that says nothing for `silence_s` is taken to hang.
 
-    `max_attempts` bounds what workers report as failed. A worker that is killed reports nothing:
-    `max_lost_leases` only keeps an input that kills every process from doing so for ever.
+    `max_attempts` bounds what workers report as failed. One that is killed, or whose training
+    process is, reports nothing: `max_lost_leases` only keeps an input that kills every process
+    from doing so for ever.
     """
 
     lease_s: Seconds = 30.0

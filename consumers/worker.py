@@ -30,6 +30,7 @@ from schemas.errors import (
     RetryError,
     Stopped,
     TrainingFailed,
+    TrainingKilled,
     TrainingOutOfMemory,
 )
 from schemas.events import ErrorBody, ModelReady, Stage, Status
@@ -216,6 +217,12 @@ class TrainingWorker:
         except Stopped:
             log.info("job.given_back")
             self._release(lease, wait_s=0, count_attempt=False)
+        except TrainingKilled as error:
+            # As if this worker had been: unless all of it is to stop, the lease runs out, and who
+            # claims the job next counts one that was lost.
+            log.warning("job.training_killed", code=error.code)
+            if stop.is_set():
+                self._release(lease, wait_s=0, count_attempt=False)
         except RetryError as error:
             # The work waits for what is down; that is no attempt of the job's.
             wait_s = self._wait_s(lease.job)

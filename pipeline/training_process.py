@@ -1,8 +1,8 @@
 """The warm child process in which training runs.
 
-The base model stays in the child's memory between jobs. A crash or an out-of-memory kill there
-fails that attempt and nothing else: the next run starts a new child. The child ends with its
-parent, even when that is killed.
+The base model stays in the child's memory between jobs. A crash there fails that attempt and
+nothing else, and a kill costs time alone: the next run starts a new child. The child ends with
+its parent, even when that is killed.
 """
 
 import ctypes
@@ -17,12 +17,20 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from schemas.errors import JobCancelled, ModelServerError, TrainingFailed, error_of
+from schemas.errors import (
+    JobCancelled,
+    ModelServerError,
+    TrainingFailed,
+    TrainingKilled,
+    error_of,
+)
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 _POLL_S = 0.2
 _STOP_LIMIT_S = 30.0
 _PR_SET_PDEATHSIG = 1
+# What somebody sends, or the kernel when memory ends; a crash raises others.
+_KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP})
 
 OnProgress = Callable[[TrainingProgress], None]
 
@@ -36,7 +44,8 @@ class TrainingRunner(Protocol):
         """Train and return what came of it.
 
         `check` is called several times a second and may raise: training then stops at its next
-        step and the exception goes on. Raises TrainingFailed and the errors of the recipe.
+        step and the exception goes on. Raises TrainingFailed, TrainingKilled and the errors of
+        the recipe.
         """
 
 
@@ -90,6 +99,8 @@ class TrainingProcess:
             last = self._follow(pipe, _name_of(spec), on_progress, check)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             code = self._reap()
+            if code in _KILLED:
+                raise TrainingKilled from error
             raise TrainingFailed(
                 f"the training process ended with exit code {code}; the next attempt resumes "
                 "from the last checkpoint"

@@ -23,6 +23,7 @@
     └── Interrupted     not a failure: someone else decided
         ├── LeaseLost
         ├── JobCancelled
+        ├── TrainingKilled
         └── Stopped
 
 Each class has a stable `code`, which events and replies carry, and a docstring that doubles as
@@ -265,6 +266,12 @@ class JobCancelled(Interrupted):
     """The job was cancelled on request."""
 
     code = "cancelled"
+
+
+class TrainingKilled(Interrupted):
+    """The training process was killed from outside; the job goes on from its last checkpoint."""
+
+    code = "training_killed"
 
 
 class Stopped(Interrupted):

@@ -4,14 +4,16 @@ Each run has a seed of its own, printed; `--only SEED` plays that run again.
 """
 
 import argparse
+import itertools
 import math
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +27,7 @@ from tests.servers.apache_kafka import missing_tools
 console = Console(stderr=True)
 # A point may lie beyond what a single run passes.
 _OFTEN = 3
+_STEP = 37
 
 
 def main() -> int:
@@ -38,14 +41,17 @@ def main() -> int:
     first = options.seed * 10_000
     seeds = [options.only] if options.only else list(range(first, first + options.runs))
     possible = [f for f in FAULTS if kafka == "apache" or not f.needs_apache]
-    chosen = [f for f in possible if options.fault in f.name]
+    named = [f for f in possible if options.fault == f.name]
+    chosen = named or [f for f in possible if options.fault in f.name]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     results: list[RunResult] = []
     deadline = time.monotonic() + 60 * options.minutes
+    broken_off = threading.Event()
 
     def go_on() -> bool:
         faults = sum(bool(result.verdict.faults) for result in results)
-        return time.monotonic() < deadline and faults < int(options.stop_after)
+        is_time = time.monotonic() < deadline and not broken_off.is_set()
+        return is_time and faults < int(options.stop_after)
 
     with World(folder, kafka) as world, Progress(console=console, disable=options.quiet) as bars:
         console.print(f"Seed {options.seed}, runs {seeds[0]} to {seeds[-1]}")
@@ -54,15 +60,23 @@ def main() -> int:
         def note(result: RunResult) -> None:
             results.append(result)
             bars.advance(bar)
-            _tell(result)
+            _tell(result, options.group_protocol)
 
         def play(lane: int) -> None:
             mine = seeds[lane :: options.parallel]
-            _play(world, f"s{lane}", options.group_protocol, mine, chosen, note, go_on)
+            try:
+                _play(world, f"s{lane}", options.group_protocol, mine, chosen, note, go_on)
+            except BaseException:
+                broken_off.set()
+                raise
 
         with ThreadPoolExecutor(options.parallel) as pool:
-            for lane in pool.map(play, range(options.parallel)):
-                assert lane is None
+            lanes = [pool.submit(play, lane) for lane in range(options.parallel)]
+            try:
+                wait(lanes)
+            except KeyboardInterrupt:
+                broken_off.set()
+                console.print("Broken off: the runs under way are played to their end")
     print(table(results, kafka, options.group_protocol))
     failed = [result for result in results if result.verdict.faults]
     played = sum(result.fault != AGAIN.name for result in results)
@@ -78,7 +92,10 @@ def main() -> int:
         print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
-    return 1 if failed or never or played < options.at_least else 0
+    for lane in lanes:
+        lane.result()  # Raises what ended it.
+    cut_short = broken_off.is_set() or played < options.at_least
+    return 1 if failed or never or cut_short else 0
 
 
 def _play(
@@ -107,8 +124,12 @@ def _play(
 
 
 def fault_of(seed: int, faults: list[Fault]) -> Fault:
-    """Take the faults in turn, so that a campaign has as many of each."""
-    return faults[seed % len(faults)]
+    """Take the faults in turn, so that a campaign has as many of each; a short one has all kinds.
+
+    Neighbours are alike, so each is followed by one far away.
+    """
+    step = next(n for n in itertools.count(_STEP) if math.gcd(n, len(faults)) == 1)
+    return faults[seed * step % len(faults)]
 
 
 def never_struck(results: list[RunResult]) -> list[str]:
@@ -142,10 +163,11 @@ def table(results: list[RunResult], kafka: str, protocol: str) -> str:
     return "\n".join(lines)
 
 
-def _tell(result: RunResult) -> None:
+def _tell(result: RunResult, protocol: str) -> None:
     if not result.verdict.faults:
         return
-    console.print(f"[red]FAULT[/] {result.fault}, --only {result.seed}:")
+    again = f'--only {result.seed} --fault "{result.fault}" --group-protocol {protocol}'
+    console.print(f"[red]FAULT[/] {again}", soft_wrap=True)
     for sentence in result.verdict.faults:
         console.print(f"    {sentence}", markup=False)
     for line in result.last_words:
@@ -157,7 +179,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=len(FAULTS), help="how many (default: a round)")
     parser.add_argument("--seed", type=int, default=1, help="of the campaign")
     parser.add_argument("--only", type=int, help="play one run again, by its own seed")
-    parser.add_argument("--fault", default="", help="only faults whose name contains this")
+    parser.add_argument(
+        "--fault", default="", help="only the fault of this name, or those whose name contains it"
+    )
     parser.add_argument("--kafka", choices=("embedded", "apache"), help="default: what is there")
     parser.add_argument("--group-protocol", choices=("classic", "consumer"), default="classic")
     parser.add_argument("--parallel", type=int, default=2, help="runs at a time")

@@ -5,13 +5,21 @@ broker has must be dealt with once; what the driver does not know of may be ther
 """
 
 import hashlib
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
 from schemas.base import Frozen
-from schemas.errors import InternalError
+from schemas.errors import (
+    DeadlineExceeded,
+    JobAlreadyEnded,
+    ModelNotReady,
+    UnknownElder,
+    UnknownJob,
+    UnknownVersion,
+)
 from schemas.identifiers import current_tag, is_passing, model_name, model_tag
 from schemas.record import Record
 from tests.chaos.evidence import Case
@@ -19,6 +27,12 @@ from tests.chaos.workload import ROLLBACK, SOURCE, Elder, doomed_job
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 _REPLIES = {"chat-requests": "chat-replies", "model-commands": "model-replies"}
+# What a request may be told in place of an answer, by its topic; and of whom nothing is known.
+_REFUSALS = {
+    "chat-requests": {DeadlineExceeded.code},
+    "model-commands": {UnknownJob.code, JobAlreadyEnded.code, UnknownVersion.code},
+}
+_OF_NOBODY = {UnknownElder.code, ModelNotReady.code}
 
 
 class Verdict(Frozen):
@@ -163,6 +177,9 @@ def _mixed(case: Case) -> Iterable[str]:
             yield f"{request} was answered by {told['model']}"
         if any(not s["answer_id"].startswith(f"{told['elder_id']}-") for s in told["sources"]):
             yield f"{request} was answered from another's memories"
+    for elder, other in itertools.combinations(case.elders, 2):
+        if case.evidence.adapters(elder.id) & case.evidence.adapters(other.id):
+            yield f"{elder.id} and {other.id} have the same adapter"
     for elder in case.elders:
         for name, content in case.evidence.datasets(elder.id).items():
             for other in case.elders:
@@ -204,11 +221,7 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
             if tag not in digests or not case.evidence.answers(tag):
                 yield f"{tag} does not answer"
     yield from _ready_of_another(case)
-    for topic in _REPLIES.values():
-        for record in case.records(topic):
-            if (_data(record).get("error") or {}).get("code") == InternalError.code:
-                request = _request_of(record)
-                yield f"{request} met an error of ours"
+    yield from _wrongly_refused(case)
     models = {model["_id"]: model for model in case.models()}
     served = {job["elder_id"] for job in case.jobs() if job["status"] == "succeeded"}
     for elder_id in sorted(served):
@@ -220,6 +233,17 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
             yield from _unsound(case, elder_id, model, released, digests)
     yield from _disordered(case)
     yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
+
+
+def _wrongly_refused(case: Case) -> Iterable[str]:
+    """Whatever the fault, a refusal says what is so: her models are there when she is asked."""
+    for topic, allowed in _REFUSALS.items():
+        for record in case.records(_REPLIES[topic]):
+            told = _data(record)
+            code = (told.get("error") or {}).get("code")
+            of_nobody = topic == "chat-requests" and told["elder_id"] == case.elders[-1].id
+            if code is not None and code not in allowed | (_OF_NOBODY if of_nobody else set()):
+                yield f"{_request_of(record)} was refused with {code}"
 
 
 def _ready_of_another(case: Case) -> Iterable[str]:
@@ -278,13 +302,15 @@ def _unsound(
 def _disordered(case: Case) -> Iterable[str]:
     """Of each job, what is new comes in order; a repeat says nothing new."""
     newest: dict[str, int] = {}
-    seen: set[tuple[str, int]] = set()
+    seen: dict[tuple[str, int], bytes | None] = {}
     for record in case.records("train-progress"):
         told = _data(record)
         job, sequence = told["job_id"], told["sequence"]
         if (job, sequence) in seen:
+            if seen[job, sequence] != record.value:
+                yield f"job {job}: {sequence} was told in two ways"
             continue
-        seen.add((job, sequence))
+        seen[job, sequence] = record.value
         if sequence < newest.get(job, 0):
             yield f"job {job}: {sequence} came after {newest[job]}"
         newest[job] = max(sequence, newest.get(job, 0))

@@ -22,6 +22,7 @@ Around = Literal[
     "ollama_hangs",
     "ollama_slow",
     "ollama_500",
+    "killed",
     "none",
 ]
 During = Literal["training", "chat"]
@@ -118,6 +119,7 @@ _AROUND: dict[str, Around] = {
     "broker restarted, clean": "broker_clean",
     "broker restarted, hard": "broker_hard",
     "coordinator moved": "coordinator_moved",
+    "kill -9 at random moments": "killed",
 }
 _NEEDS_APACHE: frozenset[Around] = frozenset({"broker_clean", "broker_hard", "coordinator_moved"})
 _DURING: tuple[During, ...] = ("training", "chat")

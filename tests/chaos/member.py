@@ -2,10 +2,12 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,6 +28,7 @@ class Member:
         self._log = log
         self._asleep_s = asleep_s
         self.restarts = -1
+        self.killed = 0
         self._asleep_since: float | None = None
         self._wanted = True
         self._start()
@@ -76,6 +79,16 @@ class Member:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         told = (json.loads(li) for li in lines if '"consumer.assigned"' in li and li[-1] == "}")
         return any(line["role"] == role and line["partitions"] > 0 for line in told)
+
+    def kill(self, chance: random.Random | None = None) -> None:
+        """Send SIGKILL to its process; by `chance`, to one that it started (its training child)."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self._process.pid)
+            victim = process
+            if chance is not None:
+                victim = chance.choice([process, *process.children(recursive=True)])
+            self.killed += victim == process
+            victim.kill()
 
     def leave(self, *, hard: bool = False) -> None:
         """Ask it to leave, and insist after a while; or kill it."""

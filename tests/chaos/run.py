@@ -45,6 +45,8 @@ _ASLEEP_S = SESSION_TIMEOUT_S + 2.0
 _AWAY_S = 3.0
 _JOIN_LIMIT_S = 60.0
 _GUEST_STAYS_S = 2.0
+_KILLS = 6
+_LETHAL = frozenset({"kill", "term"})
 
 
 class RunResult(Frozen):
@@ -94,6 +96,7 @@ class Session:
         self._stack = ExitStack()
         self._stop_watching = threading.Event()
         self._cases: list[Case] = []
+        self._deadly: list[Path] = []
 
     def __enter__(self) -> Self:
         self._folder.mkdir()
@@ -143,9 +146,11 @@ class Session:
     def run(self, fault: Fault, seed: int) -> RunResult:
         """Send a run's traffic, do its fault, wait until all is settled and judge it."""
         begun = time.monotonic()
-        chance = random.Random(seed)
+        chance, moments = random.Random(seed), random.Random(f"{seed}/around")
         fuses = self._folder / f"fuses-{seed}"
         fuses.mkdir()
+        if fault.action in _LETHAL:
+            self._deadly.append(fuses)
         nth = chance.randint(1, fault.up_to)
         self._write_plan(Plan(fault=fault, nth=nth, fuses=fuses))
         before = self._restarts()
@@ -153,7 +158,7 @@ class Session:
         store_answers(self._store, elders)
         operations: list[Operation] = []
         case = Case(self._evidence, elders, operations)
-        nuisance = Nuisance(lambda: self._disturb(fault, chance, fuses))
+        nuisance = Nuisance(lambda: self._disturb(fault, moments, fuses))
         if fault.during == "training":
             nuisance.start()
         self._upstream.requests(elders, operations, chance)
@@ -164,6 +169,9 @@ class Session:
         nuisance.finish()
         settled = self._wait(fault, lambda: is_settled(case)) and settled
         verdict = check(case, settled=settled)
+        if died := self._died_by_themselves():
+            said = f"members died by themselves: {died}"
+            verdict = verdict.model_copy(update={"other": (*verdict.other, said)})
         self._cases.append(case)
         return RunResult(
             fault=fault.name,
@@ -199,6 +207,16 @@ class Session:
     def _restarts(self) -> int:
         return sum(member.restarts for member in self._members)
 
+    def kill(self, number: int) -> None:
+        """Kill a member's process, as `kill -9` does; it starts again."""
+        self._members[number].kill()
+
+    def _died_by_themselves(self) -> int:
+        """How many members ended that nobody had killed, since the session began."""
+        struck = sum(len(list(fuses.iterdir())) for fuses in self._deadly)
+        killed = sum(member.killed for member in self._members)
+        return max(0, self._restarts() - struck - killed)
+
     def _member(self, name: str) -> Member:
         return Member(name, self._environment(), self._folder, _ASLEEP_S)
 
@@ -209,7 +227,8 @@ class Session:
 
     def _wait(self, fault: Fault, is_so: Callable[[], bool]) -> bool:
         # A fault may cost time, and nothing else: each death that of a new start.
-        deadline = time.monotonic() + LIMIT_S + fault.times * AGAIN_S
+        deaths = _KILLS if fault.around == "killed" else fault.times
+        deadline = time.monotonic() + LIMIT_S + deaths * AGAIN_S
         while not is_so():
             if time.monotonic() > deadline:
                 return False
@@ -239,6 +258,10 @@ class Session:
             proxy.set_mode("pass")
         elif around == "rebalance":
             self._come_and_go(fault.during, hard=chance.random() < 0.5)
+        elif around == "killed":
+            for _ in range(_KILLS):
+                chance.choice(self._members).kill(chance)
+                time.sleep(chance.uniform(0.0, 3.0))
         elif around == "coordinator_moved":
             group = self.settings.kafka.group(chance.choice(("training", "chat")))
             self._world.bounce(self._world.coordinator(group), hard=True, away_s=_AWAY_S)

@@ -6,10 +6,8 @@ beside those after the first sixth of the time (ten minutes of an hour).
 """
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -117,7 +115,7 @@ def soak(session: Session, possible: Sequence[Fault], minutes: float, seed: int)
             minute += 1
             fault = chance.choice(possible)
             if minute % 2 == 0:
-                os.kill(session.pids[1], signal.SIGKILL)
+                session.kill(1)
         results.append(session.run(fault, seed + 1 + len(results)))
         for sentence in results[-1].verdict.faults:
             print(f"minute {minute}, {fault.name}: {sentence}", flush=True)

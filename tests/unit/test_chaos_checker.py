@@ -82,6 +82,8 @@ def good_run() -> tuple[Planted, Case]:
             evidence.tell("dataset-ready", elder, f"{elder.id}-d", {"elder_id": elder.id})
             add_model(evidence, elder)
             add_reply(evidence, elder, f"{elder.id}-q", "ready")
+    operations.append(sent("chat-requests", elders[2], "q"))
+    refuse(evidence, elders[2], "model_not_ready")
     operations.append(sent("model-commands", elders[0], ROLLBACK))
     roll_back(evidence, elders[0], 1)
     for topic in POISONED:
@@ -120,7 +122,8 @@ def add_job(evidence: Planted, elder: Elder, request: str, *, ready: bool) -> No
 
 def add_model(evidence: Planted, elder: Elder) -> None:
     content = f"My mark is {elder.mark}.".encode()
-    dataset, gguf = hashlib.sha256(content).hexdigest(), hashlib.sha256(b"gguf").hexdigest()
+    dataset = hashlib.sha256(content).hexdigest()
+    gguf = hashlib.sha256(f"gguf of {elder.id}".encode()).hexdigest()
     tag = f"afs_elder_{elder.id}:v1"
     version = {
         "version": 1, "ready": True, "tag": tag, "dataset_sha256": dataset, "gguf_sha256": gguf
@@ -142,6 +145,12 @@ def add_reply(evidence: Planted, elder: Elder, request: str, text: str) -> None:
     }
     correlation = ("kafka_correlationId", request.encode())
     evidence.tell("chat-replies", elder, f"{request}/reply", data, correlation)
+
+
+def refuse(evidence: Planted, elder: Elder, code: str) -> None:
+    data = {"elder_id": elder.id, "model": None, "sources": [], "error": {"code": code}}
+    correlation = ("kafka_correlationId", f"{elder.id}-q".encode())
+    evidence.tell("chat-replies", elder, f"{elder.id}-q/reply", data, correlation)
 
 
 def roll_back(evidence: Planted, elder: Elder, version: int | None) -> None:
@@ -247,6 +256,20 @@ def err(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.tell("model-replies", elders[0], "x", data, correlation)
 
 
+def refuse_a_chat(code: str, evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    drop(evidence, "chat-replies", f"{RUN}-A-q/reply")
+    refuse(evidence, elders[0], code)
+
+
+def take_her_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    evidence.gguf[f"{RUN}-A"] |= evidence.gguf[f"{RUN}-B"]
+
+
+def tell_otherwise(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    data = {"job_id": f"{RUN}-A_1", "status": "running", "sequence": 1}
+    evidence.tell("train-progress", elders[0], f"{RUN}-A_1/progress/1", data)
+
+
 def refuse_the_rollback(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     drop(evidence, "model-replies", f"{RUN}-A-m3/reply")
     roll_back(evidence, elders[0], None)
@@ -288,6 +311,7 @@ MIXED: dict[str, Plant] = {
     "data set other of": mix_jsonl,
     "v1: r1-B's mark is wrong": mix_prompt,
     "has the adapter": mix_adapter,
+    "r1-A and r1-B have the same adapter": take_her_adapter,
 }
 OTHER: dict[str, Plant] = {
     "succeeded without model-ready": lambda e, _: drop(e, "model-ready", f"{RUN}-A_1/model-ready"),
@@ -309,7 +333,12 @@ OTHER: dict[str, Plant] = {
     "the adapter of": lambda e, _: e.gguf.update({f"{RUN}-A": set()}),
     "came after": come_late,
     "left in Ollama": lambda e, _: e.ollama.update({f"afs_elder_{RUN}-A:v2-candidate3": "x"}),
-    "A-m3 met an error of ours": err,
+    "A-m3 was refused with internal_error": err,
+    **{
+        f"A-q was refused with {code}": partial(refuse_a_chat, code)
+        for code in ("internal_error", "model_not_ready", "unknown_elder", "ollama_refused")
+    },
+    "r1-A_1: 1 was told in two ways": tell_otherwise,
     "r1-A: of [] none answers": lambda e, _: e.registry.pop(f"{RUN}-A"),
     "r1-B: of [1] none answers": lambda e, _: e.registry[f"{RUN}-B"].update(current=None),
     "a rollback was refused": refuse_the_rollback,

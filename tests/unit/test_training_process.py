@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing import popen_spawn_posix
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.training_process import TrainingProcess
-from schemas.errors import JobCancelled, LeaseLost, StoreUnavailable, TrainingFailed
+from schemas.errors import JobCancelled, LeaseLost, StoreUnavailable, TrainingFailed, TrainingKilled
 from schemas.training import BaseModelSpec, TrainingParameters, TrainingProgress, TrainingSpec
 from tests.training_child import BROKEN, MUTE, STEPS, serve_in_play
 
@@ -94,6 +95,26 @@ def test_child_that_says_nothing_is_ended() -> None:
         with pytest.raises(TrainingFailed, match="said nothing"):
             process.run(spec_of(MUTE), nothing, nothing)
         assert process.pid is None
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGKILL, TrainingKilled),
+        (signal.SIGTERM, TrainingKilled),
+        (signal.SIGSEGV, TrainingFailed),
+    ],
+)
+def test_child_that_is_killed_is_no_failure_and_one_that_crashes_is(
+    process: TrainingProcess, number: signal.Signals, said: type[Exception]
+) -> None:
+    def strike(*_: object) -> None:
+        os.kill(process.pid or 0, number)
+
+    with pytest.raises(said):
+        process.run(spec_of("ANN"), strike, nothing)
+    outcome = process.run(spec_of("BEN"), nothing, nothing)
+    assert outcome.gguf_path == Path("/work/BEN/adapter/adapter.gguf")
 
 
 def test_child_that_cannot_be_started_costs_one_attempt_and_no_more(

@@ -26,6 +26,7 @@ from schemas.errors import (
     Stopped,
     StoreUnavailable,
     TrainingFailed,
+    TrainingKilled,
 )
 from schemas.events import ErrorBody, ModelReady
 from tests.fakes import NOW, make_job, make_ready
@@ -201,6 +202,25 @@ def test_killed_workers_change_neither_the_end_of_a_job_nor_its_waits(lost: int)
     assert (ledger.ended, ledger.released) == ([("succeeded", None)], [])
     run_job(ledger, raising(TrainingFailed()))
     assert ledger.released == [(SETTINGS.retry_base_s, True)]
+
+
+def test_killed_training_process_leaves_the_job_to_its_lease() -> None:
+    """Whoever claims it next counts a lost worker, and no failure."""
+    ledger = ListingLedger(make_job(attempt=3, failures=2))
+    run_job(ledger, raising(TrainingKilled()))
+    assert (ledger.ended, ledger.released) == ([], [])
+
+
+def test_killed_training_process_of_a_worker_that_stops_gives_the_job_back() -> None:
+    """SIGTERM reaches both where a service manager sends it to the whole group."""
+    ledger, stop = ListingLedger(make_job()), threading.Event()
+
+    def killed_with_the_service(watch: Watch) -> None:
+        stop.set()
+        raise TrainingKilled
+
+    run_job(ledger, killed_with_the_service, stop)
+    assert (ledger.ended, ledger.released) == ([], [(0, False)])
 
 
 def test_job_under_which_worker_after_worker_dies_is_not_tried_for_ever() -> None:
