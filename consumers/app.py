@@ -133,7 +133,7 @@ class App:
                 "models": self._start_models,
             }
             self.health.require("mongodb", self._ping_store)
-            self.health.require("ollama", self._ping_host)
+            self.health.require("ollama", self.host.check)
             self.health.require("publisher", self.publisher.check)
             ops = stack.enter_context(OpsServer(self.settings.ops, self.metrics, self.health))
             for role in roles:
@@ -329,9 +329,6 @@ class App:
         thread.start()
         self.health.watch_thread(thread)
         return thread
-
-    def _ping_host(self) -> None:
-        self.host.tags()
 
     def _ping_store(self) -> None:
         with store_errors():

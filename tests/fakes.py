@@ -266,6 +266,10 @@ class FakeModelHost:
         self._enter("tags")
         return [name for name, _ in self._models.values()]
 
+    def check(self) -> None:
+        """Say nothing."""
+        self._enter("check")
+
     def recipe(self, tag: str) -> ModelRecipe | Path:
         """What a model is made of."""
         return self._found(tag)[1]

@@ -183,6 +183,10 @@ def test_delete_says_whether_there_was_anything(under_test: HostUnderTest) -> No
     assert under_test.host.delete(tag) is False
 
 
+def test_host_that_is_there_passes_its_check(under_test: HostUnderTest) -> None:
+    under_test.host.check()
+
+
 @pytest.mark.parametrize("kind", ["fake", "ollama"])
 def test_host_that_is_down_is_not_available(kind: str) -> None:
     host: ModelHost
@@ -193,6 +197,7 @@ def test_host_that_is_down_is_not_available(kind: str) -> None:
         host = OllamaHost(OllamaSettings(host=f"http://127.0.0.1:{free_port()}"))
     calls: list[Callable[[], object]] = [
         host.tags,
+        host.check,
         lambda: host.delete("x"),
         lambda: host.copy("x", "y"),
         lambda: host.ask("x", QUESTION, OPTIONS),

@@ -148,7 +148,8 @@ def add_reply(evidence: Planted, elder: Elder, request: str, text: str) -> None:
 
 
 def refuse(evidence: Planted, elder: Elder, code: str) -> None:
-    data = {"elder_id": elder.id, "model": None, "sources": [], "error": {"code": code}}
+    told: dict[str, Any] = {"elder_id": elder.id, "model": None, "sources": []}
+    data = told | {"error": {"code": code}}
     correlation = ("kafka_correlationId", f"{elder.id}-q".encode())
     evidence.tell("chat-replies", elder, f"{elder.id}-q/reply", data, correlation)
 
