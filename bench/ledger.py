@@ -23,7 +23,7 @@ from typing import cast
 from uuid import uuid4
 
 import bson
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from bench.backlog import SOURCE, Offsets, elder, every, send_training
 from bench.servers import PARTITIONS, add_options, open_servers, settings_for
@@ -172,6 +172,8 @@ def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> 
     taken = 0
     for _ in every(0, LIMIT_S, "the bare loop has taken all records"):
         messages += consumer.consume(BARE_BATCH, 0.1)
+        if refused := [m.error() for m in messages if m.error() is not None]:
+            raise KafkaException(refused[0])
         if messages:
             store[JOBS].insert_many(documents[taken : taken + len(messages)], ordered=ordered)
             taken += len(messages)

@@ -67,8 +67,9 @@ def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dic
         _invent_answers(servers, settings)
         apply_topics(settings, PARTITIONS)
         metrics, waits = Metrics(), Waits()
-        structlog.configure(processors=[waits, *structlog.get_config()["processors"]])
-        stack.callback(structlog.reset_defaults)
+        usual = structlog.get_config()["processors"]
+        structlog.configure(processors=[waits, *usual])
+        stack.callback(structlog.configure, processors=usual)
         _start(App(settings, metrics), stack)
         offsets = {role: Offsets(settings, role, topic.name) for role, topic in ROLES.items()}
         for one in offsets.values():

@@ -144,7 +144,8 @@ class Pair:
 
     def kill_holder(self, job: Job) -> float:
         """Kill the worker that has a job, and say when."""
-        pid = int((job.owner or "").split("-")[-2])
+        assert job.owner is not None, f"nobody has {job.id}"
+        pid = int(job.owner.split("-")[-2])
         worker = self._workers.pop(pid)
         self._stack.callback(worker.clear_away)
         return worker.kill()
