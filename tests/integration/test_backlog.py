@@ -1,8 +1,8 @@
-"""More chat requests than a slow Ollama can answer in time: held back, and told so in time.
+"""More than can be done in time: chats behind a slow Ollama, and jobs before an urgent elder's.
 
-The chat role runs in a process of its own, so that its memory can be seen.
-`MODELSERVER_BACKLOG_RECORDS=100000 pytest -s tests/integration/test_backlog.py` is the long one;
-docs/reliability.md has its figures.
+Each role runs in a process of its own, so that its memory can be seen.
+`MODELSERVER_BACKLOG_RECORDS=100000 MODELSERVER_BACKLOG_JOBS=10000 pytest -s
+tests/integration/test_backlog.py` is the long one; docs/reliability.md has its figures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,18 +30,21 @@ from consumers.embedded.process import free_port
 from consumers.topics import apply_topics
 from pipeline.store import ensure_indexes, open_client
 from schemas.documents import ElderModel
-from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS
+from schemas.envelope import event_type, format_time
+from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS, TRAIN_REQUESTED
 from tests.servers.slow_ollama import SlowOllama
 
 if TYPE_CHECKING:
     from tests.integration.conftest import MakeSettings, WaitUntil
 
 RECORDS = int(os.environ.get("MODELSERVER_BACKLOG_RECORDS", "5000"))
-ELDER = "BACKLOG1"
+JOBS_QUEUED = int(os.environ.get("MODELSERVER_BACKLOG_JOBS", "2000"))
+ELDER, FLOODED, URGENT = "BACKLOG1", "FLOODED1", "URGENT1"
 ANSWER_S = 0.1
 DEADLINE_S = 5.0
 # What a reply takes from Ollama's answer to the broker, on a busy machine.
 MARGIN_S = 2.0
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 STALL_S = 30.0
 # A process that starts and joins its group: a minute and more on a machine that does much else.
 START_S = 120.0
@@ -48,8 +52,8 @@ START_S = 120.0
 MEMORY_BYTES = 48 * 1024 * 1024
 
 
-class ChatMember:
-    """`modelserver run chat` in a process of its own, as others see it."""
+class Member:
+    """`modelserver run ROLE` in a process of its own, as others see it."""
 
     def __init__(self, process: psutil.Process, port: int, log: Path) -> None:
         self._process = process
@@ -86,9 +90,9 @@ class ChatMember:
 
 
 @contextmanager
-def chat_member(settings: Settings, folder: Path) -> Iterator[ChatMember]:
-    """Run the chat role under these settings."""
-    port, log = free_port(), folder / "chat.log"
+def member_of(role: str, settings: Settings, folder: Path) -> Iterator[Member]:
+    """Run a role under these settings."""
+    port, log = free_port(), folder / f"{role}.log"
     kafka = settings.kafka
     others = {k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
     environment = others | {
@@ -108,13 +112,13 @@ def chat_member(settings: Settings, folder: Path) -> Iterator[ChatMember]:
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "consumers.cli.main", "run", "chat"],
+            [sys.executable, "-m", "consumers.cli.main", "run", role],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
-            yield ChatMember(psutil.Process(process.pid), port, log)
+            yield Member(psutil.Process(process.pid), port, log)
         finally:
             process.terminate()
             try:
@@ -195,6 +199,24 @@ def question(number: int) -> str:
     return f"Question {number}?"
 
 
+def flood(settings: Settings, elder_id: str, count: int) -> None:
+    """Ask for so many trainings of one elder, a second apart and long ago."""
+    producer = Producer(settings.kafka.producer() | {"linger.ms": 20})
+    value = json.dumps({"elder_id": elder_id, "elder_name": "李秀梅", "force_retrain": True})
+    for number in range(count):
+        headers = [
+            ("ce_id", f"{elder_id}-{number}".encode()),
+            ("ce_source", b"upstream"),
+            ("ce_specversion", b"1.0"),
+            ("ce_type", event_type(TRAIN_REQUESTED.name).encode()),
+            ("ce_time", format_time(BEGIN + timedelta(seconds=number)).encode()),
+        ]
+        producer.produce(
+            settings.topic(TRAIN_REQUESTED.name), value, elder_id.encode(), headers=headers
+        )
+    assert producer.flush(STALL_S) == 0
+
+
 def send(settings: Settings, name: str) -> dict[int, int]:
     """Send all requests over all partitions; when did the broker take each, in milliseconds?"""
     producer = Producer({"bootstrap.servers": settings.kafka.bootstrap_servers, "linger.ms": 5})
@@ -244,7 +266,7 @@ def reading(settings: Settings, name: str) -> Iterator[Consumer]:
     consumer.close()
 
 
-def await_replies(consumer: Consumer, told: Told, member: ChatMember) -> list[int]:
+def await_replies(consumer: Consumer, told: Told, member: Member) -> list[int]:
     """Take in a reply for each request; return what memory the member had meanwhile."""
     memory: list[int] = []
     came, looked = time.monotonic(), 0.0
@@ -267,7 +289,7 @@ def test_backlog_is_held_back_and_each_request_told_once_and_in_time(
 ) -> None:
     requests, replies = (settings.topic(t.name) for t in (CHAT_REQUESTS, CHAT_REPLIES))
     told = Told()
-    with chat_member(settings, tmp_path) as member, reading(settings, replies) as consumer:
+    with member_of("chat", settings, tmp_path) as member, reading(settings, replies) as consumer:
         wait_until(member.is_ready, "the chat role is ready", START_S)
         before = member.rebalances()
         begun = time.monotonic()
@@ -304,3 +326,45 @@ def test_backlog_is_held_back_and_each_request_told_once_and_in_time(
         assert late_ms < (DEADLINE_S + MARGIN_S) * 1000, "no answer comes late"
         # Only what was on its way when its time ran out was asked in vain.
         assert slow_ollama.asked <= told.codes["answered"] * 1.2 + settings.chat.concurrency * 4
+
+
+@pytest.mark.timeout(180 + START_S + JOBS_QUEUED // 20)
+def test_urgent_elder_does_not_wait_behind_thousands_of_jobs_of_another(
+    settings: Settings, tmp_path: Path, wait_until: WaitUntil
+) -> None:
+    """Nobody has told anything, so each job ends as soon as it begins; their order is seen."""
+    with (
+        closing(open_client(settings.mongodb)) as client,
+        member_of("training", settings, tmp_path) as member,
+    ):
+        jobs = client[settings.mongodb.database]["jobs"]
+        wait_until(member.is_ready, "the training role is ready", START_S)
+        before, memory = member.rebalances(), member.memory_bytes()
+        flood(settings, FLOODED, JOBS_QUEUED)
+        wait_until(
+            lambda: jobs.count_documents({"elder_id": FLOODED}) == JOBS_QUEUED,
+            "all are accepted",
+            START_S + JOBS_QUEUED // 50,
+        )
+        waiting = jobs.count_documents({"elder_id": FLOODED, "status": "queued"})
+        flood(settings, URGENT, 1)
+        wait_until(
+            lambda: jobs.count_documents({"elder_id": URGENT, "status": "failed"}) == 1,
+            "the urgent job was tried",
+            START_S,
+        )
+        (urgent,) = jobs.find({"elder_id": URGENT})
+        between = {"$gt": urgent["queued_at"], "$lt": urgent["started_at"]}
+        overtaking = jobs.count_documents({"elder_id": FLOODED, "started_at": between})
+        growth = member.memory_bytes() - memory
+        print(
+            f"{waiting} jobs waited; {overtaking} of them began before the urgent one, which "
+            f"waited {(urgent['started_at'] - urgent['queued_at']).total_seconds():.1f} s; "
+            f"memory {memory >> 20} MiB, {growth >> 10} KiB more"
+        )
+        assert waiting > JOBS_QUEUED * 0.9
+        # One was under way, and one may have been claimed in the same moment.
+        assert overtaking <= 2
+        assert member.rebalances() == before, "nobody was put out of the group"
+        assert member.logged("MAX_POLL") == 0
+        assert growth < MEMORY_BYTES
