@@ -179,6 +179,10 @@ def ollama_errors() -> Iterator[None]:
         raise OllamaUnavailable(
             f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST"
         ) from error
+    except json.JSONDecodeError as error:
+        raise OllamaUnavailable(
+            "what answers in Ollama's place speaks no JSON; check OLLAMA_HOST and any proxy"
+        ) from error
 
 
 def to_completion(response: ollama.ChatResponse) -> Completion:

@@ -1,5 +1,6 @@
 """Which errors of a server are waited for, and which are the end of a record."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -81,6 +82,7 @@ def test_fault_of_what_was_written_is_let_through(error: Exception) -> None:
     [
         (ollama.ResponseError("not found", 404), ModelNotReady),
         (ollama.ResponseError("bad request", 400), OllamaRefused),
+        (json.JSONDecodeError("a proxy's page", "<html>", 0), OllamaUnavailable),
         (ollama.ResponseError("timed out", 408), OllamaUnavailable),
         (ollama.ResponseError("busy", 429), OllamaUnavailable),
         (ollama.ResponseError("overloaded", 503), OllamaUnavailable),
