@@ -9,17 +9,19 @@ cache would hold 16,384 short strings of it, words of elders among them.
 from pydantic import BaseModel, ConfigDict
 
 
-class Frozen(BaseModel):
+class _Value(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, strict=True, protected_namespaces=(), cache_strings="keys"
+    )
+
+
+class Frozen(_Value):
     """An immutable, strictly typed value of our own making."""
 
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", protected_namespaces=(), cache_strings="keys"
-    )
+    model_config = ConfigDict(extra="forbid")
 
 
-class Inbound(BaseModel):
+class Inbound(_Value):
     """An immutable, strictly typed value from elsewhere; unknown fields are ignored."""
 
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="ignore", protected_namespaces=(), cache_strings="keys"
-    )
+    model_config = ConfigDict(extra="ignore")
