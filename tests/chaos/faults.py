@@ -123,6 +123,7 @@ _AROUND: dict[str, Around] = {
 }
 _NEEDS_APACHE: frozenset[Around] = frozenset({"broker_clean", "broker_hard", "coordinator_moved"})
 _DURING: tuple[During, ...] = ("training", "chat")
+_KILLS = 6
 
 FAULTS: tuple[Fault, ...] = (
     NONE,
@@ -184,6 +185,7 @@ FAULTS: tuple[Fault, ...] = (
             name=f"{name} in mid-{during}",
             around=around,
             during=during,
+            times=_KILLS if around == "killed" else 1,
             needs_apache=around in _NEEDS_APACHE,
         )
         for name, around in _AROUND.items()

@@ -45,7 +45,6 @@ _ASLEEP_S = SESSION_TIMEOUT_S + 2.0
 _AWAY_S = 3.0
 _JOIN_LIMIT_S = 60.0
 _GUEST_STAYS_S = 2.0
-_KILLS = 6
 _LETHAL = frozenset({"kill", "term"})
 
 
@@ -227,8 +226,7 @@ class Session:
 
     def _wait(self, fault: Fault, is_so: Callable[[], bool]) -> bool:
         # A fault may cost time, and nothing else: each death that of a new start.
-        deaths = _KILLS if fault.around == "killed" else fault.times
-        deadline = time.monotonic() + LIMIT_S + deaths * AGAIN_S
+        deadline = time.monotonic() + LIMIT_S + fault.times * AGAIN_S
         while not is_so():
             if time.monotonic() > deadline:
                 return False
@@ -259,7 +257,7 @@ class Session:
         elif around == "rebalance":
             self._come_and_go(fault.during, hard=chance.random() < 0.5)
         elif around == "killed":
-            for _ in range(_KILLS):
+            for _ in range(fault.times):
                 chance.choice(self._members).kill(chance)
                 time.sleep(chance.uniform(0.0, 3.0))
         elif around == "coordinator_moved":
