@@ -84,8 +84,12 @@ class FakeStore:
         """The collection as a majority sees it: all that was written, as this is one server."""
         return self[name]
 
-    def command(self, name: str) -> Document:
-        """Answer `hello`; like pymongo, without a time zone."""
+    def command(
+        self, name: str, collection: str | None = None, *, index: Document | None = None
+    ) -> Document:
+        """Answer `hello`, like pymongo without a time zone, and `collMod` of an index's expiry."""
+        if name == "collMod" and collection is not None and index is not None:
+            return self[collection].set_expiry(**index)
         if name != "hello":
             raise NotInTheFake(f"command {name}")
         self.on_moment(Moment("before", name, is_write=False))
@@ -283,6 +287,13 @@ class FakeCollection:
             if wanted.get("unique"):
                 self._keys.setdefault(wanted["name"], {})
         return [index.document["name"] for index in indexes]
+
+    def set_expiry(self, name: str, expireAfterSeconds: int) -> Document:
+        """Change an index in place; raises OperationFailure where there is none."""
+        if name not in self._indexes:
+            raise OperationFailure("index not found", _INDEX_NOT_FOUND)
+        self._indexes[name]["expireAfterSeconds"] = expireAfterSeconds
+        return {"ok": 1.0}
 
     def drop_index(self, name: str) -> None:
         """Forget an index; raises OperationFailure where there is none."""

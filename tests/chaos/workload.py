@@ -189,7 +189,8 @@ class Upstream:
             key=elder_id.encode(),
             value=value,
             headers=headers,
-            timestamp=round(at.timestamp() * 1000),
+            # Not rounded: a broker refuses what is more than an hour ahead of it.
+            timestamp=int(at.timestamp() * 1000),
             on_delivery=lambda error, message: told.append(error is None),
         )
         self._producer.flush(SEND_LIMIT_S + 5)

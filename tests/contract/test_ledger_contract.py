@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -545,3 +546,18 @@ def test_indexes_follow_a_changed_setting(store: Store) -> None:
         ensure_indexes(store, dedup_hours=hours)
     found = store["chat_dedup"].index_information()["forget_after_a_while"]
     assert found["expireAfterSeconds"] == 2 * 3600
+
+
+def test_members_with_different_settings_may_start_at_once(store: Store) -> None:
+    """Each finds the index that the other sets: none may find it gone."""
+    ensure_indexes(store, dedup_hours=1)
+
+    def start_again_and_again(hours: int) -> None:
+        for _ in range(20):
+            ensure_indexes(store, dedup_hours=hours)
+
+    with ThreadPoolExecutor() as pool:
+        for member in [pool.submit(start_again_and_again, hours) for hours in (2, 24, 48)]:
+            member.result()
+    found = store["chat_dedup"].index_information()["forget_after_a_while"]
+    assert found["expireAfterSeconds"] in {2 * 3600, 24 * 3600, 48 * 3600}

@@ -11,7 +11,7 @@ import pytest
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
-from pipeline.store import JOBS, Document, Store, ensure_indexes
+from pipeline.store import CHAT_DEDUP, JOBS, Document, Store, ensure_indexes
 from tests.fake_mongo import FakeStore
 from tests.fake_mongo_language import NotInTheFake
 from tests.false_clock import FalseClock
@@ -180,4 +180,11 @@ def test_index_of_an_earlier_release_gives_way(store: Store) -> None:
 def test_index_that_is_not_there_cannot_be_dropped(store: Store) -> None:
     with pytest.raises(OperationFailure) as failure:
         store[JOBS].drop_index("nobody's")
+    assert failure.value.code == 27
+
+
+def test_index_that_is_not_there_cannot_be_changed(store: Store) -> None:
+    ensure_indexes(store, dedup_hours=1)
+    with pytest.raises(OperationFailure) as failure:
+        store.command("collMod", CHAT_DEDUP, index={"name": "no", "expireAfterSeconds": 1})
     assert failure.value.code == 27

@@ -31,7 +31,8 @@ from tests.servers.certificates import Authority
 
 DATABASE = "family"
 READ = ["find"]
-OWN = ["find", "insert", "update", "remove", "createCollection", "createIndex", "dropIndex"]
+OWN = ["find", "insert", "update", "remove"]
+OWN += ["createCollection", "createIndex", "dropIndex", "collMod"]
 ROLE = [
     {"resource": {"db": DATABASE, "collection": name}, "actions": actions}
     for name, actions in [("answers", READ)]
