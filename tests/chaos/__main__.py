@@ -77,25 +77,34 @@ def main() -> int:
             except KeyboardInterrupt:
                 broken_off.set()
                 console.print("Broken off: the runs under way are played to their end")
-    print(table(results, kafka, options.group_protocol))
-    failed = [result for result in results if result.verdict.faults]
     played = sum(result.fault != AGAIN.name for result in results)
-    if played < len(seeds):
-        print(f"\nNOT PLAYED: {len(seeds) - played} of {len(seeds)} runs", file=sys.stderr)
-    for skipped in FAULTS:
-        if skipped not in possible:
-            print(f"SKIPPED {skipped.name}: needs Apache Kafka (Java 17, Maven)", file=sys.stderr)
-    never = never_struck(results)
-    for fault in never:
-        print(f"\nNever struck, so nothing was tried: {fault}", file=sys.stderr)
-    if failed:
-        print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
-    else:
+    skipped = [fault for fault in FAULTS if fault not in possible]
+    print(table(results, kafka, options.group_protocol))
+    is_clean = _tell_all(results, len(seeds) - played, skipped)
+    if is_clean:
         shutil.rmtree(folder)
+    else:
+        print(f"\nThe folder of the runs is kept: {folder}", file=sys.stderr)
     for lane in lanes:
         lane.result()  # Raises what ended it.
     cut_short = broken_off.is_set() or played < options.at_least
-    return 1 if failed or never or cut_short else 0
+    return 0 if is_clean and not cut_short else 1
+
+
+def _tell_all(results: list[RunResult], unplayed: int, skipped: list[Fault]) -> bool:
+    """Tell below the table what it does not show; False where a run, or a fault, was not as due."""
+    failed = [result for result in results if result.verdict.faults]
+    for result in failed:
+        for sentence in result.verdict.faults:
+            print(f"\nFAULT {result.seed}, {result.fault}: {sentence}", file=sys.stderr)
+    if unplayed:
+        print(f"\nNOT PLAYED: {unplayed} of the runs that were due", file=sys.stderr)
+    for fault in skipped:
+        print(f"SKIPPED {fault.name}: needs Apache Kafka (Java 17, Maven)", file=sys.stderr)
+    never = never_struck(results)
+    for name in never:
+        print(f"\nNever struck, so nothing was tried: {name}", file=sys.stderr)
+    return not failed and not never
 
 
 def _play(

@@ -54,8 +54,7 @@ def is_settled(case: Case) -> bool:
     case.evidence.read()
     if any(True for _ in _lost(case)) or any(job["has_pending"] for job in case.jobs()):
         return False
-    # A name that is there for a moment may be just in use, also by whoever woke up late.
-    if any(_is_left(case, tag) for tag in case.evidence.tags()):
+    if any(True for _ in _left(case)):
         return False
     return not case.evidence.uncommitted()
 
@@ -69,7 +68,7 @@ def check(case: Case, *, settled: bool) -> Verdict:
         lost=tuple(_lost(case)),
         doubled=tuple(_doubled(case)),
         mixed=tuple(_mixed(case)),
-        other=(*other, *_unlike_what_is_told(case)),
+        other=(*other, *_unlike_what_is_told(case), *(() if settled else _left(case))),
     )
 
 
@@ -232,7 +231,6 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
         else:
             yield from _unsound(case, elder_id, model, released, digests)
     yield from _disordered(case)
-    yield from (f"left in Ollama: {tag}" for tag in digests if _is_left(case, tag))
 
 
 def _wrongly_refused(case: Case) -> Iterable[str]:
@@ -266,9 +264,16 @@ def _possible_ends(case: Case, job: dict[str, Any]) -> set[str]:
     return {"succeeded"}
 
 
-def _is_left(case: Case, tag: str) -> bool:
-    mine = any(tag.startswith(f"{model_name(elder.id)}:") for elder in case.elders)
-    return mine and is_passing(tag)
+def _left(case: Case) -> Iterable[str]:
+    """Names that are to be there for a moment only; they may be just in use.
+
+    So a run waits until none is there, and none is a fault that comes afterwards: whoever wakes
+    up late brings `latest` once more. What nobody takes away is there when all is looked over.
+    """
+    for elder in case.elders:
+        for tag in case.evidence.tags():
+            if tag.startswith(f"{model_name(elder.id)}:") and is_passing(tag):
+                yield f"left in Ollama: {tag}"
 
 
 def _unsound(

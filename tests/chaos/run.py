@@ -187,7 +187,7 @@ class Session:
         begun = time.monotonic()
         self._write_plan(Plan(fault=NONE, nth=1, fuses=self._folder))
         time.sleep(_ASLEEP_S)
-        faults = [f for case in self._cases for f in check(case, settled=is_settled(case)).faults]
+        faults = [f for case in self._cases for f in self._judge(case).faults]
         return RunResult(
             fault=AGAIN.name,
             seed=0,
@@ -196,6 +196,9 @@ class Session:
             seconds=time.monotonic() - begun,
             verdict=Verdict(other=tuple(faults)),
         )
+
+    def _judge(self, case: Case) -> Verdict:
+        return check(case, settled=self._wait(NONE, lambda: is_settled(case)))
 
     def _last_words(self) -> tuple[str, ...]:
         return tuple(line for member in self._members for line in member.last_words())

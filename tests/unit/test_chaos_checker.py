@@ -401,6 +401,15 @@ def test_a_run_is_not_settled_while_something_is_missing(said: str) -> None:
     assert not is_settled(case)
 
 
+def test_a_name_that_passes_by_during_the_last_look_is_no_fault() -> None:
+    """Whoever wakes up late brings `latest` once more, by such a name."""
+    evidence, case = good_run()
+    settled = is_settled(case)
+    evidence.ollama[f"afs_elder_{RUN}-A:v1-handover1a2b3c4d"] = "x"
+    assert not check(case, settled=settled).faults
+    assert not is_settled(case)
+
+
 def planted(plant: Plant) -> Verdict:
     evidence, case = good_run()
     plant(evidence, case.elders)
