@@ -67,9 +67,8 @@ def _take_away(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
 
 def _remove_handovers(host: ModelHost, elder_id: str, *, but_of: str | None) -> None:
     """Shut out whoever would bring another version than `but_of`."""
-    prefix = f"{model_name(elder_id)}:"
-    for name in host.tags():
-        found = handed_over(name) if name.startswith(prefix) else None
+    for name in host.tags(f"{model_name(elder_id)}:"):
+        found = handed_over(name)
         if found is not None and found != but_of:
             host.delete(name)
 

@@ -8,9 +8,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx
+import ijson
 import ollama
 
 from config.settings import OllamaSettings
@@ -70,8 +71,8 @@ class ModelHost(Protocol):
     def delete(self, tag: str) -> bool:
         """Remove a model and say whether it was there."""
 
-    def tags(self) -> list[str]:
-        """List the names of all models."""
+    def tags(self, prefix: str = "") -> list[str]:
+        """List the names of all models, or of those whose name begins with `prefix`."""
 
     def check(self) -> None:
         """Do nothing but ask whether the host is there."""
@@ -91,7 +92,7 @@ class OllamaHost:
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base model under `name` unless it is there; sends the file at most once."""
         with ollama_errors():
-            if full_tag(name) in self.tags():
+            if full_tag(name) in self.tags(full_tag(name)):
                 return
             digest = self._client.create_blob(gguf)
             self._client.create(model=name, files={gguf.name: digest}, stream=False)
@@ -146,12 +147,17 @@ class OllamaHost:
             return False
         return True
 
-    def tags(self) -> list[str]:
-        """List all models."""
-        with ollama_errors():
-            # Not `list`: what it makes of each model takes 4 KiB, of every elder's at each job.
-            answer = self._client._request_raw("GET", "/api/tags")  # type: ignore[no-untyped-call]
-            return _names(answer.content)
+    def tags(self, prefix: str = "") -> list[str]:
+        """List models."""
+        # Not `list`: what it makes of each model takes 4 KiB, of every elder's several times a
+        # job; and the bytes of the answer, read whole, grow with the elders as well.
+        with ollama_errors(), self._client._client.stream("GET", "/api/tags") as answer:
+            if answer.is_error:
+                raise ollama.ResponseError(
+                    answer.read().decode(errors="replace"), answer.status_code
+                )
+            names = ijson.items(ijson.from_iter(answer.iter_bytes()), "models.item.model")
+            return [name for name in names if name.startswith(prefix)]
 
     def check(self) -> None:
         """Ask for the models that are loaded: few, however many there are."""
@@ -179,7 +185,7 @@ def ollama_errors() -> Iterator[None]:
         raise OllamaUnavailable(
             f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, ijson.JSONError) as error:
         raise OllamaUnavailable(
             "what answers in Ollama's place speaks no JSON; check OLLAMA_HOST and any proxy"
         ) from error
@@ -192,16 +198,6 @@ def to_completion(response: ollama.ChatResponse) -> Completion:
         prompt_tokens=response.prompt_eval_count or 0,
         completion_tokens=response.eval_count or 0,
     )
-
-
-def _names(listing: bytes) -> list[str]:
-    """Take the names out of the answer of `/api/tags`; the rest of each model is not kept."""
-
-    def keep(fields: list[tuple[str, Any]]) -> Any:
-        found = dict(fields)
-        return found["models"] if "models" in found else found.get("model")
-
-    return json.loads(listing, object_pairs_hook=keep) or []
 
 
 def full_tag(name: str) -> str:

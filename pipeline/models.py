@@ -25,10 +25,9 @@ class ModelManager:
 
     def list_models(self, filter_afs_only: bool = True) -> list[str]:
         """Return the tags in Ollama: the elders' alone, or all."""
-        tags = self._host.tags()
         if not filter_afs_only:
-            return sorted(tags)
-        return sorted(t for t in tags if t.startswith(MODEL_PREFIX) and not is_passing(t))
+            return sorted(self._host.tags())
+        return sorted(tag for tag in self._host.tags(MODEL_PREFIX) if not is_passing(tag))
 
     def get_model(self, elder_id: str) -> ElderModel:
         """Return an elder's model; raises ModelNotReady where none answers."""
@@ -100,13 +99,12 @@ class ModelManager:
         target = model.version(number) if number is not None else None
         if target is None or not target.ready:
             raise UnknownVersion
-        if target.tag not in self._host.tags():
+        if target.tag not in self._host.tags(target.tag):
             raise ModelNotReady("Ollama has lost this version; take another, or train it again")
         return target.version
 
     def _tags_of(self, elder_id: str) -> list[str]:
-        prefix = f"{model_name(elder_id)}:"
-        return [tag for tag in self._host.tags() if tag.startswith(prefix)]
+        return self._host.tags(f"{model_name(elder_id)}:")
 
 
 def _is_held(tag: str, versions: Iterable[ModelVersion]) -> bool:

@@ -200,8 +200,7 @@ class Retention:
         # made, so that what was begun in between is found to be needed.
         now_s = self._clock()
         items = self._inventory.items(elder_id)
-        prefix = f"{model_name(elder_id)}:"
-        tags = tuple(tag for tag in self._host.tags() if tag.startswith(prefix))
+        tags = tuple(self._host.tags(f"{model_name(elder_id)}:"))
         newest = (self._datasets.find(elder_id) or {}).get("sha256")
         model = self._registry.find(elder_id)
         if model is None:

@@ -176,7 +176,9 @@ class OllamaTrainer:
     def _released(self, job: Job) -> ModelVersion | None:
         """The job's own version, if an earlier holder died after it had released it."""
         version = self.fence_off(job)
-        return version if version is not None and version.tag in self._host.tags() else None
+        if version is None or version.tag not in self._host.tags(version.tag):
+            return None
+        return version
 
     def _remove_earlier_candidates(self, elder_id: str, version: int, fence: int) -> None:
         """Shut out earlier holders of this elder's work from Ollama too, which knows no fences.
@@ -184,9 +186,8 @@ class OllamaTrainer:
         A version's tag is copied from a candidate, and a candidate that is gone cannot be
         copied. Only earlier ones go: this may itself be a worker that lost its lease.
         """
-        prefix = f"{model_name(elder_id)}:"
-        for tag in self._host.tags():
-            found = read_candidate(tag) if tag.startswith(prefix) else None
+        for tag in self._host.tags(f"{model_name(elder_id)}:"):
+            found = read_candidate(tag)
             if found is not None and found < (version, fence):
                 self._host.delete(tag)
 
@@ -210,7 +211,7 @@ class OllamaTrainer:
             plan.base.key,
             plan.recipe_sha256,
         )
-        return current if same and current.tag in self._host.tags() else None
+        return current if same and current.tag in self._host.tags(current.tag) else None
 
     def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
         version = self._registry.open_version(job, _made_of(plan), self._clock())

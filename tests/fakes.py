@@ -261,10 +261,10 @@ class FakeModelHost:
         self._enter("delete", tag)
         return self._models.pop(_key(tag), None) is not None
 
-    def tags(self) -> list[str]:
-        """List all names."""
+    def tags(self, prefix: str = "") -> list[str]:
+        """List names."""
         self._enter("tags")
-        return [name for name, _ in self._models.values()]
+        return [name for name, _ in self._models.values() if name.startswith(prefix)]
 
     def check(self) -> None:
         """Say nothing."""

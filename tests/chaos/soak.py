@@ -104,8 +104,8 @@ def main() -> int:
 
 
 def leaves_members_alive(fault: Fault) -> bool:
-    """Say whether member one goes on under a fault, so that it can be measured."""
-    return fault.action in _MEMBER_STAYS and fault.around != "killed"
+    """Say whether it is a fault under which member one goes on, so that it can be measured."""
+    return fault != NONE and fault.action in _MEMBER_STAYS and fault.around != "killed"
 
 
 def soak(session: Session, possible: Sequence[Fault], minutes: float, seed: int) -> list[RunResult]:

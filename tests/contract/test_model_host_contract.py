@@ -80,9 +80,8 @@ def under_test(
                 pytest.skip("OLLAMA_HOST names no real Ollama to run the contract on")
         host = OllamaHost(OllamaSettings(host=address))
         yield HostUnderTest(host, run, base_gguf)
-        for tag in host.tags():
-            if tag.startswith(run):
-                host.delete(tag)
+        for tag in host.tags(run):
+            host.delete(tag)
         host.close()
 
 
@@ -94,6 +93,8 @@ def test_base_is_registered_once_and_listed_with_its_tag(under_test: HostUnderTe
 def test_created_model_is_listed_and_answers(under_test: HostUnderTest) -> None:
     tag = under_test.make("answers")
     assert tag in under_test.host.tags()
+    assert under_test.host.tags(tag) == [tag]
+    assert tag not in under_test.host.tags(f"{tag}x")
     reply = under_test.host.ask(tag, QUESTION, OPTIONS)
     assert reply.text
     assert reply.prompt_tokens > 0 and reply.completion_tokens > 0

@@ -295,8 +295,8 @@ def test_rollback_to_a_version_that_retention_took_in_between_leaves_latest_as_i
     served.version(2)
     tags = served.host.tags
 
-    def forget_after() -> list[str]:
-        found = tags()
+    def forget_after(prefix: str = "") -> list[str]:
+        found = tags(prefix)
         served.registry.forget("LXM", 2, (1,))
         return found
 

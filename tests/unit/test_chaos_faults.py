@@ -3,13 +3,14 @@
 import pytest
 
 from tests.chaos.__main__ import fault_of
-from tests.chaos.faults import FAULTS
+from tests.chaos.faults import FAULTS, NONE
 from tests.chaos.soak import leaves_members_alive
 
 
 def test_soak_draws_no_fault_that_kills_or_stops_whom_it_measures() -> None:
     drawn = [fault.name for fault in FAULTS if leaves_members_alive(fault)]
     assert len(drawn) > 20
+    assert NONE.name not in drawn
     assert [name for name in drawn if "kill" in name or "SIG" in name] == []
 
 

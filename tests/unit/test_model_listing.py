@@ -2,12 +2,14 @@
 
 import json
 import tracemalloc
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from config.settings import OllamaSettings
 from pipeline.model_host import OllamaHost
+from schemas.errors import OllamaRefused, OllamaUnavailable
 
 MODELS = 1000
 ENTRY = {
@@ -25,26 +27,62 @@ ENTRY = {
 }
 
 
-@pytest.fixture
-def listing(monkeypatch: pytest.MonkeyPatch) -> bytes:
-    names = [f"afs_elder_{number}:v1" for number in range(MODELS)]
-    body = json.dumps({"models": [{"name": n, "model": n, **ENTRY} for n in names]}).encode()
-
-    def answer(self: httpx.Client, method: str, url: str, **_: object) -> httpx.Response:
-        assert (method, url) == ("GET", "/api/tags")
-        return httpx.Response(200, content=body, request=httpx.Request(method, "http://ollama"))
-
-    monkeypatch.setattr(httpx.Client, "request", answer)
-    return body
+NAMES = [f"afs_elder_{number}:v1" for number in range(MODELS)]
+BODY = json.dumps({"models": [{"name": n, "model": n, **ENTRY} for n in NAMES]}).encode()
+HTML = b"<html>Please log in</html>"
 
 
-def test_names_alone_are_kept_of_a_long_list(listing: bytes) -> None:
-    """Read whole it takes ten times its size, for good: the heap does not shrink again."""
-    host = OllamaHost(OllamaSettings(host="http://127.0.0.1:1"))
-    host.tags()
+class InParts(httpx.SyncByteStream):
+    """An answer as it comes over a network."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        for begin in range(0, len(self._body), 4096):
+            yield self._body[begin : begin + 4096]
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> OllamaHost:
+    def answer(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("GET", "/api/tags")
+        return httpx.Response(status, stream=InParts(body), request=request)
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", answer)
+    return OllamaHost(OllamaSettings(host="http://127.0.0.1:1"))
+
+
+def test_a_list_of_any_length_is_read_in_the_memory_of_its_names(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever it takes once is the heap's for good: it does not shrink again."""
+    host = asked(monkeypatch, 200, BODY)
+    assert host.tags() == NAMES
     tracemalloc.start()
-    tags = host.tags()
+    tags = host.tags("afs_elder_77:")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert tags == [f"afs_elder_{number}:v1" for number in range(MODELS)]
-    assert peak < 2 * len(listing)
+    assert tags == ["afs_elder_77:v1"]
+    assert peak < len(BODY) / 4
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (200, HTML, OllamaUnavailable),
+        (200, b"", OllamaUnavailable),
+        (200, BODY[:-100], OllamaUnavailable),
+        (500, HTML, OllamaUnavailable),
+        (400, b'{"error": "no"}', OllamaRefused),
+    ],
+)
+def test_what_is_no_list_is_told_as_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        asked(monkeypatch, status, body).tags()
+
+
+def test_an_ollama_without_models_has_no_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, 200, b'{"models": []}').tags() == []
+    assert asked(monkeypatch, 200, b'{"models": null}').tags() == []
