@@ -135,7 +135,7 @@ def _lost(case: Case) -> Iterable[str]:
     for topic in _REPLIES:
         for request in sorted(case.sent(topic) - replies_by_request(case, topic).keys()):
             yield f"{request} has no reply"
-    for topic in ("train-requested", "chat-requests", "answers-updated"):
+    for topic in ("train-requested", "chat-requests", "answers-updated", "model-commands"):
         letters = {r.header("ce_id") for r in case.records(f"{topic}-dlt")}
         for poison in sorted(case.sent(topic, valid=False)):
             if poison.encode() not in letters:

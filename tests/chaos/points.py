@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -274,20 +273,22 @@ def _around_kafka(injector: Injector) -> None:
         return RefusingConsumer(make(loop), injector, loop._on_commit)
 
     ConsumerLoop._make = refusing  # type: ignore[assignment, method-assign]
-    publish = KafkaPublisher.publish
+    produce = KafkaPublisher._produce
 
-    def publishing(self: Any, publication: Any) -> "Future[None]":
+    def producing(self: Any, publication: Any, told: Any) -> None:
+        def and_passed(error: Exception | None) -> None:
+            if error is None:
+                injector.passed("after the dead letter")
+            told(error)
+
         if not publication.topic.endswith("-dlt"):
-            return publish(self, publication)
-        if injector.strikes("the dead letter"):
-            refused: Future[None] = Future()
-            refused.set_exception(KafkaUnavailable())
-            return refused
-        confirmed = publish(self, publication)
-        confirmed.add_done_callback(lambda _: injector.passed("after the dead letter"))
-        return confirmed
+            produce(self, publication, told)
+        elif injector.strikes("the dead letter"):
+            told(KafkaUnavailable())
+        else:
+            produce(self, publication, and_passed)
 
-    KafkaPublisher.publish = publishing  # type: ignore[method-assign]
+    KafkaPublisher._produce = producing  # type: ignore[method-assign]
 
 
 def _around_chat(injector: Injector) -> None:

@@ -113,6 +113,7 @@ class Upstream:
             (self._poison, (a, "p1"), {"topic": "train-requested"}),
             (self._poison, (a, "p2"), {"topic": "chat-requests"}),
             (self._poison, (b, "p3"), {"topic": "answers-updated"}),
+            (self._poison, (b, "p4"), {"topic": "model-commands"}),
         ]
         chance.shuffle(sends)
         for send, arguments, options in sends:

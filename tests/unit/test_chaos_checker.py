@@ -16,7 +16,7 @@ from tests.chaos.workload import ROLLBACK, SENT_AS, SOURCE, Elder, Operation, ma
 from tests.fakes import record
 
 RUN = "r1"
-POISONED = ("train-requested", "chat-requests", "answers-updated")
+POISONED = ("train-requested", "chat-requests", "answers-updated", "model-commands")
 
 
 class Planted(Evidence):
