@@ -66,16 +66,7 @@ class AnswersHandler:
             skipped=dataset.skipped,
             path=str(dataset.path),
         )
-        envelope = received.envelope
-        self._confirm(
-            [
-                self._events.dataset_ready(
-                    ready,
-                    cause=f"{envelope.source}/{envelope.id}"[:480],
-                    traceparent=envelope.traceparent,
-                )
-            ]
-        )
+        self._confirm([self._events.dataset_ready(ready, cause=received.envelope)])
 
     def _known_name(self, elder_id: str) -> str:
         """The name told before, or stored with the answers; the id where none was ever told."""

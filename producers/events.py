@@ -1,10 +1,12 @@
 """One typed function an event: what is published beside the ledger's own."""
 
+import hashlib
+import json
 from collections.abc import Callable
 from datetime import datetime
 
 from producers.publisher import Publication, to_publication
-from schemas.envelope import OutboundEvent
+from schemas.envelope import ID_IN_ID, Envelope, OutboundEvent
 from schemas.events import AnswersUpdated, ChatRequest, DatasetReady, TrainRequested
 from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, DATASET_READY, TRAIN_REQUESTED
 
@@ -19,13 +21,20 @@ class Events:
         self._topic_name = topic_name
         self._clock = clock
 
-    def dataset_ready(
-        self, data: DatasetReady, *, cause: str, traceparent: str | None
-    ) -> Publication:
-        """Tell of a data set. `cause` is the id of the event that asked for it."""
-        event_id = f"{cause}/dataset-ready"
+    def dataset_ready(self, data: DatasetReady, *, cause: Envelope) -> Publication:
+        """Tell of a data set; `cause` is the event that asked for it.
+
+        Told again it is the same event; of another elder, or of other answers, it is another,
+        also where a sender numbers anew and uses a source and an id twice.
+        """
+        of_what = json.dumps([cause.source, cause.id, data.elder_id, data.dataset_sha256])
+        token = hashlib.sha256(of_what.encode()).hexdigest()[:16]
         return self._publication(
-            DATASET_READY.name, data.elder_id, event_id, data.model_dump(mode="json"), traceparent
+            DATASET_READY.name,
+            data.elder_id,
+            f"{cause.id[:ID_IN_ID]}/dataset-ready/{token}",
+            data.model_dump(mode="json"),
+            cause.traceparent,
         )
 
     def answers_updated(self, data: AnswersUpdated, *, event_id: str) -> Publication:

@@ -30,6 +30,8 @@ _LONGEST_NAME = 64
 _LONGEST_FAULT = 300
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+# Of an event's id in the id of what follows from it: room is left for what comes behind.
+ID_IN_ID = 440
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # W3C Trace Context, level 1: version-traceid-parentid-flags.
 TraceParent = Annotated[

@@ -7,7 +7,7 @@ import hashlib
 import json
 
 from schemas.base import Frozen
-from schemas.envelope import Envelope
+from schemas.envelope import ID_IN_ID, Envelope
 from schemas.record import Header, Record
 
 CORRELATION_ID = "kafka_correlationId"
@@ -17,8 +17,6 @@ NEST_IS_DISPOSED = "kafka_nest-is-disposed"
 NEST_ERROR = "kafka_nest-err"
 STREAM_SEQUENCE = "seq"
 STREAM_FINAL = "final"
-# Of an event's id in its reply's: room is left for what follows, as an id has 512 at most.
-_ID_IN_ID = 440
 
 
 class ReplyTarget(Frozen):
@@ -63,7 +61,7 @@ def request_key(envelope: Envelope, record: Record) -> str:
 
 def reply_id(event_id: str, key: str, part: int | None = None) -> str:
     """Name the reply to a request, or one part of it; a repeat has the same name."""
-    name = f"{event_id[:_ID_IN_ID]}/reply/{key[:16]}"
+    name = f"{event_id[:ID_IN_ID]}/reply/{key[:16]}"
     return name if part is None else f"{name}/{part}"
 
 
