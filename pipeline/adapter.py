@@ -27,19 +27,13 @@ from pipeline.files import (
     temporary_beside,
     write_file,
 )
-from schemas.errors import ArtefactCorrupt, RejectError
+from schemas.errors import AdapterUnsupported, ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG as CONFIG
 from schemas.training import ADAPTER_GGUF as GGUF
 from schemas.training import ADAPTER_WEIGHTS as WEIGHTS
 
 Array = npt.NDArray[Any]
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
-
-
-class AdapterUnsupported(RejectError):
-    """Adapters of this base model cannot be written as GGUF; choose another base model."""
-
-    code = "adapter_unsupported"
 
 
 class _Architecture(NamedTuple):

@@ -118,7 +118,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             f"base model: found neither {folder} nor {gguf}; put the weights there or set "
             "MODELSERVER_MODEL_DIR"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors():
+        folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(), (folder.parent / ".convert.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / "config.json").is_file():

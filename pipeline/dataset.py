@@ -14,7 +14,14 @@ from typing import IO, Any, Self
 
 from pipeline.answers import Answer, AnswerSource
 from pipeline.cleaning import CleanAnswer, Cleaner, estimate_tokens, language_of
-from pipeline.files import check_file, hash_file, publish_file, set_aside, temporary_beside
+from pipeline.files import (
+    check_file,
+    disk_errors,
+    hash_file,
+    publish_file,
+    set_aside,
+    temporary_beside,
+)
 from pipeline.system_prompt import SystemPromptGenerator
 from schemas.base import Frozen
 from schemas.errors import ArtefactCorrupt, NoAnswers, UnknownElder
@@ -70,7 +77,8 @@ class JSONLBuilder:
         self._max_seq_length = max_seq_length
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors():
+            self._folder.mkdir(parents=True, exist_ok=True)
         return self
 
     def __exit__(
@@ -85,7 +93,7 @@ class JSONLBuilder:
         """Read, clean and write an elder's data set, whole or not at all.
 
         Raises UnknownElder (no answer stored under this id), NoAnswers (none can be used),
-        StoreUnavailable, DiskFull.
+        StoreUnavailable, DiskUnavailable.
         """
         if not is_elder_id(elder_id):
             raise UnknownElder("elder_id: not a valid id")

@@ -19,7 +19,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from schemas.base import Frozen
-from schemas.errors import ArtefactCorrupt, DiskFull
+from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
 from schemas.identifiers import Sha256
 
 PARTIAL = ".partial-"
@@ -27,9 +27,14 @@ CORRUPT = ".corrupt"
 MANIFEST = "manifest.json"
 # Enough to look into a bad disk; more would fill it.
 SET_ASIDE_KEPT = 3
-# Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says of a short
-# write.
-_FULL_TEXT = re.compile(r"\(os error (28|122)\)|^\d+ requested and \d+ written$")
+# Out of order for whatever is written there: broken, read-only, not ours, gone, or no more files
+# may be opened. Whoever mends it mends all that waits.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FAILING = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE})
+_FAILING |= {errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE}
+# Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says.
+_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
+_SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
 
 
 class _Manifest(Frozen):
@@ -43,21 +48,34 @@ class _Manifest(Frozen):
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Turn a full disk or quota into DiskFull, whoever tells of it; let other errors through."""
+    """Turn a full disk into DiskFull and one that fails into DiskUnavailable, whoever tells of it.
+
+    Other errors go through.
+    """
     try:
         yield
     except Exception as error:
-        if _is_disk_full(error):
+        number = _errno(error)
+        if number in _FULL:
             raise DiskFull from error
+        if number in _FAILING:
+            raise DiskUnavailable(
+                f"the data folder fails ({errno.errorcode[number]}); check its disk and rights"
+            ) from error
         raise
 
 
-def _is_disk_full(error: Exception) -> bool:
+def _errno(error: Exception) -> int:
+    """What the system said of a file; 0 where it is not about one."""
     if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno
     # By name: this module serves rooms without safetensors too.
-    known = isinstance(error, OSError) or type(error).__name__ == "SafetensorError"
-    return known and _FULL_TEXT.search(str(error)) is not None
+    if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+        return 0
+    if _SHORT_WRITE.search(str(error)):
+        return errno.ENOSPC
+    told = _TOLD_BY_RUST.search(str(error))
+    return int(told[1]) if told else 0
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def train(
     """Train one adapter and write it below `spec.work_dir`.
 
     Raises JobCancelled when `should_stop` says so, after a checkpoint; ArtefactCorrupt for a
-    changed data set; TrainingOutOfMemory; DiskFull.
+    changed data set; TrainingOutOfMemory; DiskUnavailable.
     """
     on_progress(_progress("preparing", 0, 0, 0, spec.parameters))
     check_file(spec.dataset_path, spec.dataset_sha256)

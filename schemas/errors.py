@@ -9,7 +9,8 @@
     │   ├── StoreUnavailable
     │   │   └── StoreRefused
     │   ├── OllamaUnavailable
-    │   └── DiskFull
+    │   └── DiskUnavailable
+    │       └── DiskFull
     ├── RejectError     the record or the work is at fault: dead letter or error reply, then go on
     │   ├── MalformedRecord, InvalidEvent, MessageTooLarge
     │   ├── UnknownElder, ElderIdClash, NoAnswers, UnknownBaseModel
@@ -17,6 +18,7 @@
     │   ├── UnknownCommand, UnknownJob, UnknownVersion, UnknownLetter, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
+    │   ├── AdapterUnsupported
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -94,7 +96,13 @@ class OllamaUnavailable(RetryError):
     code = "ollama_unavailable"
 
 
-class DiskFull(RetryError):
+class DiskUnavailable(RetryError):
+    """The data folder cannot be used; check its disk, mount and rights, and the work goes on."""
+
+    code = "disk_unavailable"
+
+
+class DiskFull(DiskUnavailable):
     """The data folder has no room; free space and the work goes on by itself."""
 
     code = "disk_full"
@@ -224,6 +232,12 @@ class EvaluationFailed(RejectError):
     """The new version did not know what it was taught; the previous one goes on serving."""
 
     code = "evaluation_failed"
+
+
+class AdapterUnsupported(RejectError):
+    """Adapters of this base model cannot be written as GGUF; choose another base model."""
+
+    code = "adapter_unsupported"
 
 
 class ArtefactCorrupt(RejectError):

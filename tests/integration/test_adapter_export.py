@@ -18,8 +18,9 @@ from transformers import (
     Qwen2Config,
 )
 
-from pipeline.adapter import AdapterUnsupported, export_gguf, save_peft
+from pipeline.adapter import export_gguf, save_peft
 from pipeline.files import hash_file, seal_folder, sealed_files, write_file
+from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.fakes import TINY_SIZES
 

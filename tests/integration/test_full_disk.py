@@ -1,4 +1,4 @@
-"""A disk without room: every writer tells of it as DiskFull, and nothing half-written is used."""
+"""A disk without room, or one that fails: all writers tell of it; nothing half-written is used."""
 
 import errno
 import os
@@ -11,12 +11,15 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from config.training import load_training_config
 from pipeline.adapter import export_gguf, save_peft
 from pipeline.checkpoint import Position, load_newest, save
+from pipeline.dataset import JSONLBuilder
 from pipeline.files import MANIFEST, disk_errors, write_file
-from schemas.errors import ArtefactCorrupt, DiskFull
+from pipeline.system_prompt import SystemPromptGenerator
+from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
 from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
-from tests.fakes import TINY_SIZES
+from tests.fakes import TINY_SIZES, ListedAnswers
 from tests.integration.test_adapter_export import adapted
 
 # peft asks transformers for a name that transformers is giving up.
@@ -126,7 +129,30 @@ def test_quota_counts_as_full(number: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "I/O error"), ValueError("(os error 28)")])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
+def test_failing_disk_is_waited_for(number: int) -> None:
+    """A read-only mount must not make a dead letter of each event."""
+    with pytest.raises(DiskUnavailable, match=errno.errorcode[number]) as told, disk_errors():
+        raise OSError(number, os.strerror(number))
+    assert not isinstance(told.value, DiskFull)
+
+
+def test_disk_that_went_read_only_is_waited_for(small_disk: Path) -> None:
+    subprocess.run(("mount", "-o", "remount,ro", str(small_disk)), check=True)
+    with pytest.raises(DiskUnavailable, match="EROFS"):
+        write_file(small_disk / "file", b"x")
+    builder = JSONLBuilder(
+        ListedAnswers({}),
+        small_disk / "jsonl",
+        SystemPromptGenerator(load_training_config().prompt_template),
+        memories=2,
+        max_seq_length=512,
+    )
+    with pytest.raises(DiskUnavailable, match="EROFS"), builder:
+        pytest.fail("there is no folder to write to")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "no file"), ValueError("(os error 28)")])
 def test_other_errors_go_through(error: Exception) -> None:
     with pytest.raises(type(error)), disk_errors():
         raise error

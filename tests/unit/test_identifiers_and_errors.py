@@ -1,8 +1,12 @@
 """Ids that may reach a path, a query or a model name; errors and their codes."""
 
+import importlib
+import pkgutil
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+import pipeline
 from schemas import errors
 from schemas.errors import FatalError, Interrupted, ModelServerError, RejectError, RetryError
 from schemas.identifiers import (
@@ -134,6 +138,14 @@ def test_error_says_what_to_do_in_one_line(error: type[ModelServerError]) -> Non
 
 def test_unknown_code_is_a_plain_error() -> None:
     assert type(errors.error_of("from the future", "x")) is ModelServerError
+
+
+def test_errors_that_cross_to_the_training_child_are_known_without_its_imports() -> None:
+    """A class that only the child has comes back as an error without a reaction."""
+    for module in pkgutil.iter_modules(pipeline.__path__, "pipeline."):
+        importlib.import_module(module.name)
+    strangers = [error for error in all_errors() if error.__module__.startswith("pipeline.")]
+    assert strangers == []
 
 
 def test_every_error_belongs_to_one_reaction() -> None:
