@@ -26,6 +26,7 @@ class ModelJob:
     queued_at: datetime
     status: Status = "queued"
     attempt: int = 0
+    is_given_back: bool = False
     failures: int = 0
     fence: int = 0
     sequence: int = 1
@@ -51,6 +52,7 @@ class ModelJob:
         return (
             self.status,
             self.attempt,
+            self.is_given_back,
             self.failures,
             self.fence,
             self.sequence,
@@ -74,7 +76,7 @@ class ModelJob:
 def stored(document: Document) -> tuple[object, ...]:
     """A stored job as `ModelJob.seen` would tell it."""
     events = sorted(waiting_events(document), key=lambda event: event["sequence"])
-    plain = ("status", "attempt", "failures", "fence", "sequence", "owner")
+    plain = ("status", "attempt", "given_back", "failures", "fence", "sequence", "owner")
     return (
         *(document[name] for name in (*plain, "lease_until", "not_before")),
         document["served_at"],
@@ -168,7 +170,8 @@ class LedgerModel:
         job = self.jobs[job_id]
         job.status, job.owner, job.not_before = "running", owner, None
         job.fence += 1
-        job.attempt += 1
+        job.attempt += not job.is_given_back
+        job.is_given_back = False
         job.lease_until = now + self._lease
         job.served_at = now
 
@@ -197,7 +200,7 @@ class LedgerModel:
         job = self.jobs[job_id]
         job.status, job.owner, job.lease_until, job.not_before = "queued", None, None, until
         job.served_at = None
-        job.attempt -= not count_attempt
+        job.is_given_back = not count_attempt
         job.failures += count_attempt
 
     def ask_to_cancel(self, job_id: str) -> None:

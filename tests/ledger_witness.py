@@ -60,6 +60,7 @@ class Witness:
         self._clock = clock
         self._is_one_relay = is_one_relay
         self._events: dict[str, Document] = {}
+        self._furthest: dict[str, tuple[int, int]] = {}
         self._last_published: dict[str, int] = {}
         self._last_begun: dict[str, int] = {}
 
@@ -143,8 +144,9 @@ class Witness:
 
     def _check_claim(self, before: Document, after: Document) -> None:
         assert before["status"] in ("queued", "running") and after["status"] == "running"
+        is_new = before["status"] == "running" or not before["given_back"]
         counted = (after["fence"], after["attempt"])
-        assert counted == (before["fence"] + 1, before["attempt"] + 1)
+        assert counted == (before["fence"] + 1, before["attempt"] + is_new)
         assert after["lease_until"] > self._clock.now
         if before["status"] == "running":
             assert before["lease_until"] < self._clock.now, "a lease that still runs was taken"
@@ -158,6 +160,8 @@ class Witness:
         waiting = waiting_events(after)
         assert after["has_pending"] or not waiting, "an event waits without its flag"
         for event in waiting:
+            if event["event_id"] not in self._events:
+                self._check_progress(event)
             known = self._events.setdefault(event["event_id"], event)
             assert known == event, f"{event['event_id']} changed"
         kept = {event["event_id"] for event in waiting}
@@ -172,6 +176,15 @@ class Witness:
         assert len(progress) == (after["status"] in TERMINAL_STATUSES), "an end is told once"
         is_ready = after["status"] == "succeeded" and after["version"] is not None
         assert len(ends) - len(progress) == is_ready, "model-ready goes with success"
+
+    def _check_progress(self, event: Document) -> None:
+        """What is new never goes back within an attempt, and attempts never go back."""
+        if event["topic"] != TRAIN_PROGRESS.name:
+            return
+        told = event["data"]["attempt"], event["data"]["progress"]
+        before = self._furthest.get(_job_of(event), (0, 0))
+        assert told >= before, f"{event['event_id']} went back from {before} to {told}"
+        self._furthest[_job_of(event)] = told
 
     def _telling_of_the_end(self, job_id: str) -> list[Document]:
         """The events, waiting or published, that tell of a job's end."""

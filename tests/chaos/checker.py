@@ -305,8 +305,9 @@ def _unsound(
 
 
 def _disordered(case: Case) -> Iterable[str]:
-    """Of each job, what is new comes in order; a repeat says nothing new."""
+    """Of each job, what is new comes in order and goes on; a repeat says nothing new."""
     newest: dict[str, int] = {}
+    furthest: dict[str, tuple[int, int]] = {}
     seen: dict[tuple[str, int], bytes | None] = {}
     for record in case.records("train-progress"):
         told = _data(record)
@@ -318,7 +319,12 @@ def _disordered(case: Case) -> Iterable[str]:
         seen[job, sequence] = record.value
         if sequence < newest.get(job, 0):
             yield f"job {job}: {sequence} came after {newest[job]}"
-        newest[job] = max(sequence, newest.get(job, 0))
+            continue
+        newest[job] = sequence
+        how_far = (told["attempt"], told["progress"])
+        if how_far < furthest.get(job, (0, 0)):
+            yield f"job {job}: from {furthest[job]} back to {how_far} (attempt, progress)"
+        furthest[job] = how_far
 
 
 def _request_of(record: Record) -> str:

@@ -431,6 +431,23 @@ def test_terminal_state_and_its_events_stand_together(ledger: Ledger, store: Sto
     assert len({e.id for e in events}) == 3
 
 
+def test_progress_never_goes_back_within_an_attempt(ledger: Ledger, store: Store) -> None:
+    """Work that waited, for Ollama or for room, goes on; a new attempt begins anew."""
+    ledger.accept([request(1)])
+    lease = claimed(ledger)
+    ledger.report(lease, ProgressState(stage="evaluating", progress=88))
+    ledger.release(lease, wait_s=0, count_attempt=False)
+    again = claimed(ledger)
+    assert (again.job.attempt, again.job.progress) == (1, 88)
+    ledger.report(again, ProgressState(stage="preparing", progress=0))
+    (*_, told) = waiting(store)
+    assert (told.data["stage"], told.data["progress"]) == ("preparing", 88)
+    ledger.report(again, ProgressState(stage="publishing", progress=97))
+    ledger.release(again, wait_s=0, count_attempt=True)
+    anew = claimed(ledger)
+    assert (anew.job.attempt, anew.job.progress) == (2, 0)
+
+
 def test_job_ends_once(ledger: Ledger) -> None:
     ledger.accept([request(1)])
     lease = claimed(ledger)

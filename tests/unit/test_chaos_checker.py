@@ -19,6 +19,12 @@ RUN = "r1"
 POISONED = ("train-requested", "chat-requests", "answers-updated", "model-commands")
 
 
+def progress(job: str, status: str, sequence: int) -> dict[str, Any]:
+    """A job's event, as far as the checker reads it."""
+    far = {"attempt": 1, "progress": 0}
+    return {"job_id": job, "status": status, "sequence": sequence, **far}
+
+
 class Planted(Evidence):
     """Evidence that a test may change."""
 
@@ -113,7 +119,7 @@ def add_job(evidence: Planted, elder: Elder, request: str, *, ready: bool) -> No
         "error": None if ready else {"code": "no_answers"},
     }
     for sequence, told in ((1, "queued"), (2, status)):
-        data = {"job_id": job, "status": told, "sequence": sequence}
+        data = progress(job, told, sequence)
         evidence.tell("train-progress", elder, f"{job}/progress/{sequence}", data)
     if ready:
         data = {"job_id": job, "elder_id": elder.id}
@@ -195,13 +201,13 @@ def add_second_job(evidence: Planted, elders: tuple[Elder, ...]) -> None:
 
 
 def end_twice(evidence: Planted, elders: tuple[Elder, ...]) -> None:
-    data = {"job_id": f"{RUN}-A_1", "status": "failed", "sequence": 3}
+    data = progress(f"{RUN}-A_1", "failed", 3)
     evidence.tell("train-progress", elders[0], "another end", data)
 
 
 def tell_another_end(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     drop(evidence, "train-progress", f"{RUN}-A_1/progress/2")
-    data = {"job_id": f"{RUN}-A_1", "status": "failed", "sequence": 2}
+    data = progress(f"{RUN}-A_1", "failed", 2)
     evidence.tell("train-progress", elders[0], f"{RUN}-A_1/progress/2", data)
 
 
@@ -250,6 +256,12 @@ def come_late(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.topics["train-progress"].reverse()
 
 
+def go_back(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    for sequence, percent in ((3, 88), (4, 5)):
+        data = progress(f"{RUN}-A_1", "running", sequence) | {"progress": percent}
+        evidence.tell("train-progress", elders[0], f"{RUN}-A_1/progress/{sequence}", data)
+
+
 def err(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     drop(evidence, "model-replies", f"{RUN}-A-m3/reply")
     data = {"command": "rollback", "result": None, "error": {"code": "internal_error"}}
@@ -267,7 +279,7 @@ def take_her_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
 
 
 def tell_otherwise(evidence: Planted, elders: tuple[Elder, ...]) -> None:
-    data = {"job_id": f"{RUN}-A_1", "status": "running", "sequence": 1}
+    data = progress(f"{RUN}-A_1", "running", 1)
     evidence.tell("train-progress", elders[0], f"{RUN}-A_1/progress/1", data)
 
 
@@ -340,6 +352,7 @@ OTHER: dict[str, Plant] = {
         for code in ("internal_error", "model_not_ready", "unknown_elder", "ollama_refused")
     },
     "r1-A_1: 1 was told in two ways": tell_otherwise,
+    "r1-A_1: from (1, 88) back to (1, 5)": go_back,
     "r1-A: of [] none answers": lambda e, _: e.registry.pop(f"{RUN}-A"),
     "r1-B: of [1] none answers": lambda e, _: e.registry[f"{RUN}-B"].update(current=None),
     "a rollback was refused": refuse_the_rollback,
