@@ -229,15 +229,18 @@ class Ledger:
             condition["lease_until"] = {"$lt": now}  # It may have been renewed since.
         elif seen["not_before"] is not None and seen["not_before"] > now:
             return None  # Released after we had looked for those that back off.
+        goes_on = seen["status"] == "queued" and seen.get("given_back", False)
         fields: Document = {
             "status": "running",
             "fence": fence,
-            "attempt": seen["attempt"] + 1,
+            "attempt": seen["attempt"] + (not goes_on),
+            "given_back": False,
             "owner": {"$literal": owner},
             "lease_until": self._lease_end(),
             "served_at": "$$NOW",
             "stage": "preparing",
-            "progress": 0,
+            # It never goes back within an attempt, whatever is done over again.
+            "progress": seen["progress"] if goes_on else 0,
             "not_before": None,
             "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
         }
@@ -284,9 +287,10 @@ class Ledger:
         """Store progress and announce it; only the newest unpublished progress is kept."""
         job = self._held(lease)
         sequence = job.sequence + 1
-        current = job.model_copy(update=state.model_dump() | {"sequence": sequence})
+        told = state.model_dump() | {"progress": max(state.progress, job.progress)}
+        current = job.model_copy(update=told | {"sequence": sequence})
         event = self._announcer.progress(current, sequence=sequence)
-        fields = state.model_dump() | {
+        fields = told | {
             "sequence": sequence,
             "latest": event.model_dump(),
             "has_pending": True,
@@ -309,7 +313,7 @@ class Ledger:
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
         """Give the job back to the queue, at its old place, not before `wait_s` from now.
 
-        `count_attempt`: it was tried and failed. Otherwise it is as if it had not been claimed.
+        `count_attempt`: it was tried and failed. Otherwise the next claim goes on with the attempt.
         """
         failures = {"$ifNull": ["$failures", 0]}
         fields: Document = {
@@ -318,7 +322,7 @@ class Ledger:
             "lease_until": None,
             "served_at": None,  # The elder's turn is not over: it goes on at its old place.
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
-            "attempt": "$attempt" if count_attempt else {"$subtract": ["$attempt", 1]},
+            "given_back": not count_attempt,
             "failures": {"$add": [failures, 1 if count_attempt else 0]},
         }
         self._write(lease, [{"$set": fields}])

@@ -40,8 +40,8 @@ class Job(Stored):
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
     on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
     `outbox` holds events still to be published, `latest` the newest progress, of which only the
-    last matters. `attempt` counts claims, those given back apart; `failures` those of them that
-    ended with a failure their worker reported.
+    last matters. `attempt` counts claims, but for those that go on with what was `given_back`;
+    `failures` those of them that ended with a failure their worker reported.
     """
 
     id: JobId = Field(alias="_id")
@@ -64,6 +64,7 @@ class Job(Stored):
     eta_seconds: int | None = None
     sequence: int
     attempt: int
+    given_back: bool = False
     failures: int = 0
     fence: int
     owner: str | None = None
