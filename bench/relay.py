@@ -54,7 +54,7 @@ class InMemory(Outbox):
         super().__init__(store, SOURCE)
         self._documents = documents
 
-    def waiting(self, limit: int) -> list[Waiting]:
+    def waiting(self, limit: int, skip: int = 0) -> list[Waiting]:
         """Read the next jobs, as the outbox does once it has them."""
         batch, self._documents = self._documents[:limit], self._documents[limit:]
         return [self._waiting(document) for document in batch]

@@ -91,12 +91,12 @@ class Outbox:
         self._jobs = store.get_collection(JOBS, read_concern=MAJORITY)
         self._source = source
 
-    def waiting(self, limit: int) -> list[Waiting]:
-        """Return the unpublished events of up to `limit` jobs, oldest first."""
+    def waiting(self, limit: int, skip: int = 0) -> list[Waiting]:
+        """Return the unpublished events of up to `limit` jobs, oldest first, after `skip` jobs."""
         fields = {"elder_id": 1, "traceparent": 1, "sequence": 1, "outbox": 1, "latest": 1}
         with store_errors():
             cursor = self._jobs.find({"has_pending": True}, fields)
-            documents = list(cursor.sort("pending_since", ASCENDING).limit(limit))
+            documents = list(cursor.sort("pending_since", ASCENDING).skip(skip).limit(limit))
         return [self._waiting(d) for d in documents]
 
     def mark_published(self, published: list[Waiting]) -> None:

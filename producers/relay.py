@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 
 from producers.publisher import Publication, raise_first
 from schemas.envelope import OutboundEvent
+from schemas.errors import NoSuchTopic
 
 
 class WaitingEvents(Protocol):
@@ -24,8 +25,8 @@ W = TypeVar("W", bound=WaitingEvents)
 class OutboxPort(Protocol[W]):
     """Where events wait. Both methods raise StoreUnavailable."""
 
-    def waiting(self, limit: int) -> list[W]:
-        """Return the unpublished events of up to `limit` jobs."""
+    def waiting(self, limit: int, skip: int = 0) -> list[W]:
+        """Return the unpublished events of up to `limit` jobs, oldest first, after `skip` jobs."""
 
     def mark_published(self, published: list[W]) -> None:
         """Take published events out."""
@@ -54,17 +55,31 @@ class Relay:
         """Publish one batch and return how many events went out.
 
         Raises StoreUnavailable, or the first of the failures; what was not marked is published
-        again. A topic that refuses an event holds up no other job's.
+        again. A topic that refuses an event holds up no other job's, however many wait for it:
+        as long as they fill a batch, the one behind it is published as well.
         """
-        waiting = self._outbox.waiting(self._batch)
-        events = [event for job in waiting for event in job.events]
-        if waiting and not self._may_publish():
-            return 0
-        if waiting:
+        passed_over = 0
+        first: Mapping[int, Exception] = {}
+        while True:
+            waiting = self._outbox.waiting(self._batch, passed_over)
+            events = [event for job in waiting for event in job.events]
+            if not waiting or not self._may_publish():
+                break
             failures = self._deliver(self._encode(event) for event in events)
-            self._outbox.mark_published(list(_delivered(waiting, failures)))
-            raise_first(failures)
-        return len(events)
+            delivered = list(_delivered(waiting, failures))
+            self._outbox.mark_published(delivered)
+            passed_over += len(waiting) - len(delivered)
+            first = first or failures
+            if len(waiting) < self._batch or not _are_refusals(failures):
+                raise_first(first)
+                return len(events)
+        raise_first(first)
+        return 0
+
+
+def _are_refusals(failures: Mapping[int, Exception]) -> bool:
+    """Whether it is topics that refuse, and Kafka itself is there."""
+    return bool(failures) and all(isinstance(f, NoSuchTopic) for f in failures.values())
 
 
 def _delivered(waiting: Iterable[W], failures: Mapping[int, Exception]) -> Iterator[W]:

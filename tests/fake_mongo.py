@@ -319,10 +319,16 @@ class FakeCursor:
         self._fields = None if projection is None else {"_id", *projection}
         self._sort: list[tuple[str, int]] = []
         self._limit: int | None = None
+        self._skip = 0
 
     def sort(self, key: str | list[tuple[str, int]], direction: int = ASCENDING) -> FakeCursor:
         """Order by one field or by several."""
         self._sort = [(key, direction)] if isinstance(key, str) else key
+        return self
+
+    def skip(self, skip: int) -> FakeCursor:
+        """Leave out the first ones."""
+        self._skip = skip
         return self
 
     def limit(self, limit: int) -> FakeCursor:
@@ -334,7 +340,8 @@ class FakeCursor:
         found = self._read()
         for field, direction in reversed(self._sort):
             found.sort(key=partial(_rank, field), reverse=direction != ASCENDING)
-        for raw, _ in found[: self._limit]:
+        last = None if self._limit is None else self._skip + self._limit
+        for raw, _ in found[self._skip : last]:
             document = bson.decode(raw, _AWARE)
             yield {n: v for n, v in document.items() if self._fields is None or n in self._fields}
 

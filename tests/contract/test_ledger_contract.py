@@ -537,6 +537,8 @@ def test_outbox_gives_the_oldest_jobs_first_and_says_since_when(
     first = outbox.oldest()
     ledger.accept([request(2, "ZJG")])
     assert [w.events[0].key for w in outbox.waiting(1)] == ["LXM"]
+    assert [w.events[0].key for w in outbox.waiting(1, skip=1)] == ["ZJG"]
+    assert outbox.waiting(1, skip=2) == []
     assert first is not None and outbox.oldest() == first
 
 

@@ -24,8 +24,8 @@ class ListedOutbox:
     def __init__(self, *jobs: tuple[str, ...]) -> None:
         self.waits = [Waiting(events=tuple(event(topic) for topic in job)) for job in jobs]
 
-    def waiting(self, limit: int) -> list[Waiting]:
-        return self.waits[:limit]
+    def waiting(self, limit: int, skip: int = 0) -> list[Waiting]:
+        return self.waits[skip : skip + limit]
 
     def mark_published(self, published: list[Waiting]) -> None:
         self.waits = [job for job in self.waits if job not in published]
@@ -47,7 +47,7 @@ def relay_over(outbox: ListedOutbox, **failures: Exception) -> Relay:
         topics = [p.topic for p in publications]
         return {n: failures[topic] for n, topic in enumerate(topics) if topic in failures}
 
-    return Relay(outbox, lambda e: to_publication(e, e.topic), deliver)
+    return Relay(outbox, lambda e: to_publication(e, e.topic), deliver, batch=3)
 
 
 def test_what_was_published_waits_no_more() -> None:
@@ -68,3 +68,46 @@ def test_the_first_failure_is_the_one_that_is_told() -> None:
         outbox = ListedOutbox(("a",), ("b",), ("c",))
         relay_over(outbox, b=KafkaUnavailable(), c=TopicRefused()).run_once()
     assert outbox.topics == [("b",), ("c",)]
+
+
+def test_jobs_of_a_refused_topic_are_passed_over_however_many_there_are() -> None:
+    """They are the oldest and fill every batch: newer ones would never be told of."""
+    outbox = ListedOutbox(*[("a", "b")] * 7, ("c",), ("a",))
+    with pytest.raises(TopicRefused):
+        relay_over(outbox, b=TopicRefused()).run_once()
+    assert outbox.topics == [("a", "b")] * 7
+
+
+def test_jobs_of_a_refused_topic_that_fill_the_last_batch_are_told_of() -> None:
+    outbox = ListedOutbox(*[("b",)] * 6)
+    with pytest.raises(TopicRefused):
+        relay_over(outbox, b=TopicRefused()).run_once()
+    assert len(outbox.waits) == 6
+
+
+def test_kafka_that_is_away_is_asked_for_one_batch_alone() -> None:
+    asked: list[str] = []
+
+    def deliver(publications: Iterable[Publication]) -> Mapping[int, Exception]:
+        asked.extend(p.topic for p in publications)
+        return dict.fromkeys(range(3), KafkaUnavailable())
+
+    outbox = ListedOutbox(*[("a",)] * 9)
+    with pytest.raises(KafkaUnavailable):
+        Relay(outbox, lambda e: to_publication(e, e.topic), deliver, batch=3).run_once()
+    assert asked == ["a"] * 3
+
+
+def test_relay_that_lost_its_turn_between_two_batches_publishes_no_more() -> None:
+    outbox = ListedOutbox(*[("b",)] * 3, ("c",))
+    turns = iter((True, False))
+    relay = Relay(
+        outbox,
+        lambda e: to_publication(e, e.topic),
+        lambda publications: dict.fromkeys(range(len(list(publications))), TopicRefused()),
+        lambda: next(turns),
+        batch=3,
+    )
+    with pytest.raises(TopicRefused):
+        relay.run_once()
+    assert outbox.topics[-1] == ("c",)
