@@ -202,6 +202,11 @@ class DatasetRegistry:
         with store_errors():
             self._datasets.update_one({"_id": elder_id}, {"$set": fields}, upsert=True)
 
+    def elders(self) -> list[str]:
+        """Return the ids of all elders who have, or had, a data set."""
+        with store_errors():
+            return [d["_id"] for d in self._datasets.find({}, {"_id": 1}).sort("_id", ASCENDING)]
+
     def find(self, elder_id: str) -> Document | None:
         """Return what is remembered of an elder's data set."""
         with store_errors():

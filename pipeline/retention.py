@@ -188,11 +188,11 @@ class Retention:
         self._clock = clock
 
     def elders(self) -> list[str]:
-        """The elders whom the registry knows; of all others nothing is ever removed."""
-        return self._registry.elders()
+        """The elders of whom models or data sets are known; of others nothing is ever removed."""
+        return sorted({*self._registry.elders(), *self._datasets.elders()})
 
     def plan(self, elder_id: str) -> Removal | None:
-        """Say what would go; None for an elder without a model.
+        """Say what would go; None for an elder of whom nothing is known.
 
         Raises StoreUnavailable, OllamaUnavailable.
         """
@@ -201,10 +201,15 @@ class Retention:
         now_s = self._clock()
         items = self._inventory.items(elder_id)
         tags = tuple(self._host.tags(f"{model_name(elder_id)}:"))
-        newest = (self._datasets.find(elder_id) or {}).get("sha256")
+        known = self._datasets.find(elder_id)
         model = self._registry.find(elder_id)
+        if model is None and known is not None:
+            # Answers came, and never a training: of her there are data sets to judge, no more.
+            model = ElderModel(id=elder_id, elder_name=known["elder_name"])
+            items, tags = tuple(item for item in items if item.kind == "dataset"), ()
         if model is None:
             return None
+        newest = known["sha256"] if known is not None else None
         jobs: dict[str, str] = dict(self._ledger.statuses(elder_id))
         seen = Seen(
             model=model, jobs=jobs, newest_dataset=newest, tags=tags, items=items, now_s=now_s

@@ -80,7 +80,7 @@ def rollback(
 @models.command()
 def prune(
     elder_id: Annotated[
-        str | None, typer.Argument(help="One elder's id; none: all elders with a model.")
+        str | None, typer.Argument(help="One elder's id; none: all elders.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, remove nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

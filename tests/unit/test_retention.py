@@ -254,7 +254,10 @@ class House:
         ledger = SimpleNamespace(
             statuses=lambda e: {j: s for j, s in self.jobs.items() if j.startswith(f"{e}_")}
         )
-        datasets = SimpleNamespace(find=lambda e: {"sha256": self.newest.get(e)})
+        datasets = SimpleNamespace(
+            find=lambda e: {"sha256": n, "elder_name": "李"} if (n := self.newest.get(e)) else None,
+            elders=lambda: sorted(self.newest),
+        )
         newest = max(p.stat().st_mtime for p in self.folder.rglob("*"))
         return Retention(
             self.registry,  # type: ignore[arg-type]
@@ -438,6 +441,26 @@ def test_elder_whom_the_registry_does_not_know_is_left_alone(house: House) -> No
     for elder_id in ("OTHER", "..", ".", "", "LXM/.."):
         assert house.retention().prune(elder_id) is None
     assert house.state() == before
+
+
+def test_of_an_elder_who_was_never_trained_old_data_sets_go_and_nothing_else(house: House) -> None:
+    """Each change of her answers leaves one; her folders may be a notebook's."""
+    house._train("NEW", 1)
+    house._train("NEW", 2)
+    house.newest["NEW"] = sha(101)
+    _, tags, files = house.state()
+    assert house.retention().elders() == [ELDER, "NEW"]
+    for later_s in (DAY_S / 2, 2 * DAY_S):
+        house.retention(later_s=later_s).prune("NEW")
+    _, tags_after, left = house.state()
+    assert tags_after == tags
+    assert set(files) - set(left) == set()
+    write_file(house.folder / "jsonl" / "NEW" / f"{sha(103)}.jsonl", b"{}")
+    house.retention().prune("NEW")
+    _, _, left = house.state()
+    assert set(files) - set(left) == {
+        f"jsonl/NEW/{sha(102)}.{s}" for s in ("jsonl", "manifest.json")
+    }
 
 
 def test_no_link_is_followed_and_nothing_elsewhere_is_touched(house: House, tmp_path: Path) -> None:
