@@ -46,6 +46,8 @@ def _shown(path: Path, error: Mapping[str, Any], secrets: frozenset[Path]) -> st
     if any(secret[: len(path)] == path for secret in secrets):
         # Here a group belongs, and a secret is one of its members.
         return f"no group but a {type(value).__name__}"
+    if isinstance(value, str) and "@" in value:
+        return "a value with an @ in it"  # A password may stand before it, as in an address.
     return repr(value)
 
 

@@ -88,7 +88,8 @@ class MongoSettings(Section):
 class OllamaSettings(Section):
     """Ollama; `timeout_s` bounds one call, a cold load included."""
 
-    host: str = "http://127.0.0.1:11434"
+    # No user and password: the client would drop them, and an address is no secret in `repr`.
+    host: Annotated[str, Field(pattern=r"^[^\s@]+$")] = "http://127.0.0.1:11434"
     timeout_s: Seconds = 300.0
     keep_alive: str = "30m"
 

@@ -77,7 +77,7 @@ def replay(
     Safe to repeat: an event that was accepted meanwhile is known by its id, and a record without
     an id gets a header that keeps it the same event. Letters that would be sent as the very same
     bytes are sent once, so a record that is refused again adds one letter each time, no more.
-    A model command is carried out each time that it is sent.
+    A model command is done once, however often it is sent again.
 
     Example: modelserver dlt replay train-requested
 

@@ -116,6 +116,22 @@ def test_secret_is_in_no_text_of_the_settings(case: str, tmp_path: Path) -> None
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
 
 
+@pytest.mark.parametrize("name", ["OLLAMA_HOST", f"{ENV_PREFIX}KAFKA__SECURITY__TOKEN_ENDPOINT"])
+def test_address_with_a_password_is_refused_and_not_quoted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clients drop user and password, so they would be there for nothing but to be seen."""
+    monkeypatch.setenv(name, f"https://user:{SECRET}@host.example/")
+    if name != "OLLAMA_HOST":
+        kafka = f"{ENV_PREFIX}KAFKA__SECURITY__"
+        for field, value in (("PROTOCOL", "SASL_SSL"), ("MECHANISM", "OAUTHBEARER")):
+            monkeypatch.setenv(f"{kafka}{field}", value)
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        load_settings()
+    assert SECRET not in str(caught.value)
+    assert "an @" in caught.value.message
+
+
 def test_pydantics_own_error_does_not_quote_its_input() -> None:
     with pytest.raises(ValidationError) as caught:
         Settings.model_validate({"kafka": {"security": {"password": SECRET}}})
