@@ -39,6 +39,7 @@ _INTERNAL = {
     "traceparent",
     "owner",
     "served_at",
+    "given_back",
     "cancel_requests",
 }
 

@@ -27,11 +27,11 @@ CORRUPT = ".corrupt"
 MANIFEST = "manifest.json"
 # Enough to look into a bad disk; more would fill it.
 SET_ASIDE_KEPT = 3
-# Out of order for whatever is written there: broken, read-only, not ours, gone, or no more files
-# may be opened. Whoever mends it mends all that waits.
+# Out of order for whatever is written there: broken, read-only, gone, or no more files may be
+# opened. Not so a lack of rights: it may be one elder's folder, and others must not wait for it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_FAILING = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE})
-_FAILING |= {errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE}
+_FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
+_FAILING |= {errno.EMFILE, errno.ENFILE}
 # Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says.
 _TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
@@ -59,8 +59,9 @@ def disk_errors() -> Iterator[None]:
         if number in _FULL:
             raise DiskFull from error
         if number in _FAILING:
+            where = getattr(error, "filename", None) or "a file"
             raise DiskUnavailable(
-                f"the data folder fails ({errno.errorcode[number]}); check its disk and rights"
+                f"the disk fails ({errno.errorcode[number]} at {where}); check it and its mount"
             ) from error
         raise
 

@@ -6,6 +6,7 @@ An event's id is fixed when it is stored: however often it is published, it is t
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Self
 
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 
@@ -78,6 +79,13 @@ class Waiting(Frozen):
     job_id: str
     sequence: int
     events: tuple[OutboundEvent, ...]
+
+    def first(self, count: int) -> Self:
+        """The first events alone: published, while the rest waits on.
+
+        No job is as it was read then, for no job has this sequence: each event is taken out.
+        """
+        return self.model_copy(update={"events": self.events[:count], "sequence": 0})
 
 
 class Outbox:

@@ -203,13 +203,14 @@ class Retention:
         tags = tuple(self._host.tags(f"{model_name(elder_id)}:"))
         known = self._datasets.find(elder_id)
         model = self._registry.find(elder_id)
-        if model is None and known is not None:
-            # Answers came, and never a training: of her there are data sets to judge, no more.
-            model = ElderModel(id=elder_id, elder_name=known["elder_name"])
-            items, tags = tuple(item for item in items if item.kind == "dataset"), ()
         if model is None:
-            return None
-        newest = known["sha256"] if known is not None else None
+            # Answers came, and never a training: whoever has more than data sets was trained,
+            # and the registry is not hers.
+            was_trained = tags or any(item.kind != "dataset" for item in items)
+            if known is None or was_trained:
+                return None
+            model = ElderModel(id=elder_id, elder_name=known["elder_name"])
+        newest = known.get("sha256") if known is not None else None
         jobs: dict[str, str] = dict(self._ledger.statuses(elder_id))
         seen = Seen(
             model=model, jobs=jobs, newest_dataset=newest, tags=tags, items=items, now_s=now_s

@@ -3,12 +3,14 @@
 It marks what the broker confirmed and nothing else. An event published twice has the same id.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, Self, TypeVar
 
 from producers.publisher import Publication, raise_first
 from schemas.envelope import OutboundEvent
-from schemas.errors import NoSuchTopic
+from schemas.errors import MessageTooLarge, NoSuchTopic
+
+_REFUSALS = (NoSuchTopic, MessageTooLarge)
 
 
 class WaitingEvents(Protocol):
@@ -17,6 +19,9 @@ class WaitingEvents(Protocol):
     @property
     def events(self) -> tuple[OutboundEvent, ...]:
         """The events."""
+
+    def first(self, count: int) -> Self:
+        """The first events alone, as what was published while the rest waits on."""
 
 
 W = TypeVar("W", bound=WaitingEvents)
@@ -55,8 +60,8 @@ class Relay:
         """Publish one batch and return how many events went out.
 
         Raises StoreUnavailable, or the first of the failures; what was not marked is published
-        again. A topic that refuses an event holds up no other job's, however many wait for it:
-        as long as they fill a batch, the one behind it is published as well.
+        again. An event that is refused holds up those of its job behind it, and of no other job,
+        however many are: as long as they fill a batch, the next one is published as well.
         """
         passed_over = 0
         first: Mapping[int, Exception] = {}
@@ -66,9 +71,9 @@ class Relay:
             if not waiting or not self._may_publish():
                 break
             failures = self._deliver(self._encode(event) for event in events)
-            delivered = list(_delivered(waiting, failures))
-            self._outbox.mark_published(delivered)
-            passed_over += len(waiting) - len(delivered)
+            published, held_up = _sort(waiting, failures)
+            self._outbox.mark_published(published)
+            passed_over += held_up
             first = first or failures
             if len(waiting) < self._batch or not _are_refusals(failures):
                 raise_first(first)
@@ -79,14 +84,23 @@ class Relay:
 
 def _are_refusals(failures: Mapping[int, Exception]) -> bool:
     """Whether it is topics that refuse, and Kafka itself is there."""
-    return bool(failures) and all(isinstance(f, NoSuchTopic) for f in failures.values())
+    return bool(failures) and all(isinstance(f, _REFUSALS) for f in failures.values())
 
 
-def _delivered(waiting: Iterable[W], failures: Mapping[int, Exception]) -> Iterator[W]:
-    """Yield the jobs all of whose events the broker has."""
-    begin = 0
+def _sort(waiting: Iterable[W], failures: Mapping[int, Exception]) -> tuple[list[W], int]:
+    """Return what the broker has of each job, up to the first event that it has not.
+
+    And how many jobs are held up by such an event.
+    """
+    published: list[W] = []
+    held_up = begin = 0
     for job in waiting:
         end = begin + len(job.events)
-        if failures.keys().isdisjoint(range(begin, end)):
-            yield job
+        first = next((n for n in range(begin, end) if n in failures), None)
+        if first is None:
+            published.append(job)
+        else:
+            held_up += 1
+            published += [job.first(first - begin)] if first > begin else []
         begin = end
+    return published, held_up

@@ -97,7 +97,7 @@ class OllamaUnavailable(RetryError):
 
 
 class DiskUnavailable(RetryError):
-    """The data folder cannot be used; check its disk, mount and rights, and the work goes on."""
+    """The disk cannot be used; check it and its mount, and the work goes on by itself."""
 
     code = "disk_unavailable"
 

@@ -529,6 +529,24 @@ def test_event_not_marked_is_given_again_with_the_same_id(ledger: Ledger, store:
     assert first == again
 
 
+def test_what_was_published_of_a_job_is_taken_out_and_the_rest_waits(
+    ledger: Ledger, store: Store
+) -> None:
+    """The broker took the first event, and its topic refuses the next."""
+    outbox = Outbox(store, "test")
+    ledger.accept([request(1), request(2, "ZJG")])
+    lease = claimed(ledger)
+    ledger.finish(lease, "succeeded", ready=make_ready(lease.job))
+    two = {w.job_id: w for w in outbox.waiting(10)}
+    whole = next(w for w in two.values() if w.job_id != lease.job.id)
+    outbox.mark_published([two[lease.job.id].first(1), whole])
+    (left,) = outbox.waiting(10)
+    assert left.job_id == lease.job.id
+    assert left.events == two[lease.job.id].events[1:]
+    outbox.mark_published([left])
+    assert outbox.waiting(10) == []
+
+
 def test_outbox_gives_the_oldest_jobs_first_and_says_since_when(
     ledger: Ledger, store: Store
 ) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Self
 
 import pytest
 
@@ -9,26 +10,40 @@ from producers.publisher import Publication, to_publication
 from producers.relay import Relay
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
-from schemas.errors import KafkaUnavailable, TopicRefused
+from schemas.errors import KafkaUnavailable, MessageTooLarge, TopicRefused
 
 
 class Waiting(Frozen):
     """A job's events."""
 
+    number: int
     events: tuple[OutboundEvent, ...]
+
+    def first(self, count: int) -> Self:
+        """Some of them."""
+        return self.model_copy(update={"events": self.events[:count]})
 
 
 class ListedOutbox:
     """Jobs in a list, each with the topics of its events."""
 
     def __init__(self, *jobs: tuple[str, ...]) -> None:
-        self.waits = [Waiting(events=tuple(event(topic) for topic in job)) for job in jobs]
+        self.waits = [
+            Waiting(number=number, events=tuple(event(topic) for topic in job))
+            for number, job in enumerate(jobs)
+        ]
 
     def waiting(self, limit: int, skip: int = 0) -> list[Waiting]:
         return self.waits[skip : skip + limit]
 
     def mark_published(self, published: list[Waiting]) -> None:
-        self.waits = [job for job in self.waits if job not in published]
+        taken = {job.number: len(job.events) for job in published}
+        left = {job.number: job.events[taken.get(job.number, 0) :] for job in self.waits}
+        self.waits = [
+            Waiting(number=number, events=events)
+            for number, events in left.items()
+            if events or number not in taken
+        ]
 
     @property
     def topics(self) -> list[tuple[str, ...]]:
@@ -60,7 +75,7 @@ def test_refused_topic_keeps_its_own_jobs_waiting_and_is_told() -> None:
     outbox = ListedOutbox(("a", "b"), ("c",), ("a",), (), ("b", "c"))
     with pytest.raises(TopicRefused):
         relay_over(outbox, b=TopicRefused()).run_once()
-    assert outbox.topics == [("a", "b"), ("b", "c")]
+    assert outbox.topics == [("b",), ("b", "c")]
 
 
 def test_the_first_failure_is_the_one_that_is_told() -> None:
@@ -75,7 +90,23 @@ def test_jobs_of_a_refused_topic_are_passed_over_however_many_there_are() -> Non
     outbox = ListedOutbox(*[("a", "b")] * 7, ("c",), ("a",))
     with pytest.raises(TopicRefused):
         relay_over(outbox, b=TopicRefused()).run_once()
-    assert outbox.topics == [("a", "b")] * 7
+    assert outbox.topics == [("b",)] * 7
+
+
+def test_what_was_published_of_a_job_is_not_published_again() -> None:
+    """A topic may refuse for days; what else is told of its jobs is told once."""
+    outbox = ListedOutbox(("a", "a", "b", "a"))
+    for _ in range(2):
+        with pytest.raises(TopicRefused):
+            relay_over(outbox, b=TopicRefused()).run_once()
+        assert outbox.topics == [("b", "a")]
+
+
+def test_event_that_is_too_large_is_passed_over_as_well() -> None:
+    outbox = ListedOutbox(("b",), ("d",), ("b",), ("c",))
+    with pytest.raises(TopicRefused):
+        relay_over(outbox, b=TopicRefused(), d=MessageTooLarge()).run_once()
+    assert outbox.topics == [("b",), ("d",), ("b",)]
 
 
 def test_jobs_of_a_refused_topic_that_fill_the_last_batch_are_told_of() -> None:

@@ -443,24 +443,39 @@ def test_elder_whom_the_registry_does_not_know_is_left_alone(house: House) -> No
     assert house.state() == before
 
 
-def test_of_an_elder_who_was_never_trained_old_data_sets_go_and_nothing_else(house: House) -> None:
-    """Each change of her answers leaves one; her folders may be a notebook's."""
-    house._train("NEW", 1)
-    house._train("NEW", 2)
-    house.newest["NEW"] = sha(101)
+def data_sets(house: House, elder: str, *numbers: int) -> None:
+    """Built one after the other; the last is the newest."""
+    for number in numbers:
+        write_file(house.folder / "jsonl" / elder / f"{sha(number)}.jsonl", b"{}")
+    house.newest[elder] = sha(numbers[-1])
+
+
+def test_of_an_elder_who_was_never_trained_old_data_sets_go(house: House) -> None:
+    """Each change of her answers leaves one."""
+    data_sets(house, "NEW", 101, 102)
     _, tags, files = house.state()
     assert house.retention().elders() == [ELDER, "NEW"]
-    for later_s in (DAY_S / 2, 2 * DAY_S):
-        house.retention(later_s=later_s).prune("NEW")
+    house.retention(later_s=DAY_S / 2).prune("NEW")
+    assert house.state() == ([1, 2, 3, 4], tags, files)
+    house.retention().prune("NEW")
     _, tags_after, left = house.state()
     assert tags_after == tags
-    assert set(files) - set(left) == set()
-    write_file(house.folder / "jsonl" / "NEW" / f"{sha(103)}.jsonl", b"{}")
-    house.retention().prune("NEW")
-    _, _, left = house.state()
-    assert set(files) - set(left) == {
-        f"jsonl/NEW/{sha(102)}.{s}" for s in ("jsonl", "manifest.json")
-    }
+    assert set(files) - set(left) == {f"jsonl/NEW/{sha(101)}.jsonl"}
+
+
+@pytest.mark.parametrize("has", ["tag", "adapter"])
+def test_elder_who_was_trained_and_whom_the_registry_does_not_know_is_left_alone(
+    house: House, has: str
+) -> None:
+    """Half a database was restored: what her version was made of must stay."""
+    data_sets(house, "NEW", 101, 102)
+    if has == "tag":
+        house._create(model_tag("NEW", 1))
+    else:
+        write_file(house.attempt(1, "NEW") / "adapter" / "adapter.gguf", b"x")
+    before = house.state()
+    assert house.retention().prune("NEW") is None
+    assert house.state() == before
 
 
 def test_no_link_is_followed_and_nothing_elsewhere_is_touched(house: House, tmp_path: Path) -> None:
