@@ -3,7 +3,7 @@
 Source of the option names: librdkafka's CONFIGURATION.md.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
@@ -68,6 +68,11 @@ class KafkaSettings(Case):
             "delivery.timeout.ms": self.delivery_timeout_ms,
             "message.max.bytes": 4 * 1024 * 1024,
         }
+
+    def with_delivery_within(self, seconds: float) -> Self:
+        """The same, whose producers give a record up after so long, if not before."""
+        limit_ms = min(self.delivery_timeout_ms, round(seconds * 1000))
+        return self.model_copy(update={"delivery_timeout_ms": limit_ms})
 
     def group(self, role: str) -> str:
         """Name the consumer group of a role."""

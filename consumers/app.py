@@ -185,10 +185,14 @@ class App:
         self._threads.append(self._start_thread("worker", lambda: worker.run(stop)))
         outbox = Outbox(self.store, SOURCE)
         turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
-        # A producer of its own: what it holds is dropped when the turn is lost.
-        publisher = stack.enter_context(KafkaPublisher(self.settings.kafka, self.metrics))
+        # A producer of its own: what it holds is dropped when the turn is lost, by us or, where
+        # this process was stopped meanwhile, by librdkafka, which looks for it once a second.
+        limit_s = turn.lease_s / 2 - 1
+        kafka = self.settings.kafka.with_delivery_within(limit_s)
+        publisher = stack.enter_context(KafkaPublisher(kafka, self.metrics))
         deliver = partial(publisher.deliver, may_go_on=turn.keep)
-        relay = Relay(outbox, self.events.stored, deliver, turn.is_held)
+        may_publish = partial(turn.is_held_for, limit_s + 1)
+        relay = Relay(outbox, self.events.stored, deliver, may_publish)
         relaying = self._start_thread(
             "relay", lambda: self._relay(relay, outbox, turn, self._relays_stop)
         )

@@ -34,7 +34,7 @@ class Turn:
         self._turns = store[TURNS]
         self._name = name
         self._owner = owner
-        self._lease_s = lease_s
+        self.lease_s = lease_s
         self._monotonic = monotonic
         self._asked_at = -lease_s
 
@@ -43,14 +43,14 @@ class Turn:
 
         MongoDB is asked at most three times a lease.
         """
-        if self._age() < self._lease_s / 3:
+        if self._age() < self.lease_s / 3:
             return True
         asked_at = self._monotonic()
         # Within the lease, also where the connection hangs: the producer's records must be dropped
         # before somebody else may have the turn.
-        with store_errors(), pymongo.timeout(self._lease_s / 2):
+        with store_errors(), pymongo.timeout(self.lease_s / 2):
             taken = self._update() or self._make()
-        self._asked_at = asked_at if taken else asked_at - self._lease_s
+        self._asked_at = asked_at if taken else asked_at - self.lease_s
         return taken
 
     def keep(self) -> bool:
@@ -62,11 +62,18 @@ class Turn:
 
     def is_held(self) -> bool:
         """Say whether the lease still runs by this process's own clock."""
-        return self._age() < self._lease_s
+        return self._age() < self.lease_s
+
+    def is_held_for(self, seconds: float) -> bool:
+        """Say whether it was held until now without a break, and is for so long; renews it.
+
+        Whoever takes it anew, after somebody else had it, must look again at what there is to do.
+        """
+        return self.is_held() and self.keep() and self._age() + seconds < self.lease_s
 
     def give_back(self) -> None:
         """Let the next one in at once; raises StoreUnavailable."""
-        self._asked_at = self._monotonic() - self._lease_s
+        self._asked_at = self._monotonic() - self.lease_s
         with store_errors():
             self._turns.update_one(
                 {"_id": self._name, "owner": self._owner}, {"$set": {"until": _LONG_AGO}}
@@ -79,7 +86,7 @@ class Turn:
         mine_or_free = {"$or": [{"owner": self._owner}, {"$expr": _IS_OVER}]}
         fields = {
             "owner": {"$literal": self._owner},
-            "until": {"$add": ["$$NOW", int(self._lease_s * 1000)]},
+            "until": {"$add": ["$$NOW", int(self.lease_s * 1000)]},
         }
         condition = {"_id": self._name} | mine_or_free
         return self._turns.update_one(condition, [{"$set": fields}]).matched_count == 1

@@ -57,6 +57,20 @@ def test_holder_that_slept_knows_by_its_own_clock_that_it_is_over(store: Store) 
     assert one.take(), "nobody else came meanwhile"
 
 
+def test_turn_is_held_for_a_while_only_where_nobody_else_had_it_in_between(store: Store) -> None:
+    """A process that was stopped read what another may have published and gone beyond."""
+    clock = Clock()
+    one = turn(store, "one", clock)
+    assert not one.is_held_for(1), "nobody gave it to him yet"
+    assert one.take()
+    clock.now += 35
+    assert one.is_held_for(40), "renewed, as a third of it was over"
+    assert not one.is_held_for(61)
+    clock.now += 61
+    assert not one.is_held_for(1), "over, though MongoDB would give it again"
+    assert one.take() and one.is_held_for(1)
+
+
 def test_somebody_elses_turn_cannot_be_given_back(store: Store) -> None:
     clock = Clock()
     one, two = turn(store, "one", clock), turn(store, "two", clock)
@@ -71,10 +85,10 @@ def test_store_that_is_away_ends_no_turn_before_its_time() -> None:
         f"mongodb://127.0.0.1:{free_port()}", serverSelectionTimeoutMS=50
     )
     with away:
-        one = turn(away["nowhere"], "one", clock)
+        one = turn(away["nowhere"], "one", clock, lease_s=0.6)  # A renewal waits for half of it.
         assert not one.keep(), "it never had it"
         one._asked_at = clock.now
-        clock.now += 59
+        clock.now += 0.5
         assert one.keep(), "the lease still runs"
-        clock.now += 2
+        clock.now += 0.2
         assert not one.keep()
