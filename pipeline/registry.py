@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
+import pymongo.collection
 from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
@@ -160,7 +161,7 @@ class ModelRegistry:
     def elders(self) -> list[str]:
         """Return the ids of all elders who have, or had, a version."""
         with store_errors():
-            return [d["_id"] for d in self._models.find({}, {"_id": 1}).sort("_id", ASCENDING)]
+            return _ids(self._models)
 
     def forget(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
         """Take versions out of the registry, unless another than `current` answers by now.
@@ -205,9 +206,13 @@ class DatasetRegistry:
     def elders(self) -> list[str]:
         """Return the ids of all elders who have, or had, a data set."""
         with store_errors():
-            return [d["_id"] for d in self._datasets.find({}, {"_id": 1}).sort("_id", ASCENDING)]
+            return _ids(self._datasets)
 
     def find(self, elder_id: str) -> Document | None:
         """Return what is remembered of an elder's data set."""
         with store_errors():
             return self._datasets.find_one({"_id": elder_id})
+
+
+def _ids(collection: pymongo.collection.Collection[Document]) -> list[str]:
+    return [d["_id"] for d in collection.find({}, {"_id": 1}).sort("_id", ASCENDING)]

@@ -210,7 +210,7 @@ class Retention:
             if known is None or was_trained:
                 return None
             model = ElderModel(id=elder_id, elder_name=known["elder_name"])
-        newest = known.get("sha256") if known is not None else None
+        newest = (known or {}).get("sha256")
         jobs: dict[str, str] = dict(self._ledger.statuses(elder_id))
         seen = Seen(
             model=model, jobs=jobs, newest_dataset=newest, tags=tags, items=items, now_s=now_s

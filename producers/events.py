@@ -1,12 +1,10 @@
 """One typed function an event: what is published beside the ledger's own."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from datetime import datetime
 
 from producers.publisher import Publication, to_publication
-from schemas.envelope import ID_IN_ID, Envelope, OutboundEvent
+from schemas.envelope import Envelope, OutboundEvent, fingerprint, id_after
 from schemas.events import AnswersUpdated, ChatRequest, DatasetReady, TrainRequested
 from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, DATASET_READY, TRAIN_REQUESTED
 
@@ -27,12 +25,11 @@ class Events:
         Told again it is the same event; of another elder, or of other answers, it is another,
         also where a sender numbers anew and uses a source and an id twice.
         """
-        of_what = json.dumps([cause.source, cause.id, data.elder_id, data.dataset_sha256])
-        token = hashlib.sha256(of_what.encode()).hexdigest()[:16]
+        key = fingerprint(cause.source, cause.id, data.elder_id, data.dataset_sha256)
         return self._publication(
             DATASET_READY.name,
             data.elder_id,
-            f"{cause.id[:ID_IN_ID]}/dataset-ready/{token}",
+            id_after(cause.id, "dataset-ready", key),
             data.model_dump(mode="json"),
             cause.traceparent,
         )

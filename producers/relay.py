@@ -63,23 +63,21 @@ class Relay:
         again. An event that is refused holds up those of its job behind it, and of no other job,
         however many are: as long as they fill a batch, the next one is published as well.
         """
-        passed_over = 0
+        sent = passed_over = 0
         first: Mapping[int, Exception] = {}
-        while True:
-            waiting = self._outbox.waiting(self._batch, passed_over)
-            events = [event for job in waiting for event in job.events]
-            if not waiting or not self._may_publish():
+        while waiting := self._outbox.waiting(self._batch, passed_over):
+            if not self._may_publish():
                 break
+            events = [event for job in waiting for event in job.events]
             failures = self._deliver(self._encode(event) for event in events)
             published, held_up = _sort(waiting, failures)
             self._outbox.mark_published(published)
-            passed_over += held_up
             first = first or failures
+            sent, passed_over = len(events), passed_over + held_up
             if len(waiting) < self._batch or not _are_refusals(failures):
-                raise_first(first)
-                return len(events)
+                break
         raise_first(first)
-        return 0
+        return sent
 
 
 def _are_refusals(failures: Mapping[int, Exception]) -> bool:

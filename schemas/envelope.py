@@ -5,6 +5,7 @@ headers and the data in the value; structured mode puts both in the value as one
 with content type `application/cloudevents+json`.
 """
 
+import hashlib
 import json
 import re
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ _LONGEST_FAULT = 300
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # Of an event's id in the id of what follows from it: room is left for what comes behind.
-ID_IN_ID = 440
+_ID_IN_ID = 440
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # W3C Trace Context, level 1: version-traceid-parentid-flags.
 TraceParent = Annotated[
@@ -97,6 +98,16 @@ class OutboundEvent(Frozen):
 def event_type(topic: str) -> str:
     """Name the CloudEvents type of a topic's events: `heirloom.<topic>.v1`."""
     return f"heirloom.{topic}.v1"
+
+
+def fingerprint(*names: str) -> str:
+    """Hash what names something together: SHA-256, in hex. No two lists of names have the same."""
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def id_after(event_id: str, kind: str, key: str) -> str:
+    """Name what follows from an event; `key`, a fingerprint, tells events with one id apart."""
+    return f"{event_id[:_ID_IN_ID]}/{kind}/{key[:16]}"
 
 
 def format_time(time: datetime) -> str:

@@ -4,10 +4,9 @@ Source: `KafkaHeaders` of Spring for Apache Kafka and `KafkaHeaders` of @nestjs/
 """
 
 import hashlib
-import json
 
 from schemas.base import Frozen
-from schemas.envelope import ID_IN_ID, Envelope
+from schemas.envelope import Envelope, fingerprint, id_after
 from schemas.record import Header, Record
 
 CORRELATION_ID = "kafka_correlationId"
@@ -55,13 +54,12 @@ def request_key(envelope: Envelope, record: Record) -> str:
     twice, and the answer to one family would go to another.
     """
     content = hashlib.sha256(record.value or b"").hexdigest()
-    name = json.dumps([envelope.source, envelope.id, content])
-    return hashlib.sha256(name.encode()).hexdigest()
+    return fingerprint(envelope.source, envelope.id, content)
 
 
 def reply_id(event_id: str, key: str, part: int | None = None) -> str:
     """Name the reply to a request, or one part of it; a repeat has the same name."""
-    name = f"{event_id[:ID_IN_ID]}/reply/{key[:16]}"
+    name = id_after(event_id, "reply", key)
     return name if part is None else f"{name}/{part}"
 
 

@@ -270,10 +270,10 @@ def _left(case: Case) -> Iterable[str]:
     So a run waits until none is there, and none is a fault that comes afterwards: whoever wakes
     up late brings `latest` once more. What nobody takes away is there when all is looked over.
     """
-    for elder in case.elders:
-        for tag in case.evidence.tags():
-            if tag.startswith(f"{model_name(elder.id)}:") and is_passing(tag):
-                yield f"left in Ollama: {tag}"
+    ours = tuple(f"{model_name(elder.id)}:" for elder in case.elders)
+    for tag in case.evidence.tags():
+        if tag.startswith(ours) and is_passing(tag):
+            yield f"left in Ollama: {tag}"
 
 
 def _unsound(
