@@ -29,7 +29,7 @@ from consumers.embedded.session import model_dir
 from consumers.embedded.stack import EmbeddedStack
 from consumers.topics import apply_topics
 from pipeline.chat_format import chat_format
-from pipeline.model_host import ModelRecipe
+from pipeline.hosting.port import ServedModel
 from pipeline.store import ensure_indexes
 from schemas.documents import Job
 from schemas.events import ChatOptions, ChatRequest
@@ -71,9 +71,9 @@ def install_model(app: App) -> str:
     app.host.ensure_base("bench-base", gguf)
     app.host.create(
         version.tag,
-        ModelRecipe(
+        ServedModel(
+            form="plain",
             base="bench-base",
-            adapter=None,
             system="You are Li Xiumei.",
             template=form.ollama_template,
             stop=form.stop,

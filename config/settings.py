@@ -24,6 +24,7 @@ from config.faults import describe_fault, secret_paths
 from config.kafka import KafkaSettings
 from config.training import Language, TrainingConfig, load_training_config
 from schemas.errors import ConfigurationError
+from schemas.hosting import HostKind
 from schemas.training import BaseModelSpec
 
 ENV_PREFIX = "MODELSERVER_"
@@ -92,6 +93,28 @@ class OllamaSettings(Section):
     host: Annotated[str, Field(pattern=r"^[^\s@]+$")] = "http://127.0.0.1:11434"
     timeout_s: Seconds = 300.0
     keep_alive: str = "30m"
+
+
+class HostSettings(Section):
+    """What serves the personas: Ollama at OLLAMA_HOST, or our own host role over `llama-server`.
+
+    `form` overrides the form that the host's version suggests. Everything below `url` is for the
+    host role alone: `modelserver run host` listens on `bind` and `port` and starts `command`.
+    """
+
+    kind: HostKind = "ollama"
+    form: Literal["auto", "adapter", "merged", "shared", "plain"] = "auto"
+    quantizer: str = "llama-quantize"
+    url: Annotated[str, Field(pattern=r"^[^\s@]+$")] = "http://127.0.0.1:11435"
+    bind: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 11435
+    command: str = "llama-server"
+    max_adapters: Annotated[int, Field(ge=1, le=1000)] = 32
+    num_ctx: Annotated[int, Field(ge=256, le=131072)] = 4096
+    slots: Annotated[int, Field(ge=1, le=256)] = 4
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    start_s: Seconds = 300.0
+    drain_s: Seconds = 120.0
 
 
 class WorkerSettings(Section):
@@ -201,6 +224,7 @@ class Settings(BaseSettings):
     kafka: KafkaSettings = KafkaSettings()
     mongodb: MongoSettings = MongoSettings()
     ollama: OllamaSettings = OllamaSettings()
+    host: HostSettings = HostSettings()
     worker: WorkerSettings = WorkerSettings()
     retention: RetentionSettings = RetentionSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -31,9 +31,9 @@ from consumers.worker import StageClock, TrainingWorker
 from pipeline.answers import MongoAnswers
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
+from pipeline.hosting.ollama import OllamaHost
 from pipeline.inventory import Inventory
 from pipeline.ledger import Ledger
-from pipeline.model_host import OllamaHost
 from pipeline.models import ModelManager
 from pipeline.outbox import Announcer, Outbox
 from pipeline.registry import DatasetRegistry, ModelRegistry

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from config.settings import Settings
 from consumers.admin import KafkaAdmin
 from consumers.topics import broker_name, narrow_letter_topics
-from pipeline.model_host import OllamaHost
+from pipeline.hosting.ollama import OllamaHost
 from pipeline.store import open_client, store_errors
 from schemas.base import Frozen
 from schemas.errors import (

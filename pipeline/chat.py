@@ -10,8 +10,9 @@ from config.settings import ChatSettings, OllamaSettings
 from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore
 from pipeline.cleaning import Cleaner
+from pipeline.hosting.ollama import ollama_errors, to_completion
+from pipeline.hosting.port import Completion, Message
 from pipeline.memories import Memories, Memory, MemoryCache
-from pipeline.model_host import Completion, Message, ollama_errors, to_completion
 from pipeline.rewording import with_hint
 from schemas.documents import ModelVersion
 from schemas.errors import ModelNotReady, UnknownElder

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.cleaning import language_of
-from pipeline.model_host import ModelHost
+from pipeline.hosting.port import ModelHost
 from schemas.base import Frozen
 from schemas.errors import EvaluationFailed
 from schemas.events import Evaluation

@@ -7,7 +7,7 @@ another version answers, must find nothing to copy.
 
 from uuid import uuid4
 
-from pipeline.model_host import ModelHost
+from pipeline.hosting.port import ModelHost
 from pipeline.registry import ModelRegistry
 from schemas.errors import ModelNotReady
 from schemas.identifiers import current_tag, handed_over, handover_tag, model_name

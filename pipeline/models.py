@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from pipeline.hosting.port import ModelHost
 from pipeline.latest import bring_latest
-from pipeline.model_host import ModelHost
 from pipeline.registry import ModelRegistry
 from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady, UnknownVersion

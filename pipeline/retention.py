@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from config.settings import RetentionSettings
+from pipeline.hosting.port import ModelHost
 from pipeline.inventory import Inventory, Item
 from pipeline.latest import bring_latest
 from pipeline.ledger import Ledger
-from pipeline.model_host import ModelHost
 from pipeline.registry import DatasetRegistry, ModelRegistry
 from schemas.base import Frozen
 from schemas.documents import ElderModel, ModelVersion

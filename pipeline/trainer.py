@@ -18,8 +18,8 @@ from pipeline.chat_format import chat_format
 from pipeline.dataset import Dataset, JSONLBuilder
 from pipeline.evaluation import evaluate, sample_examples
 from pipeline.files import check_folder, disk_errors
+from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.latest import bring_latest
-from pipeline.model_host import ModelHost, ModelRecipe
 from pipeline.progress import ProgressState, ProgressTracker
 from pipeline.registry import ModelRegistry
 from pipeline.system_prompt import SystemPromptGenerator
@@ -296,10 +296,11 @@ class OllamaTrainer:
         self._host.ensure_base(base, plan.base.gguf_path)
         self._host.create(
             tag,
-            ModelRecipe(
+            ServedModel(
+                form="adapter",
                 base=base,
-                adapter=outcome.gguf_path,
-                adapter_sha256=outcome.gguf_sha256,
+                file=outcome.gguf_path,
+                sha256=outcome.gguf_sha256,
                 system=plan.dataset.system_prompt,
                 template=form.ollama_template,
                 stop=form.stop,

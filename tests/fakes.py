@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore, StoredReply
 from pipeline.files import hash_file, seal_folder, write_file
-from pipeline.model_host import Completion, Message, ModelRecipe, Options, full_tag
+from pipeline.hosting.port import Completion, Message, Options, ServedModel, full_tag
 from pipeline.training_process import OnProgress
 from producers.publisher import Publication
 from schemas.documents import Deletion, ElderModel, Job, ModelVersion
@@ -21,6 +21,7 @@ from schemas.errors import (
     UnknownVersion,
 )
 from schemas.events import ChatReply, ModelReady
+from schemas.hosting import Form, HostDescription
 from schemas.identifiers import model_tag
 from schemas.record import Header, Record
 from schemas.training import (
@@ -221,7 +222,8 @@ class FakeModelHost:
         self.asked: list[tuple[str, str]] = []
         self.calls: list[tuple[str, ...]] = []
         self.bases_sent = 0
-        self._models: dict[str, tuple[str, ModelRecipe | Path]] = {}
+        self.forms: tuple[Form, ...] = ("adapter", "merged", "plain")
+        self._models: dict[str, tuple[str, ServedModel | Path]] = {}
 
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base."""
@@ -230,14 +232,25 @@ class FakeModelHost:
             self.bases_sent += 1
             self._models[_key(name)] = (full_tag(name), gguf)
 
-    def create(self, tag: str, recipe: ModelRecipe) -> None:
+    def describe(self) -> HostDescription:
+        """Say what the test chose."""
+        self._enter("describe")
+        return HostDescription(kind="ollama", version="0.32.15", forms=self.forms)
+
+    def has(self, tag: str) -> bool:
+        """Look a name up."""
+        self._enter("has", tag)
+        return _key(tag) in self._models
+
+    def create(self, tag: str, recipe: ServedModel) -> None:
         """Create or replace a model."""
         self._enter("create", tag)
-        self._found(recipe.base)
-        wanted = recipe.adapter_sha256
-        if recipe.adapter is not None and not recipe.adapter.is_file():
+        if recipe.base is not None:
+            self._found(recipe.base)
+        wanted = recipe.sha256
+        if recipe.file is not None and not recipe.file.is_file():
             raise ArtefactCorrupt
-        if recipe.adapter is not None and wanted not in (None, hash_file(recipe.adapter)):
+        if recipe.file is not None and wanted not in (None, hash_file(recipe.file)):
             raise ArtefactCorrupt
         self._models[_key(tag)] = (full_tag(tag), recipe)
 
@@ -270,11 +283,11 @@ class FakeModelHost:
         """Say nothing."""
         self._enter("check")
 
-    def recipe(self, tag: str) -> ModelRecipe | Path:
+    def recipe(self, tag: str) -> ServedModel | Path:
         """What a model is made of."""
         return self._found(tag)[1]
 
-    def _found(self, tag: str) -> tuple[str, ModelRecipe | Path]:
+    def _found(self, tag: str) -> tuple[str, ServedModel | Path]:
         found = self._models.get(_key(tag))
         if found is None:
             raise ModelNotReady

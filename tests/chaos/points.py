@@ -185,7 +185,7 @@ def _around_the_ledger(injector: Injector) -> None:
 
 def _around_the_models(injector: Injector) -> None:
     from consumers.models import ModelsHandler
-    from pipeline.model_host import OllamaHost
+    from pipeline.hosting.ollama import OllamaHost
     from pipeline.registry import ModelRegistry
     from pipeline.trainer import OllamaTrainer
     from pipeline.training_process import TrainingProcess

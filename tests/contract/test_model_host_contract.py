@@ -19,7 +19,8 @@ from consumers.embedded.process import free_port
 from consumers.embedded.stack import OllamaServer
 from pipeline.chat_format import chat_format
 from pipeline.files import hash_file
-from pipeline.model_host import ModelHost, ModelRecipe, OllamaHost
+from pipeline.hosting.ollama import OllamaHost
+from pipeline.hosting.port import ModelHost, ServedModel
 from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaUnavailable
 from tests.fakes import FakeModelHost
 
@@ -44,10 +45,11 @@ class HostUnderTest:
         """A name of this run; the model is removed at the end."""
         return f"{self._run}-{suffix}"
 
-    def recipe(self, adapter: Path | None = None, base: str | None = None) -> ModelRecipe:
-        return ModelRecipe(
+    def recipe(self, adapter: Path | None = None, base: str | None = None) -> ServedModel:
+        return ServedModel(
+            form="plain" if adapter is None else "adapter",
             base=base or self.base,
-            adapter=adapter,
+            file=adapter,
             system="You are old.",
             template=chat_format("chatml").ollama_template,
             stop=("<|im_end|>",),
@@ -125,10 +127,10 @@ def test_adapter_with_another_hash_than_recorded_makes_no_model(
     tag = f"{under_test.name('changed')}:v1"
     recipe = under_test.recipe(adapter)
     with pytest.raises(ArtefactCorrupt):
-        under_test.host.create(tag, recipe.model_copy(update={"adapter_sha256": "0" * 64}))
+        under_test.host.create(tag, recipe.model_copy(update={"sha256": "0" * 64}))
     assert tag not in under_test.host.tags()
     known = hash_file(adapter)
-    under_test.host.create(tag, recipe.model_copy(update={"adapter_sha256": known}))
+    under_test.host.create(tag, recipe.model_copy(update={"sha256": known}))
     assert tag in under_test.host.tags()
 
 

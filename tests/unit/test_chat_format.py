@@ -4,9 +4,9 @@ from typing import get_args
 
 import pytest
 
-from consumers.embedded.ollama.rendering import PromptTemplate
-from consumers.embedded.ollama.shapes import Turn
 from pipeline.chat_format import chat_format
+from pipeline.hosting.server.rendering import PromptTemplate
+from pipeline.hosting.server.shapes import Turn
 from schemas.training import ChatFormatName
 
 NAMES: tuple[ChatFormatName, ...] = get_args(ChatFormatName)

@@ -22,7 +22,7 @@ from pipeline.files import (
     set_aside,
     write_file,
 )
-from pipeline.model_host import ModelRecipe
+from pipeline.hosting.port import ServedModel
 from schemas.errors import ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.fakes import make_job
@@ -176,8 +176,8 @@ def test_damaged_adapter_never_reaches_the_host_and_is_trained_again(
     leave_remains(attempt)
     assert shop.run(make_job(fence=2)).version == 1
     recipe = shop.host.recipe(LATEST)
-    assert isinstance(recipe, ModelRecipe) and recipe.adapter is not None
-    assert recipe.adapter.parent.parent.name == "2"
+    assert isinstance(recipe, ServedModel) and recipe.file is not None
+    assert recipe.file.parent.parent.name == "2"
 
 
 # Checkpoints ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.evaluation import TaughtExample, evaluate, is_right, sample_examples
-from pipeline.model_host import ModelRecipe
+from pipeline.hosting.port import ServedModel
 from schemas.errors import EvaluationFailed, ModelNotReady
 from tests.fakes import FakeModelHost
 
@@ -18,7 +18,7 @@ def host(known: int) -> FakeModelHost:
     replies = {e.question: e.answer for e in EXAMPLES[:known]}
     made = FakeModelHost(lambda tag, question: replies.get(question, "I forgot."))
     made.ensure_base("base", Path("x"))
-    made.create("m", ModelRecipe(base="base", adapter=None, system="", template="", stop=()))
+    made.create("m", ServedModel(form="plain", base="base", system="", template="", stop=()))
     return made
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from consumers.embedded.ollama.rendering import PromptTemplate, fit_prompt
-from consumers.embedded.ollama.shapes import Turn
-from consumers.embedded.ollama.template import TemplateError
+from pipeline.hosting.server.rendering import PromptTemplate, fit_prompt
+from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.template import TemplateError
 
 CHATML_BY_TURN = (
     "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from config.settings import OllamaSettings
-from pipeline.model_host import OllamaHost
+from pipeline.hosting.ollama import OllamaHost
 from schemas.errors import OllamaRefused, OllamaUnavailable
 
 MODELS = 1000

@@ -2,7 +2,7 @@
 
 import threading
 
-from consumers.embedded.ollama.slots import Slots
+from pipeline.hosting.server.slots import Slots
 
 
 def test_slot_is_gone_on_from_by_the_same_adapters_only() -> None:

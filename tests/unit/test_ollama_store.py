@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.embedded.ollama.creation import copy_model, create_model
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.names import ModelName
-from consumers.embedded.ollama.shapes import CreateRequest
-from consumers.embedded.ollama.store import Store
+from pipeline.hosting.server.creation import copy_model, create_model
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.names import ModelName
+from pipeline.hosting.server.shapes import CreateRequest
+from pipeline.hosting.server.store import Store
 
 
 @pytest.fixture

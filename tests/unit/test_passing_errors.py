@@ -9,7 +9,7 @@ import ollama
 import pytest
 from pymongo import errors as mongo
 
-from pipeline.model_host import ollama_errors
+from pipeline.hosting.ollama import ollama_errors
 from pipeline.store import store_errors
 from schemas.errors import ModelNotReady, OllamaRefused, OllamaUnavailable, StoreRefused
 from schemas.errors import StoreUnavailable as Unavailable

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from config.settings import RetentionSettings
 from pipeline.files import hash_file, write_file
+from pipeline.hosting.port import ServedModel
 from pipeline.inventory import Inventory, Item, Kind
-from pipeline.model_host import ModelRecipe
 from pipeline.retention import Removal, Retention, Seen, decide
 from schemas.documents import ElderModel, ModelVersion
 from schemas.identifiers import candidate_tag, current_tag, handover_tag, model_tag
@@ -233,7 +233,7 @@ class House:
         write_file(self.attempt(3).parent / "2" / "checkpoint-00000003" / "w", b"left")
 
     def _create(self, tag: str) -> None:
-        recipe = ModelRecipe(base="base", adapter=None, system="", template="", stop=())
+        recipe = ServedModel(form="plain", base="base", system="", template="", stop=())
         self.host.create(tag, recipe)
 
     def attempt(self, number: int, elder: str = ELDER) -> Path:

@@ -7,7 +7,7 @@ import pytest
 
 from config.settings import EvaluationSettings
 from config.training import load_training_config
-from pipeline.model_host import ModelRecipe
+from pipeline.hosting.port import ServedModel
 from pipeline.models import ModelManager
 from pipeline.progress import ProgressState
 from pipeline.trainer import DatasetRoom, OllamaTrainer, Unwatched
@@ -155,9 +155,9 @@ def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> 
 def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
     shop.run()
     recipe = shop.host.recipe(LATEST)
-    assert isinstance(recipe, ModelRecipe)
+    assert isinstance(recipe, ServedModel)
     assert recipe.base == f"heirloom-base-{BASE}"
-    assert recipe.adapter is not None and recipe.adapter.is_file()
+    assert recipe.file is not None and recipe.file.is_file()
     assert "李秀梅" in recipe.system and "Stromness" in recipe.system
     assert "<|im_start|>" in recipe.template and "<|im_end|>" in recipe.stop
 
@@ -331,8 +331,8 @@ class Zombie(Unwatched):
 
 def adapter_of(shop: Workshop, tag: str) -> str:
     recipe = shop.host.recipe(tag)
-    assert isinstance(recipe, ModelRecipe) and recipe.adapter is not None
-    attempt = recipe.adapter.parent.parent
+    assert isinstance(recipe, ServedModel) and recipe.file is not None
+    attempt = recipe.file.parent.parent
     return f"{attempt.parent.name}/{attempt.name}"
 
 
@@ -391,7 +391,7 @@ def test_attempt_keeps_no_adapter_of_an_earlier_one(shop: Workshop) -> None:
     """A job that waits for Ollama after each training must not fill the disk."""
     create = shop.host.create
 
-    def fail(tag: str, recipe: ModelRecipe) -> None:
+    def fail(tag: str, recipe: ServedModel) -> None:
         raise OllamaUnavailable
 
     shop.host.create = fail  # type: ignore[method-assign]

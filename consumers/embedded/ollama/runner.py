@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 # Cython, without stubs.
 import xllamacpp
 
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.options import Options
-from consumers.embedded.ollama.shapes import Usage
-from consumers.embedded.ollama.slots import Slots
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.options import Options
+from pipeline.hosting.server.shapes import Usage
+from pipeline.hosting.server.slots import Slots
 
 _NS_PER_MS = 1_000_000
 _HTTP_LIMIT_S = 60.0
@@ -116,6 +116,9 @@ class LlamaRunner:
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a prompt, its BOS among them."""
         return len(self._tokenize(text))
+
+    def close(self) -> None:
+        """Do nothing: the memory goes with the last reference."""
 
     def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[list[float]], int]:
         """Return one vector a text, each of length 1, and the number of tokens.

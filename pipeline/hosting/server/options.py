@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from consumers.embedded.ollama.failures import Refusal
+from pipeline.hosting.server.failures import Refusal
 from schemas.base import Inbound
 
 _WORDS: Final = {"int": "integer", "float": "float32", "tuple": "array"}

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from consumers.embedded.ollama.shapes import Manifest
-from consumers.embedded.ollama.weights import Weights
+from pipeline.hosting.server.shapes import Manifest
+from pipeline.hosting.server.weights import Weights
 
 _PARAMETER_COLUMN = 30
 _NOT_SHOWN = {"general.name", "tokenizer.chat_template"}

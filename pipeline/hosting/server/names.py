@@ -3,7 +3,7 @@
 import re
 from typing import Self
 
-from consumers.embedded.ollama.failures import Refusal
+from pipeline.hosting.server.failures import Refusal
 from schemas.base import Frozen
 
 _NAME = re.compile(r"([A-Za-z0-9._/-]+?)(?::([A-Za-z0-9_][A-Za-z0-9._-]*))?")

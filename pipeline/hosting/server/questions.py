@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from consumers.embedded.ollama.answers import Question
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.options import read_options
-from consumers.embedded.ollama.rendering import PromptTemplate, compile_template
-from consumers.embedded.ollama.shapes import (
+from pipeline.hosting.server.answers import Question
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.options import read_options
+from pipeline.hosting.server.rendering import PromptTemplate, compile_template
+from pipeline.hosting.server.shapes import (
     AnswerRequest,
     ChatRequest,
     GenerateRequest,
     Manifest,
     Turn,
 )
-from consumers.embedded.ollama.template import TemplateError
+from pipeline.hosting.server.template import TemplateError
 
 
 def chat_question(model: Manifest, request: ChatRequest) -> Question:

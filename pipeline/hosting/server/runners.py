@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.runner import LlamaRunner
-from consumers.embedded.ollama.shapes import Manifest
-from consumers.embedded.ollama.store import Store
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.runner import LoadRunner, Runner
+from pipeline.hosting.server.shapes import Manifest
+from pipeline.hosting.server.store import Store
 
 MAX_BASES = 3
 MAX_ADAPTERS = 16
@@ -28,7 +28,7 @@ _SLOTS = 4
 class _Loaded:
     """A runner, for whom it was used last, and when (seconds of the monotonic clock)."""
 
-    runner: LlamaRunner
+    runner: Runner
     model: str
     used_at: float
 
@@ -36,16 +36,17 @@ class _Loaded:
 class Runners:
     """The loaded runners. Every method may be called from any thread."""
 
-    def __init__(self, store: Store, *, threads: int) -> None:
+    def __init__(self, store: Store, load: LoadRunner, *, threads: int) -> None:
         self._store = store
+        self._load_runner = load
         self._threads = threads
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
-        self._embedders: dict[str, LlamaRunner] = {}
+        self._embedders: dict[str, Runner] = {}
         # Adapter → when it was last asked for; the oldest is left out when there are too many.
         self._adapter_used_at: dict[str, float] = {}
 
-    def acquire(self, model: Manifest, context: int) -> LlamaRunner:
+    def acquire(self, model: Manifest, context: int) -> Runner:
         """Return a runner that has the model's base and adapters; load one if need be.
 
         Raises:
@@ -66,7 +67,7 @@ class Runners:
         loaded.model, loaded.used_at = model.name, now
         return loaded.runner
 
-    def acquire_embedder(self, model: Manifest) -> LlamaRunner:
+    def acquire_embedder(self, model: Manifest) -> Runner:
         """Return a runner that embeds with the model's base, without its adapters.
 
         Raises:
@@ -74,7 +75,7 @@ class Runners:
         """
         with self._lock:
             if model.base not in self._embedders:
-                self._embedders[model.base] = LlamaRunner(
+                self._embedders[model.base] = self._load_runner(
                     self._store.blob_path(model.base),
                     {},
                     context=self._bounded_context(model, _EMBED_CONTEXT),
@@ -104,13 +105,13 @@ class Runners:
         made_for = self._store.weights(model.base).context_length
         return min(asked, made_for) if made_for else asked
 
-    def _load(self, model: Manifest, context: int) -> LlamaRunner:
+    def _load(self, model: Manifest, context: int) -> Runner:
         base = self._store.blob_path(model.base)
         context = max(context, self._bounded_context(model, DEFAULT_CONTEXT))
         adapters = self._choose_adapters(model)
 
-        def load(digests: list[str]) -> LlamaRunner:
-            return LlamaRunner(
+        def load(digests: list[str]) -> Runner:
+            return self._load_runner(
                 base,
                 {digest: self._store.blob_path(digest) for digest in digests},
                 context=context,
@@ -153,5 +154,5 @@ class Runners:
             del self._loaded[min(self._loaded, key=lambda base: self._loaded[base].used_at)]
 
 
-def _serves(runner: LlamaRunner, model: Manifest, context: int) -> bool:
+def _serves(runner: Runner, model: Manifest, context: int) -> bool:
     return set(model.adapters) <= set(runner.adapters) and runner.context >= context

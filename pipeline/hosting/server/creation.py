@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.names import ModelName, parse_digest
-from consumers.embedded.ollama.options import read_options
-from consumers.embedded.ollama.rendering import compile_template
-from consumers.embedded.ollama.shapes import CreateRequest, Manifest, Turn
-from consumers.embedded.ollama.store import Store
-from consumers.embedded.ollama.template import TemplateError
-from consumers.embedded.ollama.weights import require_fit
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.names import ModelName, parse_digest
+from pipeline.hosting.server.options import read_options
+from pipeline.hosting.server.rendering import compile_template
+from pipeline.hosting.server.shapes import CreateRequest, Manifest, Turn
+from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.template import TemplateError
+from pipeline.hosting.server.weights import require_fit
 
 # What Ollama gives a model that brings none.
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from consumers.embedded.ollama.shapes import Turn
-from consumers.embedded.ollama.template import (
+from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.template import (
     Call,
     Expression,
     If,

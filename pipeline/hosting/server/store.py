@@ -19,10 +19,10 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from consumers.embedded.ollama.failures import Refusal, model_not_found
-from consumers.embedded.ollama.names import ModelName, parse_digest
-from consumers.embedded.ollama.shapes import Manifest
-from consumers.embedded.ollama.weights import Weights, read_weights
+from pipeline.hosting.server.failures import Refusal, model_not_found
+from pipeline.hosting.server.names import ModelName, parse_digest
+from pipeline.hosting.server.shapes import Manifest
+from pipeline.hosting.server.weights import Weights, read_weights
 
 
 class BlobUpload:

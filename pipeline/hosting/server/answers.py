@@ -8,11 +8,11 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import Any
 
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.options import Options
-from consumers.embedded.ollama.rendering import PromptTemplate, fit_prompt
-from consumers.embedded.ollama.runners import Runners
-from consumers.embedded.ollama.shapes import Manifest, Turn, Usage
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.options import Options
+from pipeline.hosting.server.rendering import PromptTemplate, fit_prompt
+from pipeline.hosting.server.runners import Runners
+from pipeline.hosting.server.shapes import Manifest, Turn, Usage
 
 
 @dataclass(frozen=True, slots=True)

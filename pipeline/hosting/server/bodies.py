@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from consumers.embedded.ollama.failures import Refusal
+from pipeline.hosting.server.failures import Refusal
 
 _Shape = TypeVar("_Shape", bound=BaseModel)
 

@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from consumers.embedded.ollama.failures import Refusal
+from pipeline.hosting.server.failures import Refusal
 from schemas.base import Frozen
 
 Value = bool | int | float | str | list[bool | int | float | str]

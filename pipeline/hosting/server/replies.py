@@ -8,13 +8,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from consumers.embedded.ollama.answers import Answer, Outcome, Question
-from consumers.embedded.ollama.bodies import json_line, json_response, now, read_body
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.questions import chat_question, generate_question
-from consumers.embedded.ollama.runners import DEFAULT_CONTEXT, Runners
-from consumers.embedded.ollama.shapes import AnswerRequest, ChatRequest, GenerateRequest, Manifest
-from consumers.embedded.ollama.store import Store
+from pipeline.hosting.server.answers import Answer, Outcome, Question
+from pipeline.hosting.server.bodies import json_line, json_response, now, read_body
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.questions import chat_question, generate_question
+from pipeline.hosting.server.runners import DEFAULT_CONTEXT, Runners
+from pipeline.hosting.server.shapes import AnswerRequest, ChatRequest, GenerateRequest, Manifest
+from pipeline.hosting.server.store import Store
 
 # Turns a piece of text into the fields that carry it: chat and generate differ only in these.
 _Wrap = Callable[[str], dict[str, Any]]

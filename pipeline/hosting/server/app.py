@@ -11,20 +11,20 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from consumers.embedded.ollama.bodies import answer_refusal, json_line, json_response, read_body
-from consumers.embedded.ollama.creation import copy_model, create_model
-from consumers.embedded.ollama.description import describe, list_loaded, list_models
-from consumers.embedded.ollama.failures import Refusal
-from consumers.embedded.ollama.replies import Replies
-from consumers.embedded.ollama.runners import Runners
-from consumers.embedded.ollama.shapes import (
+from pipeline.hosting.server.bodies import answer_refusal, json_line, json_response, read_body
+from pipeline.hosting.server.creation import copy_model, create_model
+from pipeline.hosting.server.description import describe, list_loaded, list_models
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.replies import Replies
+from pipeline.hosting.server.runners import Runners
+from pipeline.hosting.server.shapes import (
     CopyRequest,
     CreateRequest,
     EmbedRequest,
     Manifest,
     ModelRequest,
 )
-from consumers.embedded.ollama.store import Store
+from pipeline.hosting.server.store import Store
 
 # The version whose API this is; what follows the plus says that it is not Ollama itself.
 VERSION: Final = "0.24.0+embedded"

@@ -1,81 +1,35 @@
-"""The port to whatever serves the models, and Ollama behind it.
+"""Ollama behind the port: the real one, the embedded one, and our own host role.
 
-A base is registered once from its GGUF file; an elder's version is that base with an adapter and
-a system prompt. Files travel as content-addressed blobs, so each is sent once.
+A base is registered once from its GGUF file. Files travel as content-addressed blobs, so each is
+sent once.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import httpx
 import ijson
 import ollama
 
 from config.settings import OllamaSettings
-from schemas.base import Frozen
+from pipeline.hosting.port import Completion, Message, Options, ServedModel, full_tag
 from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
-from schemas.identifiers import Sha256
+from schemas.hosting import Form, HostDescription, HostKind
 
+# What our own host role adds to the version whose API it speaks.
+LLAMA_SERVER_SUFFIX = "+llama-server"
+_NUMBERS = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_WITHOUT_ADAPTERS = (0, 34, 1)
+_LAST_KNOWN = _WITHOUT_ADAPTERS
 # An unknown base is looked for in the registry on the network, and that fails with status 500.
 _UNKNOWN_BASE = "pull model manifest"
 # Request Timeout and Too Many Requests, which a proxy before Ollama says: asked later it will do.
 _BUSY = frozenset({408, 429})
 # Who we are is refused, and not what we ask: an operator mends it, and nothing is lost meanwhile.
 _STRANGER = frozenset({401, 403, 407})
-
-Message = Mapping[str, str]
-Options = Mapping[str, float | int | list[str]]
-
-
-class Completion(Frozen):
-    """What a model said, and the tokens it read and wrote."""
-
-    text: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class ModelRecipe(Frozen):
-    """What a served model is made of; `adapter` is a GGUF LoRA file, with its hash if known."""
-
-    base: str
-    adapter: Path | None
-    adapter_sha256: Sha256 | None = None
-    system: str
-    template: str
-    stop: tuple[str, ...]
-
-
-class ModelHost(Protocol):
-    """Serves models by tag. Every method raises OllamaUnavailable when the host is down."""
-
-    def ensure_base(self, name: str, gguf: Path) -> None:
-        """Register a base model under `name` unless it is there."""
-
-    def create(self, tag: str, recipe: ModelRecipe) -> None:
-        """Create or replace a model; raises ModelNotReady for an unknown base.
-
-        Raises ArtefactCorrupt, and changes nothing, where the adapter that was read has another
-        hash than the recipe says, or is gone.
-        """
-
-    def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
-        """Ask a model; raises ModelNotReady for an unknown tag."""
-
-    def copy(self, source: str, target: str) -> None:
-        """Give a model a second name, replacing what had it; raises ModelNotReady."""
-
-    def delete(self, tag: str) -> bool:
-        """Remove a model and say whether it was there."""
-
-    def tags(self, prefix: str = "") -> list[str]:
-        """List the names of all models, or of those whose name begins with `prefix`."""
-
-    def check(self) -> None:
-        """Do nothing but ask whether the host is there."""
 
 
 class OllamaHost:
@@ -92,38 +46,45 @@ class OllamaHost:
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base model under `name` unless it is there; sends the file at most once."""
         with ollama_errors():
-            if full_tag(name) in self.tags(full_tag(name)):
+            if self.has(full_tag(name)):
                 return
             digest = self._client.create_blob(gguf)
             self._client.create(model=name, files={gguf.name: digest}, stream=False)
 
-    def create(self, tag: str, recipe: ModelRecipe) -> None:
-        """Create or replace a model from its base, adapter, system prompt and template."""
-        adapters: dict[str, str] | None = None
+    def describe(self) -> HostDescription:
+        """Ask for the version, and say what an Ollama of that version can make."""
+        with ollama_errors(), self._client._client.stream("GET", "/api/version") as answer:
+            version = str(json.loads(answer.read())["version"])
+        return HostDescription(kind=_kind_of(version), version=version, forms=forms_of(version))
+
+    def create(self, tag: str, model: ServedModel) -> None:
+        """Create or replace a model in its form."""
         with ollama_errors():
-            if recipe.adapter is not None:
-                digest = self._send(recipe.adapter)
-                # Of the bytes that were sent: a file can change after it was checked.
-                if recipe.adapter_sha256 not in (None, digest.removeprefix("sha256:")):
-                    raise ArtefactCorrupt(f"{recipe.adapter.name} was changed; train again")
-                adapters = {recipe.adapter.name: digest}
+            files = None if model.file is None else {model.file.name: self._send(model)}
+            is_whole = model.form == "merged"
             self._client.create(
                 model=tag,
-                from_=recipe.base,
-                adapters=adapters,
-                system=recipe.system,
-                template=recipe.template,
+                from_=model.base,
+                files=files if is_whole else None,
+                adapters=None if is_whole else files,
+                system=model.system,
+                template=model.template,
                 # 1.1 in some versions of Ollama: it would punish an elder's own repetitions.
-                parameters={"stop": list(recipe.stop), "temperature": 0, "repeat_penalty": 1.0},
+                parameters={"stop": list(model.stop), "temperature": 0, "repeat_penalty": 1.0},
                 stream=False,
             )
 
-    def _send(self, adapter: Path) -> str:
+    def _send(self, model: ServedModel) -> str:
+        assert model.file is not None
         try:
-            return self._client.create_blob(adapter)
+            digest = self._client.create_blob(model.file)
         except FileNotFoundError as error:
             # A later attempt at the job removed it: this one's lease is over.
-            raise ArtefactCorrupt(f"{adapter.name} is gone; train again") from error
+            raise ArtefactCorrupt(f"{model.file.name} is gone; train again") from error
+        # Of the bytes that were sent: a file can change after it was checked.
+        if model.sha256 not in (None, digest.removeprefix("sha256:")):
+            raise ArtefactCorrupt(f"{model.file.name} was changed; train again")
+        return digest
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Ask a model and wait for the whole answer."""
@@ -132,6 +93,15 @@ class OllamaHost:
                 model=tag, messages=messages, options=options, keep_alive=self._keep_alive
             )
         return to_completion(response)
+
+    def has(self, tag: str) -> bool:
+        """Ask for one model."""
+        try:
+            with ollama_errors():
+                self._client.show(tag)
+        except ModelNotReady:
+            return False
+        return True
 
     def copy(self, source: str, target: str) -> None:
         """Give a model a second name."""
@@ -200,6 +170,19 @@ def to_completion(response: ollama.ChatResponse) -> Completion:
     )
 
 
-def full_tag(name: str) -> str:
-    """Write a model's name with its tag, as Ollama lists it."""
-    return name if ":" in name else f"{name}:latest"
+def forms_of(version: str) -> tuple[Form, ...]:
+    """Say which forms an Ollama of this version makes, the preferred one first.
+
+    Since 0.34.1 it refuses adapters. A version that is no number is taken for a new one: every
+    Ollama serves merged models. What comes after the `+` says that it is not Ollama itself; our
+    own host role shares one base among its adapters.
+    """
+    if _kind_of(version) == "llama-server":
+        return ("shared", "plain")
+    found = _NUMBERS.match(version)
+    numbers = tuple(int(number) for number in found.groups()) if found else _LAST_KNOWN
+    return ("adapter", "merged", "plain") if numbers < _WITHOUT_ADAPTERS else ("merged", "plain")
+
+
+def _kind_of(version: str) -> HostKind:
+    return "llama-server" if version.endswith(LLAMA_SERVER_SUFFIX) else "ollama"

@@ -1,0 +1,1 @@
+"""Where personas are served: the port, its hosts, and the server that speaks Ollama's API."""

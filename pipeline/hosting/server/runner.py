@@ -1,0 +1,82 @@
+"""The port to one loaded llama.cpp: a base model with the adapters that were loaded with it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.hosting.server.options import Options
+from pipeline.hosting.server.shapes import Usage
+
+
+class Runner(Protocol):
+    """A loaded llama.cpp; immutable: another set of adapters is another runner."""
+
+    context: int
+    """Tokens that a request may have, prompt and answer together."""
+    adapters: tuple[str, ...]
+    """The digests of the loaded adapters."""
+
+    def complete(
+        self,
+        prompt: str,
+        options: Options,
+        *,
+        adapters: Sequence[str],
+        cuts: bool,
+        schema: dict[str, Any] | None,
+        on_piece: Callable[[str], bool],
+    ) -> Usage:
+        """Answer a prompt, in the calling thread.
+
+        Args:
+            adapters: the digests of those that apply, each in full; all others do not apply.
+            cuts: whether a prompt that is too long is cut or refused.
+            schema: a JSON schema which the answer must follow.
+            on_piece: gets each piece of text; returns true to stop.
+
+        Raises:
+            Refusal: as llama.cpp refused it; 400 for a prompt that is too long.
+        """
+
+    def count_tokens(self, text: str) -> int:
+        """Return the number of tokens of a prompt, its BOS among them."""
+
+    def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[list[float]], int]:
+        """Return one vector a text, each of length 1, and the number of tokens.
+
+        Args:
+            dimensions: how many of the vectors' numbers are kept; None: all.
+
+        Raises:
+            Refusal: as llama.cpp refused it.
+        """
+
+    def close(self) -> None:
+        """Give its memory back; called once, when no request is under way any more."""
+
+
+class LoadRunner(Protocol):
+    """Loads a llama.cpp."""
+
+    def __call__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path],
+        *,
+        context: int,
+        slots: int,
+        threads: int,
+        embeds: bool = False,
+        pools_last_token: bool = False,
+    ) -> Runner:
+        """Load a base and its adapters (digest → file).
+
+        Args:
+            context: tokens that a request may have, prompt and answer together.
+            slots: how many requests are worked on at once.
+            embeds: for embeddings and nothing else.
+            pools_last_token: the base does not say how its tokens become one vector.
+
+        Raises:
+            Refusal: 500, llama.cpp cannot load them.
+        """

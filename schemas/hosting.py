@@ -1,0 +1,60 @@
+"""How a version is served: the kinds of host, the forms of a persona, and what a merge takes.
+
+A form is what a host is given: the base with an adapter beside it (`adapter`, `shared`), one file
+with both (`merged`), or the base alone (`plain`). The adapter is what is kept; forms are made
+from it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.identifiers import ElderId, Fence, JobId, Sha256
+from schemas.training import Quantization
+
+HostKind = Literal["ollama", "llama-server"]
+Form = Literal["adapter", "merged", "shared", "plain"]
+# Below an attempt's folder.
+MERGED_FOLDER = "merged"
+MERGED_GGUF = "merged.gguf"
+
+
+class HostDescription(Frozen):
+    """What a host says of itself; `forms` are those it can make, the preferred one first."""
+
+    kind: HostKind
+    version: str
+    forms: tuple[Form, ...]
+
+
+class MergeSpec(Frozen):
+    """One base and one adapter, to become one GGUF file below `work_dir`.
+
+    `adapter_gguf` is a GGUF LoRA of the very same base. `quantizer` is llama.cpp's
+    `llama-quantize`, for quantizations that need it.
+    """
+
+    job_id: JobId
+    elder_id: ElderId
+    fence: Fence
+    base_gguf: Path
+    adapter_gguf: Path
+    adapter_sha256: Sha256
+    """Of `adapter_gguf`."""
+    quantization: Quantization
+    quantizer: Path | None = None
+    work_dir: Path
+
+
+class MergeOutcome(Frozen):
+    """What a merge leaves on the disk: a sealed folder with the file, and its hash."""
+
+    path: Path
+    sha256: Sha256
+    size_bytes: Annotated[int, Field(gt=0)]
+    touched_tensors: int
+    """How many of the base's tensors the adapter changed."""
+    tensors: int
+    merge_seconds: float
