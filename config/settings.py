@@ -160,10 +160,16 @@ class RetentionSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """What a version must know before it may answer."""
+    """What a version must know before it may answer, and when it is asked.
+
+    It may take another persona's place in the host's memory: so it waits until nobody was asked
+    for `quiet_s`, at most `quiet_wait_s`.
+    """
 
     questions: Annotated[int, Field(ge=0, le=1000)] = 8
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    quiet_s: Annotated[float, Field(ge=0)] = 5.0
+    quiet_wait_s: Annotated[float, Field(ge=0)] = 120.0
 
 
 class ChatSettings(Section):
@@ -267,6 +273,12 @@ class Settings(BaseSettings):
                 f"MODELSERVER_CURRENT_MODEL: found {self.current_model!r}, expected one of: {known}"
             )
         return config.model_copy(update={"current_model": self.current_model})
+
+    def model_host(self) -> OllamaSettings:
+        """Where the models are served: Ollama, or our own host role, which speaks its API."""
+        if self.host.kind == "ollama":
+            return self.ollama
+        return self.ollama.model_copy(update={"host": self.host.url})
 
     def base(self, config: TrainingConfig, key: str) -> BaseModelSpec:
         """Resolve a base model in this installation's model folder."""

@@ -61,7 +61,7 @@ class TrainingConfig(_Yaml):
     current_model: str
     base_models: dict[str, BaseModelEntry]
     training: TrainingParameters = TrainingParameters()
-    quantization: Quantization = "q4_k_m"
+    quantization: Quantization = "q8_0"
     memories: Annotated[int, Field(ge=0, le=100)] = 5
     prompt_template: PromptTemplates
     paths: DataPaths = DataPaths()

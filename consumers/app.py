@@ -33,11 +33,14 @@ from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.inventory import Inventory
+from pipeline.jobs.forms import FormMaker
+from pipeline.jobs.proof import Prover
+from pipeline.jobs.quiet import QuietMoments
 from pipeline.ledger import Ledger
 from pipeline.models import ModelManager
 from pipeline.outbox import Announcer, Outbox
 from pipeline.registry import DatasetRegistry, ModelRegistry
-from pipeline.retention import Retention
+from pipeline.retention import Removal, Retention
 from pipeline.store import ensure_indexes, open_client, store_errors
 from pipeline.trainer import DatasetRoom, OllamaTrainer
 from pipeline.training_process import TrainingProcess
@@ -82,8 +85,7 @@ class App:
         self.answers = MongoAnswers(store, settings.mongodb)
         self.registry = ModelRegistry(store)
         self.dataset_registry = DatasetRegistry(store)
-        self.host = OllamaHost(settings.ollama)
-        self.manager = ModelManager(self.registry, self.host)
+        self.host = OllamaHost(settings.model_host())
         self.ledger = Ledger(
             store,
             Announcer(utc_now, settings.language),
@@ -91,6 +93,7 @@ class App:
             fair_s=settings.worker.fair_s,
             fence_off=self.registry.fence_off,
         )
+        self.manager = ModelManager(self.registry, self.host, self.ledger)
         self.room = DatasetRoom(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl
         )
@@ -198,21 +201,33 @@ class App:
         )
         self._relays.append(relaying)
 
+    def _tidy(self, elder_id: str) -> Removal | None:
+        return self.retention.prune(elder_id, is_thorough=False)
+
     def _relay_lease_s(self) -> float:
         """Long enough for a renewal, which has half of it, to find another server."""
         return max(_RELAY_LEASE_S, 2 * self.settings.mongodb.timeout_s)
 
     def _worker(self, stack: ExitStack) -> TrainingWorker:
         stages = StageClock(self.metrics)
+        settings = self.settings
+        num_ctx = settings.chat.num_ctx
+        quantization = self.training.quantization
+        runner = stack.enter_context(TrainingProcess(silence_s=settings.worker.silence_s))
+        forms = FormMaker(
+            self.host, runner, settings.host, quantization, num_ctx=num_ctx, clock=utc_now
+        )
+        quiet = QuietMoments(self.host, settings.evaluation, num_ctx)
         trainer = OllamaTrainer(
             self.room,
             self.registry,
             self.host,
-            stack.enter_context(TrainingProcess(silence_s=self.settings.worker.silence_s)),
+            runner,
             self.training,
-            lambda key: self.settings.base(self.training, key),
-            self.settings.evaluation,
-            self.settings.data_dir / self.training.paths.adapters,
+            lambda key: settings.base(self.training, key),
+            forms,
+            Prover(self.host, forms, quiet, settings.evaluation, quantization, num_ctx),
+            settings.data_dir / self.training.paths.adapters,
             utc_now,
             stages.begin,
         )
@@ -223,7 +238,7 @@ class App:
             stages,
             self.settings.worker,
             self.metrics,
-            prune=self.retention.prune if self.settings.retention.after_each_job else _keep_all,
+            prune=self._tidy if settings.retention.after_each_job else _keep_all,
         )
 
     def _relay(self, relay: Relay, outbox: Outbox, turn: Turn, stop: threading.Event) -> None:
@@ -258,7 +273,9 @@ class App:
         settings = self.settings
         executor = ChatExecutor(
             lambda: ChatStore(settings.mongodb),
-            lambda store: ChatService(store, settings.ollama, settings.chat),
+            lambda store: ChatService(
+                store, settings.model_host(), settings.chat, on_lost=self._request_form
+            ),
             self.publisher,
             self.replies,
             settings.chat,
@@ -268,6 +285,14 @@ class App:
             max_bytes=settings.max_message_bytes,
         )
         self._start_loop("chat", CHAT_REQUESTS, executor, stop, settings.chat.concurrency * 4)
+
+    def _request_form(self, elder_id: str) -> str | None:
+        """Have the form of the version that answers made again; return the job's id."""
+        model = self.registry.find(elder_id)
+        if model is None or model.serving is None:
+            return None
+        job = self.ledger.request_form(model, model.serving.version, makes_current=False)
+        return job.id
 
     def _start_models(self, stop: threading.Event, stack: ExitStack) -> None:
         handler = ModelsHandler(

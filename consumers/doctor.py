@@ -5,10 +5,13 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 
+from pipeline.hosting.merge_plan import plan_merge
+
 from config.settings import Settings
 from consumers.admin import KafkaAdmin
 from consumers.topics import broker_name, narrow_letter_topics
 from pipeline.hosting.ollama import OllamaHost
+from pipeline.jobs.forms import choose_form, find_quantizer
 from pipeline.store import open_client, store_errors
 from schemas.base import Frozen
 from schemas.errors import (
@@ -24,6 +27,11 @@ _LIMIT_S = 5.0
 _UNAVAILABLE = 69
 _CONFIGURATION = 78
 _ENOUGH_DISK_BYTES = 2 * 1024**3
+_LARGE_FORM_GIB = 4
+_SHARE = (
+    "with many personas serve them by llama-server, which shares the base among their adapters "
+    "(MODELSERVER_HOST__KIND=llama-server)"
+)
 
 
 class Finding(Frozen):
@@ -46,7 +54,8 @@ def examine(settings: Settings) -> list[Finding]:
         _check_kafka(settings),
         _check_topics(settings),
         _check_store(settings),
-        _check_ollama(settings),
+        _check_host(settings),
+        _check_form(settings),
     ]
 
 
@@ -128,12 +137,44 @@ def _check_store(settings: Settings) -> Finding:
     return _look("mongodb", look, "start MongoDB or set MONGODB_URI", _UNAVAILABLE)
 
 
-def _check_ollama(settings: Settings) -> Finding:
+def _check_host(settings: Settings) -> Finding:
     def look() -> str:
-        with closing(OllamaHost(settings.ollama)) as host:
-            return f"{len(host.tags())} model(s)"
+        with closing(OllamaHost(settings.model_host())) as host:
+            description = host.describe()
+            if description.kind != settings.host.kind:
+                raise ConfigurationError(
+                    f"MODELSERVER_HOST__KIND: found {settings.host.kind!r}, but a "
+                    f"{description.kind} answers there"
+                )
+            form = choose_form(host, settings.host, description)
+            count = len(host.tags())
+        return f"{description.kind} {description.version}, {count} model(s), form {form}"
 
-    return _look("ollama", look, "start Ollama or set OLLAMA_HOST", _UNAVAILABLE)
+    repair = "start Ollama or set OLLAMA_HOST"
+    if settings.host.kind == "llama-server":
+        repair = "start `modelserver run host` or set MODELSERVER_HOST__URL"
+    return _look("model host", look, repair, _UNAVAILABLE)
+
+
+def _check_form(settings: Settings) -> Finding:
+    """Say what the form costs, and whether what makes it is there."""
+
+    def look() -> str:
+        config = settings.training()
+        with closing(OllamaHost(settings.model_host())) as host:
+            form = choose_form(host, settings.host, host.describe())
+        if form != "merged":
+            return f"{form}: as large as an adapter"
+        if config.quantization == "q4_k_m":
+            find_quantizer(settings.host)
+        gguf = settings.base(config, config.current_model).gguf_path
+        if not gguf.is_file():
+            return f"merged, {config.quantization}: about the base's own size for each persona"
+        size = plan_merge(gguf, config.quantization).size_bytes / 1024**3
+        told = f"merged, {config.quantization}: {size:.1f} GiB for each persona"
+        return told if size < _LARGE_FORM_GIB else f"{told}; {_SHARE}"
+
+    return _look("form", look, "see docs/hosts.md", _UNAVAILABLE)
 
 
 def _look(name: str, look: Callable[[], str], repair: str, exit_code: int) -> Finding:

@@ -5,7 +5,7 @@ from typing import Any
 
 from consumers.dispatch import Received, Rejection
 from pipeline.ledger import Ledger
-from pipeline.models import ModelManager
+from pipeline.models import ModelManager, Rollback
 from pipeline.registry import DatasetRegistry
 from pipeline.trainer import DatasetRoom
 from producers.publisher import Publication
@@ -116,8 +116,8 @@ class ModelsHandler:
             case DeleteModel():
                 return {"deleted": self._manager.delete_model(command.elder_id, request)}
             case RollbackModel():
-                model = self._manager.rollback(command.elder_id, command.version, request)
-                return describe_model(model)
+                done = self._manager.rollback(command.elder_id, command.version, request)
+                return describe_rollback(done)
             case ExportJsonl():
                 return self._export(command)
             case GetJob():
@@ -141,9 +141,14 @@ class ModelsHandler:
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
     """Write a model as replies and the command line show it."""
-    internal = {"id", "next_version", "commands", "deletions"}
+    internal = {"id", "next_version", "commands", "deletions", "handovers"}
     document = model.model_dump(mode="json", exclude=internal)
     return {"elder_id": model.id, **document}
+
+
+def describe_rollback(done: Rollback) -> dict[str, Any]:
+    """Write what came of a rollback; `job_id` names the job that makes the version's form first."""
+    return describe_model(done.model) | {"job_id": done.job_id}
 
 
 def describe_job(job: Job) -> dict[str, Any]:

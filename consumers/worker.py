@@ -21,6 +21,7 @@ from schemas.documents import Job
 from schemas.errors import (
     ArtefactCorrupt,
     FatalError,
+    HostFailed,
     InternalError,
     JobCancelled,
     LeaseLost,
@@ -230,9 +231,9 @@ class TrainingWorker:
             self._release(lease, wait_s=wait_s, count_attempt=False)
         except TrainingOutOfMemory as error:
             self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
-        except (TrainingFailed, ArtefactCorrupt, ModelNotReady) as error:
-            # A damaged file was set aside, or a model vanished from Ollama under our hands: the
-            # next attempt makes it again.
+        except (TrainingFailed, ArtefactCorrupt, ModelNotReady, HostFailed) as error:
+            # A damaged file was set aside, a model vanished from its host under our hands, or the
+            # host fails at this model alone: the next attempt makes it again.
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:
             self._fail(lease, error)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import ollama
 
@@ -35,14 +36,20 @@ class ChatService:
         ollama_settings: OllamaSettings,
         settings: ChatSettings,
         *,
+        on_lost: Callable[[str], str | None] = lambda elder_id: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`on_lost` is told of an elder whose model the host has no more; it may block.
+
+        It returns the id of the job that brings the model back, if there is one.
+        """
         self._store = store
         self._settings = settings
         self._keep_alive = ollama_settings.keep_alive
         self._client = ollama.AsyncClient(
             host=ollama_settings.host, timeout=ollama_settings.timeout_s
         )
+        self._on_lost = on_lost
         self._monotonic = monotonic
         self._memories = MemoryCache()
         self._building = asyncio.Lock()
@@ -59,7 +66,7 @@ class ChatService:
         begun = self._monotonic()
         version = await self._serving(request.elder_id)
         memory = await self._remember(request, version)
-        with ollama_errors():
+        async with self._host_errors(request):
             response = await self._client.chat(
                 model=version.tag,
                 messages=self._messages(request, memory),
@@ -75,7 +82,7 @@ class ChatService:
         memory = await self._remember(request, version)
         pieces: list[str] = []
         usage = (0, 0)
-        with ollama_errors():
+        async with self._host_errors(request):
             stream = await self._client.chat(
                 model=version.tag,
                 messages=self._messages(request, memory),
@@ -91,6 +98,21 @@ class ChatService:
                     usage = (part.prompt_eval_count or 0, part.eval_count or 0)
         whole = Completion(text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1])
         yield self._reply(request, version, memory, whole, begun)
+
+    @asynccontextmanager
+    async def _host_errors(self, request: ChatRequest) -> AsyncIterator[None]:
+        """Turn the host's errors into ours; a model that it lost is asked for again."""
+        said = [request.message, *(turn.content for turn in request.conversation_history)]
+        try:
+            with ollama_errors(said):
+                yield
+        except ModelNotReady as error:
+            job_id = await asyncio.to_thread(self._on_lost, request.elder_id)
+            if job_id is None:
+                raise
+            raise ModelNotReady(
+                f"the model host has lost this model; job {job_id} brings it back, ask again then"
+            ) from error
 
     async def _serving(self, elder_id: str) -> ModelVersion:
         model = await self._store.model(elder_id)

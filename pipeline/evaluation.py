@@ -42,14 +42,17 @@ def evaluate(
     examples: Sequence[TaughtExample],
     threshold: float,
     on_asked: Callable[[float], None],
+    *,
+    num_ctx: int,
 ) -> Evaluation:
     """Ask each question and count what came back right.
 
-    `on_asked` is told the fraction done. Raises EvaluationFailed below `threshold`, and whatever
+    `on_asked` is told the fraction done; `num_ctx` is the window in tokens, the chat's own, so
+    that nothing is loaded twice. Raises EvaluationFailed below `threshold`, and whatever
     the host raises.
     """
     right = 0
-    options = {"temperature": 0, "num_predict": _REPLY_TOKENS}
+    options = {"temperature": 0, "num_predict": _REPLY_TOKENS, "num_ctx": num_ctx}
     for number, example in enumerate(examples, start=1):
         reply = host.ask(tag, [{"role": "user", "content": example.question}], options)
         right += is_right(reply.text, example.answer)

@@ -10,7 +10,7 @@ from uuid import uuid4
 from pipeline.hosting.port import ModelHost
 from pipeline.registry import ModelRegistry
 from schemas.errors import ModelNotReady
-from schemas.identifiers import current_tag, handed_over, handover_tag, model_name
+from schemas.identifiers import current_tag, handed_over, handover_tag
 
 
 def bring_latest(registry: ModelRegistry, host: ModelHost, elder_id: str) -> None:
@@ -37,6 +37,7 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
     name, and removes it before it makes its own copy; whoever changed it earlier, we see.
     """
     ours = handover_tag(tag, uuid4().hex[:8])
+    registry.note_handover(elder_id, ours)
     try:
         host.copy(tag, ours)
     except ModelNotReady:
@@ -46,30 +47,37 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
     try:
         if _answering(registry, elder_id) != tag:
             return False
-        _remove_handovers(host, elder_id, but_of=tag)
+        _remove_handovers(registry, host, elder_id, but_of=tag)
         host.copy(ours, current_tag(elder_id))
         # Also those of the same version, which a dead process may have left. Who lives tries
         # again; before our copy it could do the same to us, without end.
-        _remove_handovers(host, elder_id, but_of=None)
+        _remove_handovers(registry, host, elder_id, but_of=None)
     except ModelNotReady:
         return False
     finally:
         host.delete(ours)
+        registry.drop_handover(elder_id, ours)
     return True
 
 
 def _take_away(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
-    _remove_handovers(host, elder_id, but_of=None)
+    _remove_handovers(registry, host, elder_id, but_of=None)
     if _answering(registry, elder_id) is None:
         host.delete(current_tag(elder_id))
     return True
 
 
-def _remove_handovers(host: ModelHost, elder_id: str, *, but_of: str | None) -> None:
-    """Shut out whoever would bring another version than `but_of`."""
-    for name in host.tags(f"{model_name(elder_id)}:"):
-        found = handed_over(name)
-        if found is not None and found != but_of:
+def _remove_handovers(
+    registry: ModelRegistry, host: ModelHost, elder_id: str, *, but_of: str | None
+) -> None:
+    """Shut out whoever would bring another version than `but_of`.
+
+    Their names are in the registry before they are in Ollama, whose list of all models grows with
+    the elders. They stay there: whoever was shut out may still be about to make his name.
+    """
+    model = registry.find(elder_id)
+    for name in model.handovers if model is not None else ():
+        if handed_over(name) != but_of:
             host.delete(name)
 
 

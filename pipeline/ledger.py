@@ -8,7 +8,7 @@ state and the events that tell of it are one update, so neither stands without t
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import dropwhile
 from typing import Any
 
@@ -20,14 +20,19 @@ from pipeline.outbox import Announcer
 from pipeline.progress import ProgressState
 from pipeline.store import JOBS, MAJORITY, Document, Store, store_errors
 from schemas.base import Frozen
-from schemas.documents import Job
+from schemas.documents import ElderModel, Job, JobKind
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable, UnknownJob
 from schemas.events import ErrorBody, ModelReady, Status
-from schemas.identifiers import job_id_for, numbered
+from schemas.identifiers import Version, job_id_for, numbered
 
 _DUPLICATE_KEY = 11000
 _TRIED_ONE_BY_ONE = 8
 
+
+# The source of jobs that no event asked for, and their place in an elder's line.
+_FORMS = "forms"
+_BEFORE_ALL = -1
+_FORM_RETRY = timedelta(minutes=10)
 
 # Of each name the number under which its next job is stored.
 Numbers = dict[str, int]
@@ -48,6 +53,9 @@ class NewJob(Frozen):
     traceparent: str | None
     queue_order: int
     """The record's offset: it orders the jobs of one elder, who has one partition."""
+    kind: JobKind = "train"
+    form_version: Version | None = None
+    makes_current: bool = False
 
     @property
     def name(self) -> str:
@@ -118,6 +126,57 @@ class Ledger:
                     numbers[name] = self._free_number(name, numbers.get(name, 1) + 1)
         return accepted
 
+    def request_form(
+        self,
+        model: ElderModel,
+        number: int,
+        *,
+        makes_current: bool,
+        request: str | None = None,
+    ) -> Job:
+        """Queue the job that makes a version servable again, or return the one that is queued.
+
+        `makes_current`: the version is to answer then. `request` names who asks. However many ask
+        at once, there is one job; where the last one failed within `_FORM_RETRY`, that one is
+        returned, and no new one made.
+        """
+        with store_errors():
+            now = self._server_time()
+            of_version = {"elder_id": model.id, "kind": "form", "form_version": number}
+            # Counted first: whoever stores one in between is found, or has this very number.
+            earlier = self._jobs.count_documents(of_version)
+            last = self._jobs.find_one(of_version, sort=[("queued_at", DESCENDING)])
+            if last is not None and _stands_for_another(last, now, makes_current):
+                return Job.model_validate(last)
+        job = NewJob(
+            request_source=_FORMS,
+            request_id=request or f"v{number}/{earlier}",
+            requested_at=now,
+            elder_id=model.id,
+            elder_name=model.elder_name,
+            force_retrain=False,
+            job_id=None,
+            base_model=None,
+            overrides={},
+            traceparent=None,
+            queue_order=_BEFORE_ALL,
+            kind="form",
+            form_version=number,
+            makes_current=makes_current,
+        )
+        self.accept([job])
+        accepted = self.requested_form(model.id, job.request_id)
+        if accepted is None:
+            raise StoreUnavailable("the job was just stored, and is not to be read yet")
+        return accepted
+
+    def requested_form(self, elder_id: str, request: str) -> Job | None:
+        """Return the job that a request for a form made, if it made one."""
+        key = {"request_source": _FORMS, "request_id": request, "elder_id": elder_id}
+        with store_errors():
+            document = self._jobs.find_one(key)
+        return None if document is None else Job.model_validate(document)
+
     def _documents(self, requests: list[NewJob], numbers: Numbers, now: datetime) -> list[Document]:
         """Build the documents; those with the same name are numbered in their order."""
         numbers = dict(numbers)
@@ -184,6 +243,11 @@ class Ledger:
             request_id=request.request_id,
             elder_id=request.elder_id,
             elder_name=request.elder_name,
+            kind=request.kind,
+            form_version=request.form_version,
+            makes_current=request.makes_current,
+            # A family waits for it, and it takes minutes.
+            urgent=request.kind == "form",
             force_retrain=request.force_retrain,
             base_model=request.base_model,
             overrides=request.overrides,
@@ -472,6 +536,14 @@ def job_pending_since(job: Job, now: datetime) -> datetime:
     """Since when a job has had something to publish: its oldest waiting event, or now."""
     waiting = [event.time for event in (*job.outbox, job.latest) if event is not None]
     return min(waiting, default=now)
+
+
+def _stands_for_another(job: Document, now: datetime, makes_current: bool) -> bool:
+    """Whether a job that makes a form answers a new request for the same."""
+    if job["status"] in ("queued", "running"):
+        return bool(job["makes_current"]) or not makes_current
+    ended: datetime = job["finished_at"].replace(tzinfo=UTC)
+    return bool(job["status"] == "failed") and now - ended < _FORM_RETRY
 
 
 def _cancelled() -> ErrorBody:

@@ -1,11 +1,13 @@
 """The elders' models as people manage them: list, get, delete, roll back."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from pipeline.hosting.port import ModelHost
 from pipeline.latest import bring_latest
 from pipeline.registry import ModelRegistry
-from schemas.documents import ElderModel, ModelVersion
+from schemas.base import Frozen
+from schemas.documents import ElderModel, Job, ModelVersion
 from schemas.errors import ModelNotReady, UnknownVersion
 from schemas.identifiers import (
     MODEL_PREFIX,
@@ -16,12 +18,37 @@ from schemas.identifiers import (
 )
 
 
+class FormRequests(Protocol):
+    """Asks for a version's form to be made again."""
+
+    def request_form(
+        self,
+        model: ElderModel,
+        number: int,
+        *,
+        makes_current: bool,
+        request: str | None = None,
+    ) -> Job:
+        """Return the job that makes it; raises StoreUnavailable."""
+
+    def requested_form(self, elder_id: str, request: str) -> Job | None:
+        """Return the job that a request asked for, if it did."""
+
+
+class Rollback(Frozen):
+    """What came of a rollback: who answers now, and the job that is still to be waited for."""
+
+    model: ElderModel
+    job_id: str | None = None
+
+
 class ModelManager:
     """Keeps Ollama and the registry together (the original API's name)."""
 
-    def __init__(self, registry: ModelRegistry, host: ModelHost) -> None:
+    def __init__(self, registry: ModelRegistry, host: ModelHost, forms: FormRequests) -> None:
         self._registry = registry
         self._host = host
+        self._forms = forms
 
     def list_models(self, filter_afs_only: bool = True) -> list[str]:
         """Return the tags in Ollama: the elders' alone, or all."""
@@ -72,39 +99,58 @@ class ModelManager:
 
     def rollback(
         self, elder_id: str, version: int | None = None, request: str | None = None
-    ) -> ElderModel:
+    ) -> Rollback:
         """Let an earlier version answer again; without a number, the one before the current.
 
-        A `request` that was carried out before changes nothing more. Raises ModelNotReady, or
-        UnknownVersion where there is no such version.
+        Where the host does not have it, a job makes its form first, and until that has ended the
+        old version answers. A `request` that was carried out before changes nothing more. Raises
+        ModelNotReady, or UnknownVersion where there is no such version.
         """
+        asked = None if request is None else self._forms.requested_form(elder_id, request)
+        if asked is not None:
+            return Rollback(model=self._registry.get(elder_id), job_id=asked.id)
         while True:
             model = self._registry.get(elder_id)
             if request is not None and request in model.commands:
                 break  # Whoever did it may have died before the next step.
-            target = self._earlier(model, version)
-            if self._registry.select(elder_id, target, seen=model.current, request=request):
+            target = _earlier(model, version)
+            if not self._host.has(target.tag):
+                job = self._forms.request_form(
+                    model, target.version, makes_current=True, request=request
+                )
+                if request is not None:  # Another's job may do it: this must not be done again.
+                    self._registry.remember(elder_id, request)
+                return Rollback(model=model, job_id=job.id)
+            number = target.version
+            if self._registry.select(elder_id, number, seen=model.current, request=request):
                 break
-        bring_latest(self._registry, self._host, elder_id)
-        return self._registry.get(elder_id)
+        return self._after_rollback(elder_id)
 
-    def _earlier(self, model: ElderModel, version: int | None) -> int:
-        """Find the number of a version that can answer again."""
-        if model.serving is None:
-            raise ModelNotReady
-        earlier = [
-            v.version for v in model.versions if v.ready and v.version < (model.current or 0)
-        ]
-        number = version if version is not None else max(earlier, default=None)
-        target = model.version(number) if number is not None else None
-        if target is None or not target.ready:
-            raise UnknownVersion
-        if target.tag not in self._host.tags(target.tag):
-            raise ModelNotReady("Ollama has lost this version; take another, or train it again")
-        return target.version
+    def _after_rollback(self, elder_id: str) -> Rollback:
+        try:
+            bring_latest(self._registry, self._host, elder_id)
+        except ModelNotReady:
+            # The host lost it in this moment: retention, or somebody at the host.
+            model = self._registry.get(elder_id)
+            if model.serving is None:
+                raise
+            number = model.serving.version
+            job = self._forms.request_form(model, number, makes_current=False)
+            return Rollback(model=model, job_id=job.id)
+        return Rollback(model=self._registry.get(elder_id))
 
     def _tags_of(self, elder_id: str) -> list[str]:
         return self._host.tags(f"{model_name(elder_id)}:")
+
+
+def _earlier(model: ElderModel, number: int | None) -> ModelVersion:
+    """Find the version that is to answer again."""
+    if model.serving is None:
+        raise ModelNotReady
+    target = model.previous if number is None else model.version(number)
+    if target is None or not target.ready:
+        raise UnknownVersion
+    return target
 
 
 def _is_held(tag: str, versions: Iterable[ModelVersion]) -> bool:

@@ -13,12 +13,14 @@ from pymongo import ASCENDING
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.store import DATASETS, MODELS, Document, Store, store_errors
-from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.documents import ElderModel, Job, ModelVersion, VersionForm
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import model_tag
 
 # A command comes again within a moment, if at all.
 _COMMANDS_KEPT = 50
+_FORMS_KEPT = 8
+_HANDOVERS_KEPT = 20
 
 
 class ModelRegistry:
@@ -114,7 +116,10 @@ class ModelRegistry:
         """Keep earlier holders of a job from releasing its version; return one that was released.
 
         None of them can any more, nor release again what was released: a rollback may lie between.
+        A job that makes a form releases nothing, but may let its version answer: see `select`.
         """
+        if job.kind == "form":
+            return self._shut_out(job)
         mine = {"job_id": job.id, "fence": {"$lt": job.fence}}
         condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
         with store_errors():
@@ -122,6 +127,26 @@ class ModelRegistry:
         model = self.find(job.elder_id)
         versions = model.versions if model is not None else ()
         return next((v for v in versions if v.job_id == job.id and v.ready), None)
+
+    def _shut_out(self, job: Job) -> ModelVersion | None:
+        """Keep a job that makes a form from selecting its version; return it if it has."""
+        known = [job.command, _off(job.command)]
+        condition: Document = {"_id": job.elder_id, "commands": {"$nin": known}}
+        update = {"$push": _command(_off(job.command))}
+        with store_errors():
+            self._models.update_one(condition, update)
+        model = self.find(job.elder_id)
+        if model is None or job.command not in model.commands or job.form_version is None:
+            return None
+        return model.version(job.form_version)
+
+    def record_form(self, elder_id: str, number: int, form: VersionForm) -> None:
+        """Remember the form in which a host was given a version; raises UnknownVersion."""
+        condition = {"_id": elder_id, "versions": {"$elemMatch": {"version": number}}}
+        pushed = {"versions.$.forms": {"$each": [form.model_dump()], "$slice": -_FORMS_KEPT}}
+        with store_errors():
+            if self._models.update_one(condition, {"$push": pushed}).matched_count == 0:
+                raise UnknownVersion
 
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer from now on; raises LeaseLost when a newer fence took it over."""
@@ -139,7 +164,7 @@ class ModelRegistry:
         """Make a released version the current one; raises UnknownVersion.
 
         `request` is remembered with it. Return False, and change nothing, where the request is
-        known, or another version than `seen` answers by now: look again.
+        known or was shut out, or another version than `seen` answers by now: look again.
         """
         ready = {"version": number, "ready": True}
         condition: Document = {"_id": elder_id, "versions": {"$elemMatch": ready}}
@@ -147,8 +172,8 @@ class ModelRegistry:
         if seen is not None:
             condition["current"] = seen
         if request is not None:
-            condition["commands"] = {"$ne": request}
-            update["$push"] = {"commands": {"$each": [request], "$slice": -_COMMANDS_KEPT}}
+            condition["commands"] = {"$nin": [request, _off(request)]}
+            update["$push"] = _command(request)
         with store_errors():
             if self._models.update_one(condition, update).matched_count == 1:
                 return True
@@ -157,6 +182,26 @@ class ModelRegistry:
         if version is None or not version.ready:
             raise UnknownVersion
         return False
+
+    def remember(self, elder_id: str, request: str) -> None:
+        """Remember a request that a job will carry out, so that nobody carries it out again."""
+        with store_errors():
+            unknown = {"_id": elder_id, "commands": {"$ne": request}}
+            self._models.update_one(unknown, {"$push": _command(request)})
+
+    def note_handover(self, elder_id: str, name: str) -> None:
+        """Remember a name by which a version is brought to `latest`, before it is made.
+
+        The newest `_HANDOVERS_KEPT` are known: more than processes could be at one elder at once.
+        """
+        kept = {"handovers": {"$each": [name], "$slice": -_HANDOVERS_KEPT}}
+        with store_errors():
+            self._models.update_one({"_id": elder_id}, {"$push": kept})
+
+    def drop_handover(self, elder_id: str, name: str) -> None:
+        """Forget a name that its maker has removed."""
+        with store_errors():
+            self._models.update_one({"_id": elder_id}, {"$pull": {"handovers": name}})
 
     def elders(self) -> list[str]:
         """Return the ids of all elders who have, or had, a version."""
@@ -174,6 +219,19 @@ class ModelRegistry:
         update: Document = {"$pull": {"versions": {"version": {"$in": gone}}}}
         with store_errors():
             return self._models.update_one(condition, update).matched_count == 1
+
+    def forget_forms(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
+        """Note that versions are served in no form, unless another than `current` answers by now.
+
+        Return False, and change nothing, where it does.
+        """
+        for number in numbers:
+            condition = {"_id": elder_id, "current": current, "versions.version": number}
+            with store_errors():
+                none: Document = {"$set": {"versions.$.forms": []}}
+                if self._models.update_one(condition, none).matched_count == 0:
+                    return False
+        return True
 
     def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
         """Take all released versions out; their numbers are never given again.
@@ -212,6 +270,15 @@ class DatasetRegistry:
         """Return what is remembered of an elder's data set."""
         with store_errors():
             return self._datasets.find_one({"_id": elder_id})
+
+
+def _command(request: str) -> Document:
+    return {"commands": {"$each": [request], "$slice": -_COMMANDS_KEPT}}
+
+
+def _off(request: str) -> str:
+    """The name under which it is remembered that a request must not be carried out any more."""
+    return f"{request}/off"
 
 
 def _ids(collection: pymongo.collection.Collection[Document]) -> list[str]:

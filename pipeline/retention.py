@@ -22,6 +22,7 @@ from schemas.base import Frozen
 from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady
 from schemas.identifiers import (
+    candidate_tag,
     current_tag,
     handed_over,
     model_name,
@@ -31,6 +32,7 @@ from schemas.identifiers import (
 
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 _HOUR_S = 3600.0
+_LOOKED_BACK = 20
 
 
 class Seen(Frozen):
@@ -53,13 +55,15 @@ class Removal(Frozen):
     elder_id: str
     current: int | None
     versions: tuple[int, ...]
+    forms: tuple[int, ...] = ()
+    """The versions that stay, and whose merged file goes: it can be made from the adapter."""
     tags: tuple[str, ...]
     items: tuple[Item, ...]
 
     @property
     def is_empty(self) -> bool:
         """Say whether there is nothing to do."""
-        return not (self.versions or self.tags or self.items)
+        return not (self.versions or self.forms or self.tags or self.items)
 
     @property
     def size_bytes(self) -> int:
@@ -69,7 +73,8 @@ class Removal(Frozen):
     def counts(self) -> dict[str, int]:
         """Count what is to go, by kind."""
         counts = Counter[str](item.kind for item in self.items)
-        return {"version": len(self.versions), "tag": len(self.tags), **counts}
+        made = {"version": len(self.versions), "form": len(self.forms), "tag": len(self.tags)}
+        return {**made, **counts}
 
 
 # The rule -------------------------------------------------------------------------------------
@@ -78,11 +83,14 @@ class Removal(Frozen):
 def decide(seen: Seen, settings: RetentionSettings) -> Removal:
     """Say what may go. Depends on nothing but what it is given."""
     kept = [v for v in seen.model.versions if v.version in _kept_versions(seen, settings)]
+    heavy = [v for v in kept if v.ready and v.forms and not _may_stay_merged(v, seen)]
+    served = [v for v in kept if v not in heavy]
     return Removal(
         elder_id=seen.model.id,
         current=seen.model.current,
         versions=tuple(v.version for v in seen.model.versions if v not in kept),
-        tags=tuple(tag for tag in seen.tags if _may_tag_go(tag, seen, kept)),
+        forms=tuple(v.version for v in heavy),
+        tags=tuple(tag for tag in seen.tags if _may_tag_go(tag, seen, served)),
         items=tuple(_removable(seen, kept, settings)),
     )
 
@@ -99,6 +107,18 @@ def _kept_versions(seen: Seen, settings: RetentionSettings) -> set[int]:
     kept = {*released[-settings.versions :], *earlier[-settings.versions :]}
     opened = {v.version for v in seen.model.versions if not v.ready and not _is_over(v, seen)}
     return kept | opened | ({current} if current is not None else set())
+
+
+def _may_stay_merged(version: ModelVersion, seen: Seen) -> bool:
+    """Whether a version keeps its form: a merged file is as large as the whole base.
+
+    So only what answers and the one before it have theirs. A job that is about to make a version
+    answer needs it.
+    """
+    if version.form != "merged" or _has_open_job(seen):
+        return True
+    nearest = (seen.model.serving, seen.model.previous)
+    return any(near is not None and near.version == version.version for near in nearest)
 
 
 def _is_over(version: ModelVersion, seen: Seen) -> bool:
@@ -162,6 +182,20 @@ def _newest_on_disk(seen: Seen) -> str | None:
     return max(datasets, key=lambda i: (i.modified_ns, i.path)).sha256 if datasets else None
 
 
+def _known_tags(model: ElderModel) -> Iterable[str]:
+    """The names that an elder's work may have left in Ollama, as far as the registry tells."""
+    for version in model.versions:
+        yield version.tag
+        for fence in range(1, version.fence + 1):
+            yield candidate_tag(model.id, version.version, fence)
+    # Whoever took versions out may have died before their names went.
+    numbers = {version.version for version in model.versions}
+    for number in range(max(1, model.next_version - _LOOKED_BACK), model.next_version):
+        if number not in numbers:
+            yield model_tag(model.id, number)
+    yield from model.handovers
+
+
 # Its application ------------------------------------------------------------------------------
 
 
@@ -191,8 +225,11 @@ class Retention:
         """The elders of whom models or data sets are known; of others nothing is ever removed."""
         return sorted({*self._registry.elders(), *self._datasets.elders()})
 
-    def plan(self, elder_id: str) -> Removal | None:
+    def plan(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
         """Say what would go; None for an elder of whom nothing is known.
+
+        A thorough plan asks the host for the list of all its models, which grows with the elders;
+        the other goes by the names that the registry knows.
 
         Raises StoreUnavailable, OllamaUnavailable.
         """
@@ -200,9 +237,11 @@ class Retention:
         # made, so that what was begun in between is found to be needed.
         now_s = self._clock()
         items = self._inventory.items(elder_id)
-        tags = tuple(self._host.tags(f"{model_name(elder_id)}:"))
+        tags = tuple(self._host.tags(f"{model_name(elder_id)}:")) if is_thorough else ()
         known = self._datasets.find(elder_id)
         model = self._registry.find(elder_id)
+        if model is not None and not is_thorough:
+            tags = tuple(_known_tags(model))
         if model is None:
             # Answers came, and never a training: whoever has more than data sets was trained,
             # and the registry is not hers.
@@ -222,20 +261,21 @@ class Retention:
 
         Safe to be cut off anywhere: the next round removes the rest.
         """
-        if removal.versions and not self._registry.forget(
-            removal.elder_id, removal.current, removal.versions
-        ):
+        elder_id, current = removal.elder_id, removal.current
+        if removal.versions and not self._registry.forget(elder_id, current, removal.versions):
+            return None
+        if removal.forms and not self._registry.forget_forms(elder_id, current, removal.forms):
             return None
         tags = tuple(tag for tag in removal.tags if self._host.delete(tag))
         items = tuple(item for item in removal.items if self._inventory.remove(item))
         return removal.model_copy(update={"tags": tags, "items": items})
 
-    def prune(self, elder_id: str) -> Removal | None:
+    def prune(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
         """Remove what the rule lets go of one elder's work, and return it.
 
         Brings `latest` after the registry too, where a death left it behind.
         """
-        removal = self.plan(elder_id)
+        removal = self.plan(elder_id, is_thorough=is_thorough)
         done = None if removal is None or removal.is_empty else self.apply(removal)
         with suppress(ModelNotReady):  # Ollama lost the version: only a training brings it back.
             bring_latest(self._registry, self._host, elder_id)

@@ -6,19 +6,19 @@ disk and in the registry. What only the holder of the job may do asks `Watch.che
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from config.settings import EvaluationSettings
 from config.training import TrainingConfig
 from pipeline.answers import AnswerSource
-from pipeline.chat_format import chat_format
 from pipeline.dataset import Dataset, JSONLBuilder
-from pipeline.evaluation import evaluate, sample_examples
 from pipeline.files import check_folder, disk_errors
-from pipeline.hosting.port import ModelHost, ServedModel
+from pipeline.hosting.port import ModelHost
+from pipeline.jobs.forms import FormMaker, FormSource, stored_source
+from pipeline.jobs.proof import Lesson, Proof, Prover
 from pipeline.latest import bring_latest
 from pipeline.progress import ProgressState, ProgressTracker
 from pipeline.registry import ModelRegistry
@@ -26,13 +26,12 @@ from pipeline.system_prompt import SystemPromptGenerator
 from pipeline.training_process import TrainingRunner
 from schemas.base import Frozen
 from schemas.documents import ElderModel, Job, ModelVersion
-from schemas.errors import TrainingFailed
+from schemas.errors import ArtefactCorrupt, JobCancelled, TrainingFailed, UnknownVersion
 from schemas.events import ModelReady, Stage, apply_overrides
 from schemas.identifiers import (
     candidate_tag,
     job_id_for,
     model_name,
-    read_candidate,
 )
 from schemas.training import (
     ADAPTER_FOLDER,
@@ -85,6 +84,10 @@ class DatasetRoom:
         self._config = config
         self._folder = folder
 
+    def path_of(self, elder_id: str, sha256: str) -> Path:
+        """Where a data set lies, or would lie."""
+        return self._folder / elder_id / f"{sha256}.jsonl"
+
     def build(
         self, elder_id: str, elder_name: str, base: str, max_seq_length: int | None = None
     ) -> Dataset:
@@ -112,7 +115,8 @@ class OllamaTrainer:
         runner: TrainingRunner,
         config: TrainingConfig,
         find_base: Callable[[str], BaseModelSpec],
-        evaluation: EvaluationSettings,
+        forms: FormMaker,
+        prover: Prover,
         adapters: Path,
         clock: Callable[[], datetime],
         on_stage: Callable[[Stage], None] = lambda stage: None,
@@ -124,7 +128,8 @@ class OllamaTrainer:
         self._runner = runner
         self._config = config
         self._find_base = find_base
-        self._evaluation = evaluation
+        self._forms = forms
+        self._prover = prover
         self._adapters = adapters
         self._clock = clock
         self._on_stage = on_stage
@@ -159,10 +164,13 @@ class OllamaTrainer:
         tracker = ProgressTracker()
         with disk_errors():
             version = self._released(job)
-            if version is None:
+            if version is None and job.kind == "form":
+                version = self._serve_again(job, tracker, watch)
+            elif version is None:
                 self._begin("preparing", tracker, watch)
                 plan = self._plan(job)
-                version = self._reusable(job, plan) or self._make(job, plan, tracker, watch)
+                version = self._reusable(job, plan, tracker, watch)
+                version = version or self._make(job, plan, tracker, watch)
             bring_latest(self._registry, self._host, job.elder_id)
             return self._ready(job, version, self._registry.get(job.elder_id))
 
@@ -175,21 +183,21 @@ class OllamaTrainer:
 
     def _released(self, job: Job) -> ModelVersion | None:
         """The job's own version, if an earlier holder died after it had released it."""
+        if job.kind == "form":
+            return None  # Its steps are repeated, and change nothing where they were done.
         version = self.fence_off(job)
-        if version is None or version.tag not in self._host.tags(version.tag):
+        if version is None or not self._host.has(version.tag):
             return None
         return version
 
     def _remove_earlier_candidates(self, elder_id: str, version: int, fence: int) -> None:
-        """Shut out earlier holders of this elder's work from Ollama too, which knows no fences.
+        """Shut out earlier holders of this job from Ollama too, which knows no fences.
 
         A version's tag is copied from a candidate, and a candidate that is gone cannot be
         copied. Only earlier ones go: this may itself be a worker that lost its lease.
         """
-        for tag in self._host.tags(f"{model_name(elder_id)}:"):
-            found = read_candidate(tag)
-            if found is not None and found < (version, fence):
-                self._host.delete(tag)
+        for earlier in range(1, fence):
+            self._host.delete(candidate_tag(elder_id, version, earlier))
 
     def _plan(self, job: Job) -> Plan:
         key = job.base_model or self._config.current_model
@@ -200,8 +208,10 @@ class OllamaTrainer:
         recipe_sha256 = hashlib.sha256(made_by.encode()).hexdigest()
         return Plan(base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256)
 
-    def _reusable(self, job: Job, plan: Plan) -> ModelVersion | None:
-        """Return the current version if it was made of the very same things and still stands."""
+    def _reusable(
+        self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
+    ) -> ModelVersion | None:
+        """Return the current version if it was made of the very same things and can be served."""
         model = None if job.force_retrain else self._registry.find(job.elder_id)
         current = model.serving if model else None
         if current is None or not current.ready:
@@ -211,56 +221,119 @@ class OllamaTrainer:
             plan.base.key,
             plan.recipe_sha256,
         )
-        return current if same and current.tag in self._host.tags(current.tag) else None
+        if not same:
+            return None
+        try:
+            self._ensure_served(job, current, tracker, watch)
+        except ArtefactCorrupt:
+            return None  # What it was made of is gone: it is trained again.
+        return current
+
+    def _serve_again(self, job: Job, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
+        """Do a job of the kind `form`: have its version served, and let it answer if it should."""
+        model = self._registry.get(job.elder_id)
+        version = model.version(job.form_version or 0)
+        if version is None or not version.ready:
+            raise UnknownVersion
+        self._ensure_served(job, version, tracker, watch)
+        watch.check()
+        if job.makes_current:
+            is_done = self._registry.select(job.elder_id, version.version, request=job.command)
+            model = self._registry.get(job.elder_id)
+            if not is_done and job.command not in model.commands:
+                raise JobCancelled  # Shut out, before this worker heard of it.
+        return version
+
+    def _ensure_served(
+        self, job: Job, version: ModelVersion, tracker: ProgressTracker, watch: Watch
+    ) -> None:
+        """Make a version's form again from its stored adapter, where the host has it no more."""
+        if self._host.has(version.tag):
+            return
+        dataset = self._datasets.path_of(job.elder_id, version.dataset_sha256)
+        source = stored_source(
+            version, self._find_base(version.base_model), self._adapters / job.elder_id, dataset
+        )
+        lesson = Lesson(dataset=dataset, examples=count_lines(dataset))
+        self._begin("converting", tracker, watch)
+        with self._candidate(job, version) as candidate:
+            proof = self._prove(job, candidate, source, lesson, tracker, watch)
+            self._begin("publishing", tracker, watch)
+            self._host.copy(candidate, version.tag)
+        self._registry.record_form(job.elder_id, version.version, proof.form)
 
     def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
+        """Train a version, ask it what it was taught, and release it."""
+        self._forms.require(plan.base, self._adapters)
         version = self._registry.open_version(job, _made_of(plan), self._clock())
+        with self._candidate(job, version) as candidate:
+            outcome = self._train(job, plan, tracker, watch)
+            plan.dataset.check()  # Hours may have passed since the training read it.
+            source = FormSource(
+                base=plan.base,
+                adapter=outcome.gguf_path,
+                adapter_sha256=outcome.gguf_sha256,
+                system=plan.dataset.system_prompt,
+            )
+            lesson = Lesson(dataset=plan.dataset.path, examples=plan.dataset.examples)
+            proof = self._prove(job, candidate, source, lesson, tracker, watch)
+            self._begin("publishing", tracker, watch)
+            self._host.copy(candidate, version.tag)
+            proven = version.model_copy(
+                update={
+                    "adapter_sha256": outcome.adapter_sha256,
+                    "gguf_sha256": outcome.gguf_sha256,
+                    "forms": (proof.form,),
+                    "evaluation": proof.evaluation,
+                    "ready": True,
+                }
+            )
+            self._registry.release(job.elder_id, proven)
+            return proven
+
+    @contextmanager
+    def _candidate(self, job: Job, version: ModelVersion) -> Iterator[str]:
+        """Give the name of a version's candidate, which is gone afterwards."""
         candidate = candidate_tag(job.elder_id, version.version, job.fence)
         self._remove_earlier_candidates(job.elder_id, version.version, job.fence)
         try:
-            return self._prove(job, plan, version, candidate, tracker, watch)
+            yield candidate
         finally:
             self._host.delete(candidate)
 
     def _prove(
         self,
         job: Job,
-        plan: Plan,
-        version: ModelVersion,
         candidate: str,
+        source: FormSource,
+        lesson: Lesson,
         tracker: ProgressTracker,
         watch: Watch,
-    ) -> ModelVersion:
-        """Train a version, ask it what it was taught, and release it."""
-        outcome = self._train(job, plan, tracker, watch)
-        self._begin("evaluating", tracker, watch)
-        self._register(candidate, plan, outcome)
-        plan.dataset.check()  # Hours may have passed since the training read it.
-        evaluation = evaluate(
-            self._host,
+    ) -> Proof:
+        def on_fraction(stage: Stage, fraction: float) -> None:
+            if tracker.state.stage != stage:
+                self._begin(stage, tracker, watch)
+            _note(watch, tracker.update_progress(fraction))
+
+        return self._prover.prove(
             candidate,
-            sample_examples(plan.dataset.path, plan.dataset.examples, self._evaluation.questions),
-            self._evaluation.threshold,
-            lambda fraction: _note(watch, tracker.update_progress(fraction)),
+            self._forms.choose(),
+            source,
+            lesson,
+            job,
+            self._work_dir(job),
+            on_fraction,
+            watch.check,
         )
-        self._begin("publishing", tracker, watch)
-        self._host.copy(candidate, version.tag)
-        proven = version.model_copy(
-            update={
-                "adapter_sha256": outcome.adapter_sha256,
-                "gguf_sha256": outcome.gguf_sha256,
-                "evaluation": evaluation,
-                "ready": True,
-            }
-        )
-        self._registry.release(job.elder_id, proven)
-        return proven
+
+    def _work_dir(self, job: Job) -> Path:
+        return self._adapters / job.elder_id / job.id / str(job.fence)
 
     def _train(
         self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
     ) -> TrainingOutcome:
         plan.dataset.check()
-        folder = self._adapters / job.elder_id / job.id
+        work_dir = self._work_dir(job)
         spec = TrainingSpec(
             job_id=job.id,
             elder_id=job.elder_id,
@@ -269,8 +342,10 @@ class OllamaTrainer:
             parameters=plan.parameters,
             dataset_path=plan.dataset.path,
             dataset_sha256=plan.dataset.sha256,
-            work_dir=folder / str(job.fence),
-            resume_from=tuple(folder / str(fence) for fence in range(job.fence - 1, 0, -1)),
+            work_dir=work_dir,
+            resume_from=tuple(
+                work_dir.parent / str(fence) for fence in range(job.fence - 1, 0, -1)
+            ),
         )
 
         # What earlier attempts exported is of no use any more, and may be large: a job that waits
@@ -289,23 +364,6 @@ class OllamaTrainer:
             raise TrainingFailed("the training left its adapter outside this attempt's folder")
         check_folder(outcome.adapter_path, outcome.hashes)
         return outcome
-
-    def _register(self, tag: str, plan: Plan, outcome: TrainingOutcome) -> None:
-        form = chat_format(plan.base.chat_format)
-        base = f"heirloom-base-{plan.base.key}"
-        self._host.ensure_base(base, plan.base.gguf_path)
-        self._host.create(
-            tag,
-            ServedModel(
-                form="adapter",
-                base=base,
-                file=outcome.gguf_path,
-                sha256=outcome.gguf_sha256,
-                system=plan.dataset.system_prompt,
-                template=form.ollama_template,
-                stop=form.stop,
-            ),
-        )
 
     def _begin(self, stage: Stage, tracker: ProgressTracker, watch: Watch) -> None:
         self._on_stage(stage)
@@ -336,6 +394,12 @@ def _made_of(plan: Plan) -> dict[str, str]:
         "recipe_sha256": plan.recipe_sha256,
         "dataset_sha256": plan.dataset.sha256,
     }
+
+
+def count_lines(path: Path) -> int:
+    """Count the examples of a data set."""
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 def _note(watch: Watch, state: ProgressState) -> None:

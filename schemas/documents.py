@@ -6,13 +6,17 @@ Field names are the stored names; `_id` is what each collection is looked up by.
 """
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
 
 from schemas.base import Inbound
 from schemas.events import ErrorBody, Evaluation, Method, Stage, Status
+from schemas.hosting import Form
 from schemas.identifiers import ElderId, JobId, Sha256, Version
+from schemas.training import Quantization
+
+JobKind = Literal["train", "form"]
 
 # Store documents are read leniently as to unknown fields: a newer release may have added some.
 
@@ -35,7 +39,10 @@ class PendingEvent(Stored):
 
 
 class Job(Stored):
-    """One accepted `train-requested`, from queue to terminal state.
+    """One piece of work of the training role, from queue to terminal state.
+
+    `kind` says which: `train`, an accepted `train-requested`; or `form`, which makes version
+    `form_version` servable again from its stored adapter and, if `makes_current`, lets it answer.
 
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
     on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
@@ -49,6 +56,9 @@ class Job(Stored):
     request_id: str
     elder_id: ElderId
     elder_name: str
+    kind: JobKind = "train"
+    form_version: Version | None = None
+    makes_current: bool = False
     force_retrain: bool
     base_model: str | None
     overrides: dict[str, Any]
@@ -84,9 +94,28 @@ class Job(Stored):
     latest: PendingEvent | None = None
 
     @property
+    def command(self) -> str:
+        """The name under which the registry remembers that this job let its version answer."""
+        return f"job/{self.id}"
+
+    @property
     def lost_leases(self) -> int:
         """How many workers were lost over this job, once another has claimed it."""
         return self.attempt - 1 - self.failures
+
+
+class VersionForm(Stored):
+    """A form in which a host was given a version; the newest one is what it serves.
+
+    `sha256` and `size_bytes` are those of the file that the host was given: the adapter, or the
+    merged model.
+    """
+
+    form: Form
+    sha256: Sha256 | None = None
+    size_bytes: int = 0
+    quantization: Quantization | None = None
+    made_at: datetime
 
 
 def _in_order(versions: "tuple[ModelVersion, ...]") -> "tuple[ModelVersion, ...]":
@@ -107,8 +136,14 @@ class ModelVersion(Stored):
     dataset_sha256: Sha256
     adapter_sha256: Sha256 | None = None
     gguf_sha256: Sha256 | None = None
+    forms: tuple[VersionForm, ...] = ()
     evaluation: Evaluation | None = None
     created_at: datetime
+
+    @property
+    def form(self) -> Form:
+        """How it is served: before forms were recorded, as an adapter."""
+        return self.forms[-1].form if self.forms else "adapter"
 
 
 class Deletion(Stored):
@@ -128,12 +163,21 @@ class ElderModel(Stored):
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
     """The last commands that changed `current`, by their names as requests: none is done twice."""
+    handovers: tuple[str, ...] = ()
+    """The names by which versions are brought to `latest`, or lately were: the newest ones."""
     deletions: tuple[Deletion, ...] = ()
     """The last deletions: a command that comes again is answered as it was."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""
         return next((v for v in self.versions if v.version == number), None)
+
+    @property
+    def previous(self) -> ModelVersion | None:
+        """The newest released version before the one that answers: where a rollback leads."""
+        current = self.current or 0
+        earlier = (v for v in self.versions if v.ready and v.version < current)
+        return max(earlier, key=lambda v: v.version, default=None)
 
     @property
     def serving(self) -> ModelVersion | None:

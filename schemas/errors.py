@@ -9,6 +9,7 @@
     │   ├── StoreUnavailable
     │   │   └── StoreRefused
     │   ├── OllamaUnavailable
+    │   │   └── OllamaFailed
     │   └── DiskUnavailable
     │       └── DiskFull
     ├── RejectError     the record or the work is at fault: dead letter or error reply, then go on
@@ -17,6 +18,7 @@
     │   ├── OverridesOutOfBounds
     │   ├── UnknownCommand, UnknownJob, UnknownVersion, UnknownLetter, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
+    │   ├── HostFailed, FormUnsupported, QuantizationTooLossy
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
     │   ├── AdapterUnsupported
     │   └── InternalError
@@ -94,6 +96,12 @@ class OllamaUnavailable(RetryError):
     """Ollama cannot be reached or answered with a server error; check OLLAMA_HOST."""
 
     code = "ollama_unavailable"
+
+
+class OllamaFailed(OllamaUnavailable):
+    """Ollama answered with a server error; its own sentence and its log say why."""
+
+    code = "ollama_failed"
 
 
 class DiskUnavailable(RetryError):
@@ -202,6 +210,27 @@ class OllamaRefused(RejectError):
     """Ollama does not accept the call; see its log for the reason."""
 
     code = "ollama_refused"
+
+
+class HostFailed(RejectError):
+    """The model host fails at this model, and at no other; see its own sentence and its log."""
+
+    code = "host_failed"
+
+
+class FormUnsupported(RejectError):
+    """The model host does not serve this form; set MODELSERVER_HOST__FORM to auto, or replace it.
+
+    `modelserver doctor` says which forms it serves.
+    """
+
+    code = "form_unsupported"
+
+
+class QuantizationTooLossy(RejectError):
+    """The quantised model forgot what the adapter knew; set `quantization: q8_0`."""
+
+    code = "quantization_too_lossy"
 
 
 class DeadlineExceeded(RejectError):

@@ -5,13 +5,25 @@ from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 
+from config.settings import EvaluationSettings, HostSettings
 from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore, StoredReply
 from pipeline.files import hash_file, seal_folder, write_file
-from pipeline.hosting.port import Completion, Message, Options, ServedModel, full_tag
-from pipeline.training_process import OnProgress
+from pipeline.hosting.port import (
+    Completion,
+    LoadedModel,
+    Message,
+    ModelHost,
+    Options,
+    ServedModel,
+    full_tag,
+)
+from pipeline.jobs.forms import FormMaker
+from pipeline.jobs.proof import Prover
+from pipeline.jobs.quiet import QuietMoments
+from pipeline.training_process import OnProgress, TrainingRunner
 from producers.publisher import Publication
-from schemas.documents import Deletion, ElderModel, Job, ModelVersion
+from schemas.documents import Deletion, ElderModel, Job, ModelVersion, VersionForm
 from schemas.errors import (
     ArtefactCorrupt,
     LeaseLost,
@@ -29,6 +41,7 @@ from schemas.training import (
     ADAPTER_FOLDER,
     ADAPTER_GGUF,
     ADAPTER_WEIGHTS,
+    Quantization,
     TrainingOutcome,
     TrainingProgress,
     TrainingSpec,
@@ -220,10 +233,13 @@ class FakeModelHost:
         self.answer = answer
         self.is_down = False
         self.asked: list[tuple[str, str]] = []
+        self.options: list[Options] = []
+        """How each question was to be answered."""
         self.calls: list[tuple[str, ...]] = []
         self.bases_sent = 0
         self.forms: tuple[Form, ...] = ("adapter", "merged", "plain")
         self._models: dict[str, tuple[str, ServedModel | Path]] = {}
+        self._in_memory: dict[str, int] = {}
 
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base."""
@@ -236,6 +252,11 @@ class FakeModelHost:
         """Say what the test chose."""
         self._enter("describe")
         return HostDescription(kind="ollama", version="0.32.15", forms=self.forms)
+
+    def refusal_of(self, form: Form) -> str | None:
+        """Refuse what is not among the test's forms."""
+        self._enter("refusal_of", form)
+        return None if form in self.forms else f"{form} is not supported"
 
     def has(self, tag: str) -> bool:
         """Look a name up."""
@@ -258,6 +279,8 @@ class FakeModelHost:
         """Answer with what the test chose."""
         self._enter("ask", tag)
         self._found(tag)
+        self.options.append(options)
+        self._in_memory[full_tag(tag)] = len(self.calls)
         question = messages[-1]["content"]
         self.asked.append((tag, question))
         text = self.answer(tag, question)
@@ -272,12 +295,30 @@ class FakeModelHost:
     def delete(self, tag: str) -> bool:
         """Remove a name."""
         self._enter("delete", tag)
+        self._in_memory.pop(full_tag(tag), None)
         return self._models.pop(_key(tag), None) is not None
 
     def tags(self, prefix: str = "") -> list[str]:
         """List names."""
         self._enter("tags")
         return [name for name, _ in self._models.values() if name.startswith(prefix)]
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """List what was asked or loaded, and not unloaded since."""
+        self._enter("loaded")
+        return tuple(LoadedModel(name=n, unloads_at=str(at)) for n, at in self._in_memory.items())
+
+    def load(self, tag: str, num_ctx: int) -> None:
+        """Bring a model into memory."""
+        self._enter("load", tag)
+        self._found(tag)
+        self._in_memory[full_tag(tag)] = len(self.calls)
+
+    def unload(self, tag: str) -> None:
+        """Let a model leave memory."""
+        self._enter("unload", tag)
+        self._found(tag)
+        self._in_memory.pop(full_tag(tag), None)
 
     def check(self) -> None:
         """Say nothing."""
@@ -356,6 +397,48 @@ class FakeRunner:
         )
 
 
+def proving(
+    host: ModelHost,
+    runner: TrainingRunner,
+    evaluation: EvaluationSettings,
+    settings: HostSettings | None = None,
+    quantization: Quantization = "q8_0",
+) -> tuple[FormMaker, Prover]:
+    """What makes forms, and what proves candidates; nobody waits for a quiet moment."""
+    forms = FormMaker(
+        host, runner, settings or HostSettings(), quantization, num_ctx=512, clock=fixed_clock
+    )
+    quiet = QuietMoments(host, evaluation.model_copy(update={"quiet_s": 0.0}), 512)
+    return forms, Prover(host, forms, quiet, evaluation, quantization, 512)
+
+
+class MemoryForms:
+    """Remembers which forms were asked for; each request makes one job."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+
+    def request_form(
+        self, model: ElderModel, number: int, *, makes_current: bool, request: str | None = None
+    ) -> Job:
+        """Return the job of this request, or a new one."""
+        name = request or f"v{number}/{len(self.jobs)}"
+        job = make_job(
+            id=f"{model.id}_{len(self.jobs)}",
+            elder_id=model.id,
+            request_source="forms",
+            request_id=name,
+            kind="form",
+            form_version=number,
+            makes_current=makes_current,
+        )
+        return self.jobs.setdefault(name, job)
+
+    def requested_form(self, elder_id: str, request: str) -> Job | None:
+        """Return the job of a request."""
+        return self.jobs.get(request)
+
+
 class MemoryRegistry:
     """The models' registry for unit tests; tests/integration has the real one."""
 
@@ -404,12 +487,28 @@ class MemoryRegistry:
         model = self.find(job.elder_id)
         if model is None:
             return None
+        if job.kind == "form":
+            is_done = job.command in model.commands
+            if not is_done:
+                commands = (*model.commands, f"{job.command}/off")
+                self._models[job.elder_id] = model.model_copy(update={"commands": commands})
+            return model.version(job.form_version or 0) if is_done else None
         versions = tuple(
             v.model_copy(update={"fence": max(v.fence, job.fence)}) if v.job_id == job.id else v
             for v in model.versions
         )
         self._models[job.elder_id] = model.model_copy(update={"versions": versions})
         return next((v for v in versions if v.job_id == job.id and v.ready), None)
+
+    def record_form(self, elder_id: str, number: int, form: VersionForm) -> None:
+        """Remember a version's form."""
+        model = self.get(elder_id)
+        version = model.version(number)
+        if version is None:
+            raise UnknownVersion
+        others = tuple(v for v in model.versions if v.version != number)
+        made = version.model_copy(update={"forms": (*version.forms, form)})
+        self._models[elder_id] = model.model_copy(update={"versions": (*others, made)})
 
     def release(self, elder_id: str, version: ModelVersion) -> None:
         """Let a version answer."""
@@ -431,12 +530,31 @@ class MemoryRegistry:
         version = model.version(number)
         if version is None or not version.ready:
             raise UnknownVersion
-        if request in model.commands or seen not in (None, model.current):
+        is_off = f"{request}/off" in model.commands
+        if is_off or request in model.commands or seen not in (None, model.current):
             return False
         commands = (*model.commands, request) if request else model.commands
         update = {"current": number, "commands": commands}
         self._models[elder_id] = model.model_copy(update=update)
         return True
+
+    def remember(self, elder_id: str, request: str) -> None:
+        """Remember a request."""
+        model = self.get(elder_id)
+        commands = (*(c for c in model.commands if c != request), request)
+        self._models[elder_id] = model.model_copy(update={"commands": commands})
+
+    def note_handover(self, elder_id: str, name: str) -> None:
+        """Remember a name."""
+        model = self.get(elder_id)
+        update = {"handovers": (*model.handovers, name)}
+        self._models[elder_id] = model.model_copy(update=update)
+
+    def drop_handover(self, elder_id: str, name: str) -> None:
+        """Forget a name."""
+        model = self.get(elder_id)
+        left = tuple(n for n in model.handovers if n != name)
+        self._models[elder_id] = model.model_copy(update={"handovers": left})
 
     def elders(self) -> list[str]:
         """Return all ids."""
@@ -449,6 +567,18 @@ class MemoryRegistry:
             return False
         left = tuple(v for v in model.versions if v.version == current or v.version not in numbers)
         self._models[elder_id] = model.model_copy(update={"versions": left})
+        return True
+
+    def forget_forms(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
+        """Note that versions have no form, unless another answers by now."""
+        model = self._models.get(elder_id)
+        if model is None or model.current != current:
+            return False
+        versions = tuple(
+            v.model_copy(update={"forms": ()}) if v.version in numbers else v
+            for v in model.versions
+        )
+        self._models[elder_id] = model.model_copy(update={"versions": versions})
         return True
 
     def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from consumers.app import utc_now
-from consumers.cli.output import print_fields, print_json, print_table
+from consumers.cli.output import notes, print_fields, print_json, print_table
 from consumers.cli.wiring import ElderIdArgument, Json, open_app
-from consumers.models import describe_model
+from consumers.models import describe_model, describe_rollback
 from pipeline.retention import Removal
 from schemas.documents import ElderModel
 from schemas.errors import InvalidEvent
@@ -74,7 +74,16 @@ def rollback(
     Example: modelserver models rollback LXM19580312F --version 2
     """
     with open_app() as app:
-        _show(app.manager.rollback(checked(elder_id), version), json)
+        done = app.manager.rollback(checked(elder_id), version)
+    if json:
+        print_json(describe_rollback(done))
+        return
+    _show(done.model, json)
+    if done.job_id is not None:
+        notes.print(
+            f"Its form is made first, by job {done.job_id}; until then the present version "
+            f"answers. See: modelserver jobs get {done.job_id}"
+        )
 
 
 @models.command()
@@ -155,10 +164,11 @@ def _show(model: ElderModel, json: bool) -> None:
             v.tag,
             "current" if v.version == model.current else ("ready" if v.ready else "not released"),
             v.base_model,
+            v.form,
             f"{v.evaluation.right}/{v.evaluation.asked}" if v.evaluation else None,
             v.created_at.isoformat(timespec="seconds"),
         ]
         for v in model.versions
     ]
-    columns = ["version", "tag", "state", "base", "knew", "made"]
+    columns = ["version", "tag", "state", "base", "form", "knew", "made"]
     print_table(f"{model.elder_name} ({model.id})", columns, rows)

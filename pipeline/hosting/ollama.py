@@ -6,7 +6,7 @@ sent once.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,21 +15,39 @@ import ijson
 import ollama
 
 from config.settings import OllamaSettings
-from pipeline.hosting.port import Completion, Message, Options, ServedModel, full_tag
-from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
+from pipeline.hosting.port import (
+    Completion,
+    LoadedModel,
+    Message,
+    Options,
+    ServedModel,
+    full_tag,
+)
+from schemas.errors import (
+    ArtefactCorrupt,
+    ModelNotReady,
+    OllamaFailed,
+    OllamaRefused,
+    OllamaUnavailable,
+)
 from schemas.hosting import Form, HostDescription, HostKind
 
 # What our own host role adds to the version whose API it speaks.
 LLAMA_SERVER_SUFFIX = "+llama-server"
 _NUMBERS = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
-_WITHOUT_ADAPTERS = (0, 34, 1)
-_LAST_KNOWN = _WITHOUT_ADAPTERS
+_FIRST_WITHOUT = (0, 34, 1)
+_WITH_ADAPTERS: tuple[Form, ...] = ("adapter", "merged", "plain")
+_WITHOUT_ADAPTERS: tuple[Form, ...] = ("merged", "plain")
 # An unknown base is looked for in the registry on the network, and that fails with status 500.
 _UNKNOWN_BASE = "pull model manifest"
-# Request Timeout and Too Many Requests, which a proxy before Ollama says: asked later it will do.
-_BUSY = frozenset({408, 429})
-# Who we are is refused, and not what we ask: an operator mends it, and nothing is lost meanwhile.
+# Asked later it will do: Request Timeout, Too Many Requests, and what a proxy says of a server
+# that it cannot reach, or Ollama of a full queue.
+_BUSY = frozenset({408, 429, 502, 503, 504})
+# Authentication failed; the request itself is fine. Retry until an operator fixes it.
 _STRANGER = frozenset({401, 403, 407})
+_LONGEST_SENTENCE = 300
+_QUOTED = 16
+_QUOTES_A_PAGE = re.compile(r"<(!doctype|html)", re.IGNORECASE)
 
 
 class OllamaHost:
@@ -55,11 +73,29 @@ class OllamaHost:
         """Ask for the version, and say what an Ollama of that version can make."""
         with ollama_errors(), self._client._client.stream("GET", "/api/version") as answer:
             version = str(json.loads(answer.read())["version"])
-        return HostDescription(kind=_kind_of(version), version=version, forms=forms_of(version))
+        forms = forms_of(version)
+        if forms is None:
+            takes_adapters = self.refusal_of("adapter") is None
+            forms = _WITH_ADAPTERS if takes_adapters else _WITHOUT_ADAPTERS
+        return HostDescription(kind=_kind_of(version), version=version, forms=forms)
+
+    def refusal_of(self, form: Form) -> str | None:
+        """Ask for the form by a request that comes to nothing: its model has no name."""
+        if form in ("merged", "plain"):
+            return None
+        try:
+            self._client.create(model="", from_="none", adapters={"a": "none"}, stream=False)
+        except ollama.ResponseError as error:
+            sentence = _sentence(error, ())
+        else:
+            sentence = "it makes models without a name"
+        if "adapter" in sentence.lower():
+            return sentence
+        return None if form == "adapter" else "only llama-server shares a base"
 
     def create(self, tag: str, model: ServedModel) -> None:
         """Create or replace a model in its form."""
-        with ollama_errors():
+        with ollama_errors([model.system]):
             files = None if model.file is None else {model.file.name: self._send(model)}
             is_whole = model.form == "merged"
             self._client.create(
@@ -88,7 +124,7 @@ class OllamaHost:
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Ask a model and wait for the whole answer."""
-        with ollama_errors():
+        with ollama_errors(message["content"] for message in messages):
             response = self._client.chat(
                 model=tag, messages=messages, options=options, keep_alive=self._keep_alive
             )
@@ -129,15 +165,35 @@ class OllamaHost:
             names = ijson.items(ijson.from_iter(answer.iter_bytes()), "models.item.model")
             return [name for name in names if name.startswith(prefix)]
 
-    def check(self) -> None:
+    def loaded(self) -> tuple[LoadedModel, ...]:
         """Ask for the models that are loaded: few, however many there are."""
         with ollama_errors():
-            self._client.ps()
+            models = self._client.ps().models
+        return tuple(
+            LoadedModel(name=m.model, unloads_at=str(m.expires_at)) for m in models if m.model
+        )
+
+    def load(self, tag: str, num_ctx: int) -> None:
+        """Load a model by a chat without messages."""
+        with ollama_errors():
+            self._client.chat(model=tag, options={"num_ctx": num_ctx}, keep_alive=self._keep_alive)
+
+    def unload(self, tag: str) -> None:
+        """Unload a model by a chat without messages that keeps it alive for no time."""
+        with ollama_errors():
+            self._client.chat(model=tag, keep_alive=0)
+
+    def check(self) -> None:
+        """Ask for the models that are loaded."""
+        self.loaded()
 
 
 @contextmanager
-def ollama_errors() -> Iterator[None]:
-    """Turn the client's errors into ours: unknown model, refused, or not available."""
+def ollama_errors(said: Iterable[str] = ()) -> Iterator[None]:
+    """Turn the client's errors into ours: unknown model, refused, failed, or not reached.
+
+    Ollama's own sentence is kept, unless it quotes what was `said` to a model.
+    """
     try:
         yield
     except ollama.ResponseError as error:
@@ -148,9 +204,14 @@ def ollama_errors() -> Iterator[None]:
                 f"Ollama, or a proxy before it, refuses this client ({error.status_code}); check "
                 "OLLAMA_HOST and what it lets in"
             ) from error
-        if 400 <= error.status_code < 500 and error.status_code not in _BUSY:
-            raise OllamaRefused(f"Ollama refused the call ({error.status_code})") from error
-        raise OllamaUnavailable(f"Ollama answered with status {error.status_code}") from error
+        sentence = _sentence(error, said)
+        # -1 is what the client says of an error in the middle of a stream.
+        status = f" ({error.status_code})" if error.status_code > 0 else ""
+        if error.status_code in _BUSY:
+            raise OllamaUnavailable(f"Ollama is busy or away{status}: {sentence}") from error
+        if 400 <= error.status_code < 500:
+            raise OllamaRefused(f"Ollama refused the call{status}: {sentence}") from error
+        raise OllamaFailed(f"Ollama failed{status}: {sentence}") from error
     except (httpx.HTTPError, ConnectionError) as error:
         raise OllamaUnavailable(
             f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST"
@@ -159,6 +220,28 @@ def ollama_errors() -> Iterator[None]:
         raise OllamaUnavailable(
             "what answers in Ollama's place speaks no JSON; check OLLAMA_HOST and any proxy"
         ) from error
+
+
+def _sentence(error: ollama.ResponseError, said: Iterable[str]) -> str:
+    """What Ollama said of its error, on one line: never what an elder or a family said."""
+    sentence = " ".join(error.error.split())[:_LONGEST_SENTENCE]
+    if _QUOTES_A_PAGE.match(sentence):
+        return "no reason, but a page"
+    if any(_is_quoted(sentence, text) for text in said):
+        return "a reason that quotes what was said; see its log"
+    return sentence or "no reason given"
+
+
+def _is_quoted(sentence: str, text: str) -> bool:
+    """Whether a sentence shares `_QUOTED` characters in a row with a text.
+
+    Ollama's own sentences are plain ASCII: of others one character is enough.
+    """
+    if any(character in text for character in sentence if not character.isascii()):
+        return True
+    folded = " ".join(text.split())
+    starts = range(max(1, len(sentence) - _QUOTED + 1))
+    return any(sentence[i : i + _QUOTED] in folded for i in starts if sentence)
 
 
 def to_completion(response: ollama.ChatResponse) -> Completion:
@@ -170,18 +253,20 @@ def to_completion(response: ollama.ChatResponse) -> Completion:
     )
 
 
-def forms_of(version: str) -> tuple[Form, ...]:
+def forms_of(version: str) -> tuple[Form, ...] | None:
     """Say which forms an Ollama of this version makes, the preferred one first.
 
-    Since 0.34.1 it refuses adapters. A version that is no number is taken for a new one: every
-    Ollama serves merged models. What comes after the `+` says that it is not Ollama itself; our
-    own host role shares one base among its adapters.
+    Since 0.34.1 it refuses adapters; every Ollama serves merged models. What comes after a `+`
+    says that it is not Ollama itself; our own host role shares one base among its adapters. None
+    for a version that is no number.
     """
     if _kind_of(version) == "llama-server":
         return ("shared", "plain")
     found = _NUMBERS.match(version)
-    numbers = tuple(int(number) for number in found.groups()) if found else _LAST_KNOWN
-    return ("adapter", "merged", "plain") if numbers < _WITHOUT_ADAPTERS else ("merged", "plain")
+    if found is None:
+        return None
+    numbers = tuple(int(number) for number in found.groups())
+    return _WITH_ADAPTERS if numbers < _FIRST_WITHOUT else _WITHOUT_ADAPTERS
 
 
 def _kind_of(version: str) -> HostKind:

@@ -20,6 +20,13 @@ class Completion(Frozen):
     completion_tokens: int
 
 
+class LoadedModel(Frozen):
+    """A model in memory; `unloads_at`, as the host writes it, changes whenever it is asked."""
+
+    name: str
+    unloads_at: str
+
+
 class ServedModel(Frozen):
     """What a host is given to serve.
 
@@ -43,6 +50,9 @@ class ModelHost(Protocol):
 
     def describe(self) -> HostDescription:
         """Ask the host what it is and which forms it can make."""
+
+    def refusal_of(self, form: Form) -> str | None:
+        """Ask whether the host would refuse a form; return its own sentence, or None."""
 
     def ensure_base(self, name: str, gguf: Path) -> None:
         """Register a base model under `name` unless it is there."""
@@ -72,6 +82,15 @@ class ModelHost(Protocol):
 
         The host sends all of them whatever is asked for; for one name, `has` is the cheaper way.
         """
+
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """List the models that are in memory."""
+
+    def load(self, tag: str, num_ctx: int) -> None:
+        """Bring a model into memory, as a question would; raises ModelNotReady."""
+
+    def unload(self, tag: str) -> None:
+        """Let a model leave memory; raises ModelNotReady."""
 
     def check(self) -> None:
         """Do nothing but ask whether the host is there."""

@@ -15,7 +15,7 @@ from pipeline.store import Store
 from schemas.documents import Job, ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag
-from tests.fakes import FakeModelHost, make_job
+from tests.fakes import FakeModelHost, MemoryForms, make_job
 from tests.ledger_witness import new_request
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -171,7 +171,8 @@ class Served:
     def __init__(self, registry: ModelRegistry) -> None:
         self.host = FakeModelHost()
         self.registry = registry
-        self.manager = ModelManager(registry, self.host)
+        self.forms = MemoryForms()
+        self.manager = ModelManager(registry, self.host, self.forms)
         self.host.ensure_base("base", Path("x"))
         self._copy = self.host.copy
         self._select = registry.select
@@ -219,10 +220,10 @@ def served(registry: ModelRegistry) -> Served:
 def test_rollback_lets_the_version_before_answer(served: Served) -> None:
     served.version(1)
     served.version(2)
-    model = served.manager.rollback("LXM")
-    assert model.current == 1
+    done = served.manager.rollback("LXM")
+    assert done.model.current == 1
     assert served.host.recipe(current_tag("LXM")) == Path("weights-1")
-    assert served.manager.rollback("LXM", 2).current == 2
+    assert served.manager.rollback("LXM", 2).model.current == 2
     assert served.host.recipe(current_tag("LXM")) == Path("weights-2")
 
 
@@ -231,8 +232,8 @@ def test_rollback_that_is_asked_for_again_by_the_same_command_is_done_once(serve
     for number in (1, 2, 3):
         served.version(number)
     for _ in range(2):
-        assert served.manager.rollback("LXM", request="family/7").current == 2
-    assert served.manager.rollback("LXM", request="family/8").current == 1
+        assert served.manager.rollback("LXM", request="family/7").model.current == 2
+    assert served.manager.rollback("LXM", request="family/8").model.current == 1
 
 
 def test_rollback_beyond_the_first_or_to_nothing_changes_nothing(served: Served) -> None:
@@ -323,7 +324,7 @@ def test_rollbacks_that_cross_leave_latest_at_what_the_registry_says(served: Ser
     for number in (1, 2, 3):
         served.version(number)
     served.before_next_copy_to_latest(lambda: served.manager.rollback("LXM", 1))
-    assert served.manager.rollback("LXM", 2).current == 1
+    assert served.manager.rollback("LXM", 2).model.current == 1
     assert served.latest == "weights-1"
 
 
@@ -341,7 +342,7 @@ def test_one_rollback_at_two_members_at_once_is_done_once(served: Served) -> Non
     for number in (1, 2, 3):
         served.version(number)
     served.before_next_select(lambda: served.manager.rollback("LXM", request="family/1"))
-    assert served.manager.rollback("LXM", request="family/1").current == 2
+    assert served.manager.rollback("LXM", request="family/1").model.current == 2
     assert served.latest == "weights-2"
 
 
@@ -356,7 +357,7 @@ def test_rollback_cut_short_is_ended_by_the_command_that_comes_again(served: Ser
     with pytest.raises(Killed):
         served.manager.rollback("LXM", request="family/1")
     assert (served.registry.get("LXM").current, served.latest) == (2, "weights-3")
-    assert served.manager.rollback("LXM", request="family/1").current == 2
+    assert served.manager.rollback("LXM", request="family/1").model.current == 2
     assert served.latest == "weights-2"
 
 
@@ -398,7 +399,7 @@ def test_rollback_that_comes_again_after_a_delete_is_still_known_as_done(served:
     served.version(2)
     served.manager.rollback("LXM", request="family/1")
     served.manager.delete_model("LXM", request="family/2")
-    assert served.manager.rollback("LXM", request="family/1").current is None
+    assert served.manager.rollback("LXM", request="family/1").model.current is None
     with pytest.raises(ModelNotReady):
         served.manager.rollback("LXM", request="family/3")
 

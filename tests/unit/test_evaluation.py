@@ -50,23 +50,23 @@ def test_reply_without_them_is_not(reply: str, taught: str) -> None:
 
 def test_all_are_asked_and_the_fraction_is_told() -> None:
     told: list[float] = []
-    found = evaluate(host(3), "m", EXAMPLES, 0.5, told.append)
+    found = evaluate(host(3), "m", EXAMPLES, 0.5, told.append, num_ctx=512)
     assert (found.asked, found.right, found.recall, found.threshold) == (4, 3, 0.75, 0.5)
     assert told == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_just_the_threshold_is_enough() -> None:
-    assert evaluate(host(2), "m", EXAMPLES, 0.5, lambda f: None).right == 2
+    assert evaluate(host(2), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512).right == 2
 
 
 def test_below_the_threshold_is_a_failure_that_says_how_much_came_back() -> None:
     with pytest.raises(EvaluationFailed, match="1 of 4"):
-        evaluate(host(1), "m", EXAMPLES, 0.5, lambda f: None)
+        evaluate(host(1), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512)
 
 
 def test_model_that_is_not_there_is_no_bad_answer() -> None:
     with pytest.raises(ModelNotReady):
-        evaluate(FakeModelHost(), "m", EXAMPLES, 0.0, lambda f: None)
+        evaluate(FakeModelHost(), "m", EXAMPLES, 0.0, lambda f: None, num_ctx=512)
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,21 @@ from pipeline.models import ModelManager
 from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag, handover_tag, is_passing, model_tag
-from tests.fakes import NOW, FakeModelHost, MemoryRegistry
+from tests.fakes import NOW, FakeModelHost, MemoryForms, MemoryRegistry
 
 ELDER = "LXM"
 LATEST = current_tag(ELDER)
 CALLS = {
-    "host": ("copy", "delete", "tags"),
-    "registry": ("find", "get", "select", "retire", "release"),
+    "host": ("copy", "delete", "tags", "has"),
+    "registry": (
+        "find",
+        "get",
+        "select",
+        "retire",
+        "release",
+        "note_handover",
+        "drop_handover",
+    ),
 }
 
 
@@ -37,7 +45,7 @@ class House:
     def __init__(self) -> None:
         self.host = FakeModelHost()
         self.registry = MemoryRegistry()
-        self.manager = ModelManager(self.registry, self.host)  # type: ignore[arg-type]
+        self.manager = ModelManager(self.registry, self.host, MemoryForms())  # type: ignore[arg-type]
         self.before_call: Callable[[], None] = lambda: None
         versions = tuple(version(number, ready=number < 4) for number in range(1, 5))
         self.registry._models[ELDER] = ElderModel(
@@ -201,6 +209,17 @@ def test_version_that_ollama_lost_is_told_and_latest_stays() -> None:
 @pytest.mark.parametrize("number", [1, 3])
 def test_handover_left_by_a_dead_process_is_removed_by_the_next(number: int) -> None:
     house = House()
-    house.host.copy(model_tag(ELDER, number), handover_tag(model_tag(ELDER, number), "dead"))
+    left = handover_tag(model_tag(ELDER, number), "dead")
+    house.registry.note_handover(ELDER, left)
+    house.host.copy(model_tag(ELDER, number), left)
     house.follow()
     assert house.passing() == []
+
+
+def test_latest_follows_without_the_list_of_all_models() -> None:
+    """With a hundred thousand elders it is tens of megabytes."""
+    house = House()
+    house.follow()
+    house.manager.rollback(ELDER, 1)
+    house.follow()
+    assert "tags" not in {call[0] for call in house.host.calls}

@@ -11,7 +11,14 @@ from pymongo import errors as mongo
 
 from pipeline.hosting.ollama import ollama_errors
 from pipeline.store import store_errors
-from schemas.errors import ModelNotReady, OllamaRefused, OllamaUnavailable, StoreRefused
+from schemas.errors import (
+    ModelNotReady,
+    ModelServerError,
+    OllamaFailed,
+    OllamaRefused,
+    OllamaUnavailable,
+    StoreRefused,
+)
 from schemas.errors import StoreUnavailable as Unavailable
 
 
@@ -86,8 +93,10 @@ def test_fault_of_what_was_written_is_let_through(error: Exception) -> None:
         (ollama.ResponseError("timed out", 408), OllamaUnavailable),
         (ollama.ResponseError("busy", 429), OllamaUnavailable),
         (ollama.ResponseError("overloaded", 503), OllamaUnavailable),
+        (ollama.ResponseError("a proxy's", 502), OllamaUnavailable),
+        (ollama.ResponseError("the runner cannot load it", 500), OllamaFailed),
         # In the middle of a stream an error comes without a status.
-        (ollama.ResponseError("the runner has ended"), OllamaUnavailable),
+        (ollama.ResponseError("the runner has ended"), OllamaFailed),
         (httpx.ReadTimeout("slow"), OllamaUnavailable),
     ],
     ids=repr,
@@ -98,3 +107,32 @@ def test_ollama_that_may_do_it_later_is_waited_for(
     with pytest.raises(Exception) as caught, ollama_errors():  # its type is what matters
         raise error
     assert type(caught.value) is becomes
+
+
+NO_ADAPTERS = "LoRA adapters are no longer supported"
+
+
+@pytest.mark.parametrize("status", [400, 500, 503])
+def test_ollamas_own_sentence_is_kept(status: int) -> None:
+    with pytest.raises(ModelServerError, match=NO_ADAPTERS), ollama_errors(["You are old."]):
+        raise ollama.ResponseError(NO_ADAPTERS, status)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("I was born in Stromness.", 'cannot parse "I was born in Stromness."'),
+        ("我生在绍兴。", "bad prompt: 绍兴"),
+        ("Zoë", "bad name Zoë"),
+    ],
+)
+def test_sentence_that_quotes_what_was_said_is_not_kept(said: str, sentence: str) -> None:
+    with pytest.raises(OllamaRefused) as caught, ollama_errors(["something else", said]):
+        raise ollama.ResponseError(sentence, 400)
+    assert sentence not in caught.value.message and said not in caught.value.message
+
+
+def test_page_of_a_proxy_is_not_kept() -> None:
+    with pytest.raises(OllamaFailed) as caught, ollama_errors():
+        raise ollama.ResponseError("<html>\n<body>secret</body></html>", 500)
+    assert "secret" not in caught.value.message

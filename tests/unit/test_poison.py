@@ -42,6 +42,7 @@ from tests.fakes import (
     FakeModelHost,
     ListedAnswers,
     MemoryChatStore,
+    MemoryForms,
     MemoryRegistry,
     RecordingPublisher,
     fixed_clock,
@@ -124,7 +125,7 @@ class Bench:
         ledger: Any = self.ledger
         confirm, base = self.publisher.confirm, training.current_model
         events = Events("source", str, fixed_clock)
-        manager = ModelManager(registry, FakeModelHost())
+        manager = ModelManager(registry, FakeModelHost(), MemoryForms())
         self.handlers: dict[str, Handler] = {
             "answers-updated": AnswersHandler(
                 answers, room, datasets, events, confirm, self.metrics, base, fixed_clock

@@ -1,11 +1,12 @@
 """The steps of a job over fakes: what is made, in which order, and what stands after a failure."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from config.settings import EvaluationSettings
+from config.settings import EvaluationSettings, HostSettings
 from config.training import load_training_config
 from pipeline.hosting.port import ServedModel
 from pipeline.models import ModelManager
@@ -26,14 +27,16 @@ from schemas.errors import (
     UnknownElder,
 )
 from schemas.events import ModelReady
-from schemas.training import ADAPTER_GGUF
+from schemas.training import ADAPTER_GGUF, Quantization
 from tests.fakes import (
     FakeModelHost,
     FakeRunner,
     ListedAnswers,
+    MemoryForms,
     MemoryRegistry,
     fixed_clock,
     make_job,
+    proving,
 )
 
 BASE = "smollm2-135m-instruct"
@@ -75,9 +78,18 @@ class Cancelled(Unwatched):
 class Workshop:
     """A trainer with fakes around it, and a manager over the same registry and host."""
 
-    def __init__(self, folder: Path, *, questions: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        questions: int = 3,
+        threshold: float = 0.5,
+        host: FakeModelHost | None = None,
+        host_settings: HostSettings | None = None,
+        quantization: Quantization = "q8_0",
+    ) -> None:
         self.taught = dict(TAUGHT)
-        self.host = FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
+        self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
         self.runner = FakeRunner()
         self.registry = MemoryRegistry()
         self.stages: list[str] = []
@@ -93,12 +105,19 @@ class Workshop:
             self.runner,
             config,
             lambda key: config.base(key, folder / "base"),
-            EvaluationSettings(questions=questions),
+            *proving(
+                self.host,
+                self.runner,
+                EvaluationSettings(questions=questions, threshold=threshold),
+                host_settings,
+                quantization,
+            ),
             folder / "adapters",
             fixed_clock,
             self.stages.append,
         )
-        self.manager = ModelManager(self.registry, self.host)  # type: ignore[arg-type]
+        self.forms = MemoryForms()
+        self.manager = ModelManager(self.registry, self.host, self.forms)  # type: ignore[arg-type]
         self.copies_to_latest: list[str] = []
         """Whose adapters `latest` got, one after another."""
         self._intruders: list[Callable[[], object]] = []
@@ -261,7 +280,7 @@ def test_job_that_ends_during_a_rollback_wins(shop: Workshop) -> None:
     shop.run(second_job(force_retrain=True))
     third = make_job(id="LXM_3", request_id="r3", force_retrain=True)
     shop.before_next_copy_to_latest(lambda: shop.run(third))
-    assert shop.manager.rollback("LXM", 1).current == 3
+    assert shop.manager.rollback("LXM", 1).model.current == 3
     assert adapter_of(shop, LATEST) == "LXM_3/1"
 
 
@@ -279,9 +298,21 @@ def test_other_parameters_make_another_version(shop: Workshop) -> None:
     assert shop.runner.specs[1].parameters.epochs == 2
 
 
-def test_version_that_the_host_lost_is_not_reused(shop: Workshop) -> None:
+def test_version_that_the_host_lost_is_served_again_and_not_trained_anew(shop: Workshop) -> None:
+    """A host that was installed anew, or another one, knows no personas."""
     shop.run()
     shop.host.delete("afs_elder_LXM:v1")
+    ready = shop.run(second_job())
+    assert (ready.version, ready.reused, len(shop.runner.specs)) == (1, True, 1)
+    assert adapter_of(shop, "afs_elder_LXM:v1") == "LXM_1734512345/1"
+    assert adapter_of(shop, LATEST) == "LXM_1734512345/1"
+    assert [form.form for form in shop.registry.get("LXM").versions[0].forms] == ["adapter"] * 2
+
+
+def test_version_that_the_host_lost_without_its_adapter_is_trained_anew(shop: Workshop) -> None:
+    shop.run()
+    shop.host.delete("afs_elder_LXM:v1")
+    shutil.rmtree(shop.folder / "adapters" / "LXM" / make_job().id)
     assert shop.run(second_job()).version == 2
 
 

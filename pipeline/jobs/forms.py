@@ -1,0 +1,270 @@
+"""A version's form: which one its host is given, whether it can be made, and making it.
+
+A form is made from what is kept: the base, the stored adapter and the system prompt of its data
+set. So it can be made again for another host, or for one that lost it, without training anew.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from config.settings import HostSettings
+from pipeline.chat_format import chat_format
+from pipeline.files import check_file, check_folder, verify_folder
+from pipeline.hosting.port import ModelHost, ServedModel
+from pipeline.training_process import OnProgress, TrainingRunner
+from schemas.base import Frozen
+from schemas.documents import Job, ModelVersion, VersionForm
+from schemas.errors import (
+    ArtefactCorrupt,
+    FormUnsupported,
+    HostFailed,
+    ModelServerError,
+    OllamaFailed,
+    RetryError,
+)
+from schemas.hosting import MERGED_GGUF, Form, HostDescription, MergeSpec
+from schemas.identifiers import Sha256, is_passing
+from schemas.training import (
+    ADAPTER_FOLDER,
+    ADAPTER_GGUF,
+    ADAPTER_WEIGHTS,
+    BaseModelSpec,
+    Quantization,
+)
+
+_ASK_ANYTHING = [{"role": "user", "content": "."}]
+
+
+class FormSource(Frozen):
+    """What a version's form is made from; `adapter` is its GGUF LoRA."""
+
+    base: BaseModelSpec
+    adapter: Path
+    adapter_sha256: Sha256
+    system: str
+
+
+class FormMaker:
+    """Gives a host the form of a version that it can serve."""
+
+    def __init__(
+        self,
+        host: ModelHost,
+        runner: TrainingRunner,
+        settings: HostSettings,
+        quantization: Quantization,
+        *,
+        num_ctx: int,
+        clock: Callable[[], datetime],
+    ) -> None:
+        """`num_ctx` is the window, in tokens, that every call names."""
+        self._host = host
+        self._runner = runner
+        self._settings = settings
+        self._quantization = quantization
+        self._num_ctx = num_ctx
+        self._clock = clock
+
+    def choose(self) -> Form:
+        """Ask the host what it is, and return the form to make for it.
+
+        Raises FormUnsupported, with the host's own sentence, where the setting names a form that
+        the host refuses.
+        """
+        return choose_form(self._host, self._settings, self._host.describe())
+
+    def require(self, base: BaseModelSpec, folder: Path) -> None:
+        """Raise what would end a job after its training: before it, and with what to do.
+
+        FormUnsupported where the host does not serve the form, or where what makes it is missing;
+        AdapterUnsupported for an architecture without a GGUF form; DiskFull where `folder` has no
+        room for a merge.
+        """
+        form = self.choose()
+        if form == "merged" and self._quantization == "q4_k_m":
+            find_quantizer(self._settings)
+
+    def make(
+        self,
+        tag: str,
+        form: Form,
+        source: FormSource,
+        job: Job,
+        work_dir: Path,
+        on_progress: OnProgress,
+        check: Callable[[], None],
+        *,
+        quantization: Quantization = "q8_0",
+    ) -> VersionForm:
+        """Make a form below `work_dir`, give it to the host under `tag`, and say what it is.
+
+        Raises ArtefactCorrupt, OllamaRefused, OllamaUnavailable, DiskUnavailable, and what `check`
+        raises, which is asked several times a second.
+        """
+        template = chat_format(source.base.chat_format)
+        model = ServedModel(
+            form=form, system=source.system, template=template.ollama_template, stop=template.stop
+        )
+        if form == "merged":
+            return self._merge(tag, model, source, job, work_dir, on_progress, check, quantization)
+        base = base_name(source.base)
+        self._host.ensure_base(base, source.base.gguf_path)
+        fields = {"base": base, "file": source.adapter, "sha256": source.adapter_sha256}
+        self._host.create(tag, model.model_copy(update=fields))
+        size_bytes = source.adapter.stat().st_size
+        return self._record(form, source.adapter_sha256, size_bytes, None)
+
+    def _merge(
+        self,
+        tag: str,
+        model: ServedModel,
+        source: FormSource,
+        job: Job,
+        work_dir: Path,
+        on_progress: OnProgress,
+        check: Callable[[], None],
+        quantization: Quantization,
+    ) -> VersionForm:
+        quantizer = find_quantizer(self._settings) if quantization == "q4_k_m" else None
+        spec = MergeSpec(
+            job_id=job.id,
+            elder_id=job.elder_id,
+            fence=job.fence,
+            base_gguf=source.base.gguf_path,
+            adapter_gguf=source.adapter,
+            adapter_sha256=source.adapter_sha256,
+            quantization=quantization,
+            quantizer=quantizer,
+            work_dir=work_dir,
+        )
+        outcome = self._runner.merge(spec, on_progress, check)
+        folder = outcome.path.parent
+        try:
+            check_folder(folder, {MERGED_GGUF: outcome.sha256})
+            file = {"file": outcome.path, "sha256": outcome.sha256}
+            self._host.create(tag, model.model_copy(update=file))
+        finally:
+            # The host has it now, or it is made again: it may be larger than all adapters.
+            shutil.rmtree(folder, ignore_errors=True)
+        return self._record("merged", outcome.sha256, outcome.size_bytes, quantization)
+
+    def _record(
+        self, form: Form, sha256: str, size_bytes: int, quantization: Quantization | None
+    ) -> VersionForm:
+        return VersionForm(
+            form=form,
+            sha256=sha256,
+            size_bytes=size_bytes,
+            quantization=quantization,
+            made_at=self._clock(),
+        )
+
+    @contextmanager
+    def blamed(self, tag: str) -> Iterator[None]:
+        """Turn a failure of the host into the job's own, where the host is otherwise well.
+
+        Raises HostFailed with the host's sentence where its version and another model answer:
+        waiting would not help. Where they do not, the host is what fails, and is waited for.
+        """
+        try:
+            yield
+        except OllamaFailed as error:
+            if self._is_otherwise_well(tag):
+                raise HostFailed(error.message) from error
+            raise
+
+    def _is_otherwise_well(self, tag: str) -> bool:
+        options = {"num_predict": 1, "num_ctx": self._num_ctx}
+        try:
+            self._host.describe()
+            other = self._another(tag)
+            if other is not None:
+                self._host.ask(other, _ASK_ANYTHING, options)
+        except RetryError:
+            return False
+        except ModelServerError:
+            return True  # It vanished meanwhile, or is refused: the host answers.
+        return True
+
+    def _another(self, tag: str) -> str | None:
+        """Another model, one in memory if there is one: asking it throws nobody out."""
+        loaded = (model.name for model in self._host.loaded())
+        names = (name for names in (loaded, iter(self._host.tags())) for name in names)
+        return next((name for name in names if name != tag and not is_passing(name)), None)
+
+
+def choose_form(host: ModelHost, settings: HostSettings, description: HostDescription) -> Form:
+    """Return the form that a host is given: the best it makes, or the one that is set.
+
+    Raises FormUnsupported where it refuses the one that is set.
+    """
+    if settings.form == "auto":
+        return description.forms[0]
+    refusal = None if settings.form in description.forms else host.refusal_of(settings.form)
+    if refusal is not None:
+        raise FormUnsupported(
+            f"{description.kind} {description.version} does not serve the form {settings.form} "
+            f"({refusal}); set MODELSERVER_HOST__FORM to auto, or to one of: "
+            f"{', '.join(description.forms)}"
+        )
+    return settings.form
+
+
+def find_quantizer(settings: HostSettings) -> Path:
+    """Find llama.cpp's quantiser; raises FormUnsupported where there is none."""
+    found = shutil.which(settings.quantizer)
+    if found is None:
+        raise FormUnsupported(
+            f"quantization q4_k_m needs llama.cpp's quantiser, and {settings.quantizer!r} is not "
+            "on the PATH; name it in MODELSERVER_HOST__QUANTIZER, or set `quantization: q8_0`"
+        )
+    return Path(found)
+
+
+def stored_source(
+    version: ModelVersion, base: BaseModelSpec, adapters: Path, dataset: Path
+) -> FormSource:
+    """Find what a version's form is made from.
+
+    `adapters` is the folder of its elder's jobs, `dataset` the JSONL it was trained on. Raises
+    ArtefactCorrupt where one of them is gone or was changed: only a training helps then.
+    """
+    wanted = {
+        ADAPTER_WEIGHTS: version.adapter_sha256 or "",
+        ADAPTER_GGUF: version.gguf_sha256 or "",
+    }
+    folder = _stored_adapter(adapters / version.job_id, wanted)
+    return FormSource(
+        base=base,
+        adapter=folder / ADAPTER_GGUF,
+        adapter_sha256=wanted[ADAPTER_GGUF],
+        system=_system_prompt(dataset, version.dataset_sha256),
+    )
+
+
+def _stored_adapter(job: Path, wanted: dict[str, str]) -> Path:
+    attempts = sorted((p for p in job.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
+    for attempt in reversed(attempts):
+        folder = attempt / ADAPTER_FOLDER
+        try:
+            verify_folder(folder, wanted)
+        except ArtefactCorrupt:
+            continue
+        return folder
+    raise ArtefactCorrupt(f"the adapter of job {job.name} is gone or damaged; train again")
+
+
+def _system_prompt(dataset: Path, sha256: str) -> str:
+    check_file(dataset, sha256)
+    with dataset.open(encoding="utf-8") as lines:
+        system: str = json.loads(next(lines))["messages"][0]["content"]
+    return system
+
+
+def base_name(base: BaseModelSpec) -> str:
+    """Name a base model on its host."""
+    return f"heirloom-base-{base.key}"
