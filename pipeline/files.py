@@ -150,15 +150,22 @@ def _remove(path: Path) -> None:
 
 
 @contextmanager
-def folder_written_whole(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `target`, sealed and durable, if the block succeeds."""
+def folder_written_whole(target: Path, hashed: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Give a temporary folder that becomes `target`, sealed and durable, if the block succeeds.
+
+    `hashed` are the hashes of files that the block counts while it writes, by name; it may fill
+    them in until it ends. The other files are read once more.
+    """
     with disk_errors():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(mkdtemp(dir=target.parent, prefix=PARTIAL))
         try:
             yield partial
             files = sorted(path for path in partial.iterdir() if path.is_file())
-            seal_folder(partial, {path.name: hash_file(path) for path in files})
+            known = hashed or {}
+            seal_folder(
+                partial, {path.name: known.get(path.name) or hash_file(path) for path in files}
+            )
             for path in (*files, partial):
                 _sync(path)
             _remove(target)

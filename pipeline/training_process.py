@@ -1,12 +1,9 @@
-"""The warm child process in which training runs.
+"""The worker's end of the warm child process in which training and merging run.
 
-The base model stays in the child's memory between jobs. A crash there fails that attempt and
-nothing else, and a kill costs time alone: the next run starts a new child. The child ends with
-its parent, even when that is killed.
+A crash there fails that attempt and nothing else, and a kill costs time alone: the next run starts
+a new child. The child ends with its parent, even when that is killed.
 """
 
-import ctypes
-import gc
 import json
 import multiprocessing
 import os
@@ -17,18 +14,13 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from schemas.errors import (
-    JobCancelled,
-    ModelServerError,
-    TrainingFailed,
-    TrainingKilled,
-    error_of,
-)
+from pipeline.training.child import name_of, serve
+from schemas.errors import TrainingFailed, TrainingKilled, error_of
+from schemas.hosting import MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 _POLL_S = 0.2
 _STOP_LIMIT_S = 30.0
-_PR_SET_PDEATHSIG = 1
 # What somebody sends, or the kernel when memory ends; a crash raises others.
 _KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP})
 
@@ -46,6 +38,15 @@ class TrainingRunner(Protocol):
         `check` is called several times a second and may raise: training then stops at its next
         step and the exception goes on. Raises TrainingFailed, TrainingKilled and the errors of
         the recipe.
+        """
+
+    def merge(
+        self, spec: MergeSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> MergeOutcome:
+        """Merge base and adapter into one sealed file; `check` and errors as for `run`.
+
+        Raises AdapterMismatch, AdapterUnsupported, ArtefactCorrupt, QuantizerFailed,
+        DiskUnavailable, TrainingFailed and TrainingKilled.
         """
 
 
@@ -88,7 +89,24 @@ class TrainingProcess:
     def run(
         self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
     ) -> TrainingOutcome:
-        """Train in the child; starts one if there is none.
+        """Train in the child; starts one if there is none."""
+        outcome = self._request(spec, on_progress, check)
+        return TrainingOutcome.model_validate_json(outcome)
+
+    def merge(
+        self, spec: MergeSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> MergeOutcome:
+        """Merge in the child; starts one if there is none."""
+        outcome = self._request(spec, on_progress, check)
+        return MergeOutcome.model_validate_json(outcome)
+
+    def _request(
+        self,
+        spec: TrainingSpec | MergeSpec,
+        on_progress: OnProgress,
+        check: Callable[[], None],
+    ) -> str:
+        """Have the child do something; return the outcome as JSON.
 
         However it ends, the child has nothing under way afterwards: what it would send later
         must not be taken for the next elder's.
@@ -96,7 +114,7 @@ class TrainingProcess:
         pipe = self._ensure_child()
         try:
             pipe.send_bytes(spec.model_dump_json().encode())
-            last = self._follow(pipe, _name_of(spec), on_progress, check)
+            last = self._follow(pipe, name_of(spec), on_progress, check)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
             code = self._reap()
             if code in _KILLED:
@@ -109,7 +127,7 @@ class TrainingProcess:
             self._stop_training()
             raise
         if "outcome" in last:
-            return TrainingOutcome.model_validate_json(json.dumps(last["outcome"]))
+            return json.dumps(last["outcome"])
         if last["code"] == TrainingFailed.code:
             # It may be broken for good, as after an error of CUDA: others must not fail for it.
             self.close()
@@ -204,85 +222,3 @@ class TrainingProcess:
                 self._child.join()
             self._child.close()
             self._child = None
-
-
-def serve(pipe: Connection, parent: int) -> None:
-    """Be the child: train what comes through the pipe until it is closed."""
-    _end_with(parent)
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # OpenMP's threads spin at every barrier, by default so long that beside another busy process
-    # training takes several times as long. This many turns cost an idle machine nothing
-    # (12.1 s against 11.9 s an epoch of the demo; 1,000 turns cost 60 %). libgomp reads it when
-    # torch is loaded.
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    from pipeline.base_model import BaseModelCache
-
-    cache = BaseModelCache()
-    while True:
-        try:
-            request = pipe.recv_bytes()
-        except (EOFError, OSError):
-            return
-        if request != b"stop":
-            spec = TrainingSpec.model_validate_json(request)
-            _send(pipe, {"run": _name_of(spec)} | _train(cache, spec, pipe))
-            _give_memory_back()
-
-
-def _name_of(spec: TrainingSpec) -> str:
-    """Name one attempt at one job; every message of the child says which it is about."""
-    return f"{spec.job_id}/{spec.fence}"
-
-
-def _train(cache: Any, spec: TrainingSpec, pipe: Connection) -> dict[str, Any]:
-    from pipeline.recipe import train
-
-    def tell(progress: TrainingProgress) -> None:
-        _send(pipe, {"run": _name_of(spec), "progress": progress.model_dump(mode="json")})
-
-    try:
-        outcome = train(spec, cache, on_progress=tell, should_stop=lambda: _stop_requested(pipe))
-        return {"outcome": outcome.model_dump(mode="json")}
-    except ModelServerError as error:
-        return {"code": error.code, "message": error.message}
-    except Exception as error:  # the edge of the child: the worker decides what to do
-        # Its text may hold what it was trained on; type and place say enough.
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = f"{place.tb_frame.f_code.co_filename}:{place.tb_lineno}" if place else "?"
-        message = f"{type(error).__name__} at {where}"
-        return {"code": TrainingFailed.code, "message": message}
-
-
-def _give_memory_back() -> None:
-    """Collect garbage and return free pages; glibc would keep them (malloc_trim(3))."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _stop_requested(pipe: Connection) -> bool:
-    try:
-        if not pipe.poll(0):
-            return False
-        pipe.recv_bytes()  # Nothing but "stop" is sent while a run is under way.
-    except (EOFError, OSError):
-        pass
-    return True
-
-
-def _send(pipe: Connection, message: dict[str, Any]) -> None:
-    try:
-        pipe.send_bytes(json.dumps(message).encode())
-    except OSError as error:
-        raise JobCancelled("the worker is gone") from error
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies (Linux: prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before the call above.
-        os._exit(1)

@@ -20,7 +20,7 @@
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── HostFailed, FormUnsupported, QuantizationTooLossy
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
-    │   ├── AdapterUnsupported
+    │   ├── AdapterUnsupported, AdapterMismatch, QuantizerFailed
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -267,6 +267,18 @@ class AdapterUnsupported(RejectError):
     """Adapters of this base model cannot be written as GGUF; choose another base model."""
 
     code = "adapter_unsupported"
+
+
+class AdapterMismatch(RejectError):
+    """The adapter belongs to another base model; train it again on this one."""
+
+    code = "adapter_mismatch"
+
+
+class QuantizerFailed(RejectError):
+    """llama.cpp's quantiser could not write the file; see its last line, or use q8_0."""
+
+    code = "quantizer_failed"
 
 
 class ArtefactCorrupt(RejectError):

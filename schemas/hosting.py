@@ -32,14 +32,15 @@ class HostDescription(Frozen):
 class MergeSpec(Frozen):
     """One base and one adapter, to become one GGUF file below `work_dir`.
 
-    `adapter_gguf` is a GGUF LoRA of the very same base. `quantizer` is llama.cpp's
-    `llama-quantize`, for quantizations that need it.
+    `adapter_gguf` is a GGUF LoRA of the very same base. `base_sha256` is compared where it is
+    known. `quantizer` is llama.cpp's `llama-quantize`, for quantizations that need it.
     """
 
     job_id: JobId
     elder_id: ElderId
     fence: Fence
     base_gguf: Path
+    base_sha256: Sha256 | None = None
     adapter_gguf: Path
     adapter_sha256: Sha256
     """Of `adapter_gguf`."""
@@ -53,8 +54,14 @@ class MergeOutcome(Frozen):
 
     path: Path
     sha256: Sha256
+    """Of the file; the manifest of the sealed folder holds it too."""
     size_bytes: Annotated[int, Field(gt=0)]
     touched_tensors: int
     """How many of the base's tensors the adapter changed."""
     tensors: int
     merge_seconds: float
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The hashes that the folder's manifest must hold, by file name."""
+        return {self.path.name: self.sha256}

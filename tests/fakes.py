@@ -33,7 +33,14 @@ from schemas.errors import (
     UnknownVersion,
 )
 from schemas.events import ChatReply, ModelReady
-from schemas.hosting import Form, HostDescription
+from schemas.hosting import (
+    MERGED_FOLDER,
+    MERGED_GGUF,
+    Form,
+    HostDescription,
+    MergeOutcome,
+    MergeSpec,
+)
 from schemas.identifiers import model_tag
 from schemas.record import Header, Record
 from schemas.training import (
@@ -350,6 +357,9 @@ class FakeRunner:
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
         self.specs: list[TrainingSpec] = []
+        self.merges: list[MergeSpec] = []
+        self.merge_failures: list[Exception] = []
+        """What the next merges raise, in place of a file."""
         self.damages: list[Callable[[Path], None]] = []
         """What is done to the next adapters' folders once they are written."""
 
@@ -374,6 +384,42 @@ class FakeRunner:
         if self.failures:
             raise self.failures.pop(0)
         return self._leave(spec)
+
+    def merge(
+        self, spec: MergeSpec, on_progress: OnProgress, check: Callable[[], None]
+    ) -> MergeOutcome:
+        """Report two steps and leave a sealed file that base and adapter alone decide."""
+        self.merges.append(spec)
+        for path, sha256 in (
+            (spec.base_gguf, spec.base_sha256),
+            (spec.adapter_gguf, spec.adapter_sha256),
+        ):
+            if not path.is_file() or sha256 not in (None, hash_file(path)):
+                raise ArtefactCorrupt(f"{path.name} is missing or was changed")
+        for step in range(1, 3):
+            check()
+            on_progress(
+                TrainingProgress(
+                    stage="converting", step=step, total_steps=2, epoch=0, total_epochs=0
+                )
+            )
+        if self.merge_failures:
+            raise self.merge_failures.pop(0)
+        return self._leave_merged(spec)
+
+    def _leave_merged(self, spec: MergeSpec) -> MergeOutcome:
+        content = f"{hash_file(spec.base_gguf)} with {spec.adapter_sha256}".encode()
+        folder = spec.work_dir / MERGED_FOLDER
+        sha256 = write_file(folder / MERGED_GGUF, content)
+        seal_folder(folder, {MERGED_GGUF: sha256})
+        return MergeOutcome(
+            path=folder / MERGED_GGUF,
+            sha256=sha256,
+            size_bytes=len(content),
+            touched_tensors=1,
+            tensors=2,
+            merge_seconds=0.1,
+        )
 
     def _leave(self, spec: TrainingSpec) -> TrainingOutcome:
         content = f"adapter of {spec.dataset_sha256} {spec.parameters.seed}".encode()

@@ -5,7 +5,9 @@ import json
 import threading
 from multiprocessing.connection import Connection
 
+from pipeline.training.child import REQUEST
 from schemas.errors import TrainingFailed
+from schemas.hosting import MERGED_FOLDER, MERGED_GGUF, MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 STEPS = 5
@@ -21,10 +23,10 @@ def serve_in_play(pipe: Connection, parent: int) -> None:
         except (EOFError, OSError):
             return
         if request != b"stop":
-            _play(pipe, TrainingSpec.model_validate_json(request))
+            _play(pipe, REQUEST.validate_json(request))
 
 
-def _play(pipe: Connection, spec: TrainingSpec) -> None:
+def _play(pipe: Connection, spec: TrainingSpec | MergeSpec) -> None:
     run = f"{spec.job_id}/{spec.fence}"
     if spec.elder_id == MUTE:
         threading.Event().wait()
@@ -34,7 +36,11 @@ def _play(pipe: Connection, spec: TrainingSpec) -> None:
         return
     for step in range(1, STEPS + 1):
         progress = TrainingProgress(
-            stage="training", step=step, total_steps=STEPS, epoch=1, total_epochs=1
+            stage="converting" if isinstance(spec, MergeSpec) else "training",
+            step=step,
+            total_steps=STEPS,
+            epoch=1,
+            total_epochs=1,
         )
         pipe.send_bytes(_message(run, "progress", progress.model_dump_json()))
         if pipe.poll(0.05):
@@ -43,7 +49,8 @@ def _play(pipe: Connection, spec: TrainingSpec) -> None:
                 b'{"run": "%s", "code": "job_cancelled", "message": "stopped"}' % run.encode()
             )
             return
-    pipe.send_bytes(_message(run, "outcome", _outcome(spec).model_dump_json()))
+    outcome = _merged(spec) if isinstance(spec, MergeSpec) else _outcome(spec)
+    pipe.send_bytes(_message(run, "outcome", outcome.model_dump_json()))
 
 
 def _message(run: str, kind: str, body: str) -> bytes:
@@ -63,4 +70,15 @@ def _outcome(spec: TrainingSpec) -> TrainingOutcome:
         train_seconds=0.1,
         trained_tokens=1,
         tokens_per_second=10.0,
+    )
+
+
+def _merged(spec: MergeSpec) -> MergeOutcome:
+    return MergeOutcome(
+        path=spec.work_dir / MERGED_FOLDER / MERGED_GGUF,
+        sha256=hashlib.sha256(spec.elder_id.encode()).hexdigest(),
+        size_bytes=1,
+        touched_tensors=1,
+        tensors=1,
+        merge_seconds=0.1,
     )

@@ -8,10 +8,21 @@ from multiprocessing import popen_spawn_posix
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType as Kind
 
+from pipeline.files import check_folder, hash_file
 from pipeline.training_process import TrainingProcess
-from schemas.errors import JobCancelled, LeaseLost, StoreUnavailable, TrainingFailed, TrainingKilled
+from schemas.errors import (
+    AdapterMismatch,
+    JobCancelled,
+    LeaseLost,
+    StoreUnavailable,
+    TrainingFailed,
+    TrainingKilled,
+)
+from schemas.hosting import MergeSpec
 from schemas.training import BaseModelSpec, TrainingParameters, TrainingProgress, TrainingSpec
+from tests.tiny_gguf import TARGET, pair, write_adapter, write_base
 from tests.training_child import BROKEN, MUTE, STEPS, serve_in_play
 
 BASE = BaseModelSpec(
@@ -28,6 +39,19 @@ def spec_of(elder: str) -> TrainingSpec:
         parameters=TrainingParameters(),
         dataset_path=Path("/none"),
         dataset_sha256="a" * 64,
+        work_dir=Path("/work") / elder,
+    )
+
+
+def merge_spec_of(elder: str) -> MergeSpec:
+    return MergeSpec(
+        job_id=f"{elder}_1",
+        elder_id=elder,
+        fence=1,
+        base_gguf=Path("/none"),
+        adapter_gguf=Path("/none"),
+        adapter_sha256="a" * 64,
+        quantization="q8_0",
         work_dir=Path("/work") / elder,
     )
 
@@ -129,3 +153,43 @@ def test_child_that_cannot_be_started_costs_one_attempt_and_no_more(
             process.run(spec_of("ANN"), nothing, nothing)
     outcome = process.run(spec_of("BEN"), nothing, nothing)
     assert outcome.gguf_path == Path("/work/BEN/adapter/adapter.gguf")
+
+
+def test_merge_is_followed_as_a_training_is(process: TrainingProcess) -> None:
+    seen: list[TrainingProgress] = []
+    outcome = process.merge(merge_spec_of("ANN"), seen.append, nothing)
+    assert [(p.stage, p.step) for p in seen] == [("converting", n + 1) for n in range(STEPS)]
+    assert outcome.path == Path("/work/ANN/merged/merged.gguf")
+
+
+def test_merge_that_was_broken_off_leaves_nothing_for_the_next_elder(
+    process: TrainingProcess,
+) -> None:
+    with pytest.raises(LeaseLost):
+        process.merge(merge_spec_of("ANN"), raising(LeaseLost(), after=2), nothing)
+    assert process.run(spec_of("BEN"), nothing, nothing).adapter_path == Path("/work/BEN/adapter")
+    assert process.merge(merge_spec_of("BEN"), nothing, nothing).path.parts[2] == "BEN"
+
+
+def test_real_child_merges_without_torch_and_errors_keep_their_code(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
+    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
+    spec = merge_spec_of("ANN").model_copy(
+        update={
+            "base_gguf": base,
+            "adapter_gguf": adapter,
+            "adapter_sha256": hash_file(adapter),
+            "work_dir": tmp_path / "work",
+        }
+    )
+    with TrainingProcess() as process:
+        outcome = process.merge(spec, nothing, nothing)
+        check_folder(outcome.path.parent, outcome.hashes)
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "numpy" in mapped and "libtorch" not in mapped
+        child = process.pid
+        write_adapter(adapter, {TARGET: pair()}, architecture="qwen2")
+        other = spec.model_copy(update={"adapter_sha256": hash_file(adapter)})
+        with pytest.raises(AdapterMismatch, match="qwen2"):
+            process.merge(other, nothing, nothing)
+        assert process.pid == child

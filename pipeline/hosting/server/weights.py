@@ -30,6 +30,8 @@ _SCALARS: Final = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
+# Where a file does not name another one.
+_ALIGNMENT: Final = 32
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _F32_TYPE, _F16_TYPE = 0, 1
@@ -55,18 +57,33 @@ _FILE_TYPES: Final = {
 
 
 class Tensor(Frozen):
-    """A tensor's header entry; `shape` in GGUF's order, the contiguous dimension first."""
+    """A tensor's header entry; `shape` in GGUF's order, the contiguous dimension first.
+
+    `offset` counts from where the file's data begin.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: int
+    offset: int
+
+
+class Pair(Frozen):
+    """Where one key of the metadata lies in the file, value included."""
+
+    key: str
+    start: int
+    end: int
 
 
 class Weights(Frozen):
-    """A GGUF file's header."""
+    """A GGUF file's header; `data_at` is the place of its first tensor."""
 
+    version: int
     metadata: dict[str, Value]
+    pairs: tuple[Pair, ...]
     tensors: tuple[Tensor, ...]
+    data_at: int
 
     @property
     def is_adapter(self) -> bool:
@@ -77,6 +94,11 @@ class Weights(Frozen):
     def architecture(self) -> str:
         """llama.cpp's name of the architecture, such as `llama` or `gemma3`."""
         return str(self.metadata.get("general.architecture", "unknown"))
+
+    @property
+    def alignment(self) -> int:
+        """What every tensor's offset is a multiple of."""
+        return _alignment(self.metadata)
 
     @property
     def parameter_count(self) -> int:
@@ -99,6 +121,16 @@ class Weights(Frozen):
     def has_pooling(self) -> bool:
         """Whether it was made for embeddings, and says how its tokens become one vector."""
         return f"{self.architecture}.pooling_type" in self.metadata
+
+
+def aligned(at: int, alignment: int) -> int:
+    """Return the first place from `at` on that is a multiple of `alignment`."""
+    return -(-at // alignment) * alignment
+
+
+def _alignment(metadata: dict[str, Value]) -> int:
+    value = metadata.get("general.alignment")
+    return value if isinstance(value, int) and value > 0 else _ALIGNMENT
 
 
 def read_weights(path: Path) -> Weights:
@@ -170,12 +202,20 @@ class _Header:
             raise KeyError(version)
         tensor_count, pair_count = self._number(_U64), self._number(_U64)
         metadata: dict[str, Value] = {}
+        pairs = []
         for _ in range(pair_count):
+            start = self._at
             key, value = self._string(), self._value(self._number(_U32))
+            pairs.append(Pair(key=key, start=start, end=self._at))
             if value is not None:
                 metadata[key] = value
+        tensors = tuple(self._tensor() for _ in range(tensor_count))
         return Weights(
-            metadata=metadata, tensors=tuple(self._tensor() for _ in range(tensor_count))
+            version=version,
+            metadata=metadata,
+            pairs=tuple(pairs),
+            tensors=tensors,
+            data_at=aligned(self._at, _alignment(metadata)),
         )
 
     def _number(self, form: struct.Struct) -> int:
@@ -219,5 +259,5 @@ class _Header:
     def _tensor(self) -> Tensor:
         name, rank = self._string(), self._number(_U32)
         shape = tuple(self._number(_U64) for _ in range(rank))
-        kind, _offset = self._number(_U32), self._number(_U64)
-        return Tensor(name=name, shape=shape, type=kind)
+        kind, offset = self._number(_U32), self._number(_U64)
+        return Tensor(name=name, shape=shape, type=kind, offset=offset)

@@ -1,0 +1,93 @@
+"""llama.cpp's own quantiser: a whole GGUF file made smaller, in a process that ends with this one.
+
+Which build it is, is the operator's choice; no package that is kept up to date has it as a
+function.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from pipeline.hosting.merge_plan import read_header
+from schemas.errors import DiskFull, QuantizerFailed
+
+_LOOK_S = 0.2
+_TAIL_BYTES = 4096
+_NO_ROOM_BYTES = 16 * 1024 * 1024
+# The kernel kills it with its parent (PR_SET_PDEATHSIG is 1 and outlives execve; prctl(2)).
+_LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    os._exit(1)
+try:
+    os.execv(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"it cannot be started: {error.strerror}")
+"""
+
+
+def quantize_file(path: Path, quantizer: Path | None, look: Callable[[], None]) -> None:
+    """Replace a GGUF file by its Q4_K_M form.
+
+    `look` is called several times a second and may raise: the quantiser is then killed. Raises
+    QuantizerFailed with the quantiser's last line, DiskFull.
+    """
+    if quantizer is None:
+        raise QuantizerFailed(
+            "q4_k_m needs llama.cpp's llama-quantize; set MODELSERVER_HOST__QUANTIZER, or "
+            "quantization to q8_0"
+        )
+    target = path.with_name(path.name + ".smaller")
+    # Tensors that are quantised already are read and written again on purpose.
+    command = [str(quantizer), "--allow-requantize", str(path), str(target), "Q4_K_M"]
+    threads = str(len(os.sched_getaffinity(0)))
+    with TemporaryFile() as said:
+        code = _run([*command, threads], said, look)
+        if code or not target.is_file():
+            _refuse(path.parent, code, _last_line(said))
+    _require_same_tensors(path, target)
+    target.replace(path)
+
+
+def _run(command: list[str], said: IO[bytes], look: Callable[[], None]) -> int:
+    launched = [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *command]
+    with subprocess.Popen(
+        launched, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            while True:
+                look()
+                try:
+                    return process.wait(_LOOK_S)
+                except subprocess.TimeoutExpired:
+                    continue
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _refuse(folder: Path, code: int, line: str) -> None:
+    # It has no word for a full disk.
+    if shutil.disk_usage(folder).free < _NO_ROOM_BYTES:
+        raise DiskFull
+    raise QuantizerFailed(
+        f"llama-quantize ended with exit code {code}: {line}; see its log, or use q8_0"
+    )
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else "it said nothing"
+
+
+def _require_same_tensors(source: Path, target: Path) -> None:
+    shapes = [{t.name: t.shape for t in read_header(path).tensors} for path in (source, target)]
+    if shapes[0] != shapes[1]:
+        raise QuantizerFailed("llama-quantize left other tensors than it was given; use q8_0")
