@@ -14,6 +14,7 @@ from pathlib import Path
 from config.settings import HostSettings
 from pipeline.chat_format import chat_format
 from pipeline.files import check_file, check_folder, verify_folder
+from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.training_process import OnProgress, TrainingRunner
 from schemas.base import Frozen
@@ -84,9 +85,11 @@ class FormMaker:
         AdapterUnsupported for an architecture without a GGUF form; DiskFull where `folder` has no
         room for a merge.
         """
-        form = self.choose()
-        if form == "merged" and self._quantization == "q4_k_m":
+        if self.choose() != "merged":
+            return
+        if self._quantization == "q4_k_m":
             find_quantizer(self._settings)
+        check_room(plan_merge(base.gguf_path, self._quantization), folder)
 
     def make(
         self,

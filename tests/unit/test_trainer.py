@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType
 
 from config.settings import EvaluationSettings, HostSettings
 from config.training import load_training_config
@@ -38,6 +39,7 @@ from tests.fakes import (
     make_job,
     proving,
 )
+from tests.tiny_gguf import write_base
 
 BASE = "smollm2-135m-instruct"
 TAUGHT = {
@@ -91,6 +93,9 @@ class Workshop:
         self.taught = dict(TAUGHT)
         self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
         self.runner = FakeRunner()
+        base = folder / "base" / BASE / f"{BASE}.gguf"
+        base.parent.mkdir(parents=True)
+        write_base(base, GGMLQuantizationType.Q4_0)
         self.registry = MemoryRegistry()
         self.stages: list[str] = []
         self.folder = folder
