@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consumers.embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.server.app import build_app
-from pipeline.hosting.server.runners import Runners
+from pipeline.hosting.server.runners import Residency, Runners
 from pipeline.hosting.server.store import Store
 
 _ANSWERS_AT_ONCE: Final = 32
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # place of ours. A blocked signal reaches no handler; it is waited for instead.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     store = Store(arguments.folder)
-    runners = Runners(store, LlamaRunner, threads=arguments.threads)
+    runners = Runners(store, LlamaRunner, Residency(), threads=arguments.threads)
     app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE))
     server = uvicorn.Server(_configure(_LogRequests(app), arguments.port))
     threading.Thread(target=_end_on_signal, args=(server,), daemon=True).start()

@@ -92,22 +92,23 @@ class Answer:
         take: Callable[[str], None] = self._send if self._in_pieces else pieces.append
 
         def on_piece(text: str) -> bool:
-            take(text)
+            if text:
+                take(text)
             return self._is_cancelled.is_set()
 
         question = self._question
-        runner = self._runners.acquire(question.model, question.options.num_ctx)
-        loaded = time.monotonic_ns()
-        if self._is_cancelled.is_set():
-            raise Refusal(499, "request canceled")
-        usage = runner.complete(
-            self._prompt(runner.count_tokens),
-            question.options,
-            adapters=question.model.adapters,
-            cuts=question.cuts,
-            schema=question.schema,
-            on_piece=on_piece,
-        )
+        with self._runners.acquire(question.model, question.options.num_ctx) as runner:
+            loaded = time.monotonic_ns()
+            if self._is_cancelled.is_set():
+                raise Refusal(499, "request canceled")
+            usage = runner.complete(
+                self._prompt(runner.count_tokens),
+                question.options,
+                adapters=question.model.adapters,
+                cuts=question.cuts,
+                schema=question.schema,
+                on_piece=on_piece,
+            )
         if pieces:
             self._send("".join(pieces))
         self._send(Outcome(usage, loaded - began, time.monotonic_ns() - began))

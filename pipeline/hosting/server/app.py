@@ -120,9 +120,8 @@ class _Models:
         texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
         if not any(texts):
             return json_response({"model": asked.model, "embeddings": []})
-        runner = await asyncio.to_thread(self._runners.acquire_embedder, model)
-        loaded = time.monotonic_ns()
-        vectors, tokens = await asyncio.to_thread(runner.embed, texts, asked.dimensions)
+        embedded = await asyncio.to_thread(_embed, self._runners, model, texts, asked.dimensions)
+        vectors, tokens, loaded = embedded
         return json_response(
             {
                 "model": asked.model,
@@ -138,3 +137,12 @@ class _Models:
         for name, context in self._runners.loaded():
             if name in models:
                 yield models[name], context
+
+
+def _embed(
+    runners: Runners, model: Manifest, texts: list[str], dimensions: int | None
+) -> tuple[list[list[float]], int, int]:
+    """Return the vectors, the tokens, and when the model was loaded."""
+    with runners.acquire_embedder(model) as runner:
+        loaded = time.monotonic_ns()
+        return *runner.embed(texts, dimensions), loaded

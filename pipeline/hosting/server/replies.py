@@ -52,11 +52,15 @@ class Replies:
     async def _load(self, asked: AnswerRequest, model: Manifest, wrap: _Wrap) -> Response:
         """Load or unload a model: what a request without a prompt asks for."""
         if asked.unloads:
-            await asyncio.to_thread(self._runners.drop, frozenset((model.base,)))
+            await asyncio.to_thread(self._runners.unload, model)
         else:
-            await asyncio.to_thread(self._runners.acquire, model, DEFAULT_CONTEXT)
+            await asyncio.to_thread(self._load_runner, model)
         reason = "unload" if asked.unloads else "load"
         return json_response(_head(asked) | wrap("") | {"done": True, "done_reason": reason})
+
+    def _load_runner(self, model: Manifest) -> None:
+        with self._runners.acquire(model, DEFAULT_CONTEXT):
+            pass
 
     async def _answer(
         self, request: Request, asked: AnswerRequest, question: Question, wrap: _Wrap
@@ -105,8 +109,7 @@ class Replies:
 
     async def _after(self, asked: AnswerRequest) -> None:
         if asked.unloads:
-            base = self._store.find(asked.model).base
-            await asyncio.to_thread(self._runners.drop, frozenset((base,)))
+            await asyncio.to_thread(self._runners.unload, self._store.find(asked.model))
 
 
 async def _cancel_when_gone(request: Request, answer: Answer) -> None:
