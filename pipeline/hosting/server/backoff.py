@@ -7,6 +7,7 @@ from pipeline.hosting.server.failures import Refusal
 
 _LONGEST_S = 60.0
 _MOST_DOUBLINGS = 6
+_FORGOTTEN_AFTER_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Backoff:
     def note_failure(self, what: Hashable, sentence: str) -> None:
         """Count a failure; after the first in a row the next try has to wait."""
         before = self._failures.get(what)
-        times = before.times + 1 if before else 1
+        in_a_row = before is not None and self._clock() - before.retry_at < _FORGOTTEN_AFTER_S
+        times = before.times + 1 if before and in_a_row else 1
         wait_s = min(2.0 ** min(times - 2, _MOST_DOUBLINGS), _LONGEST_S) if times > 1 else 0.0
         self._failures[what] = _Failure(times, self._clock() + wait_s, sentence)
 

@@ -63,24 +63,22 @@ class Room:
         self.backoff = Backoff(clock)
         self._clock = clock
 
-    def retire_current(self, drain_s: float) -> Instance | None:
-        """Let the current instance end once it is drained, and return it."""
-        instance, self.current = self.current, None
-        if instance is not None:
-            instance.retire(drain_s)
-        return instance
+    def take_dead(self) -> Instance | None:
+        """Return the current instance if it ended by itself; it is not the current one any more.
 
-    def bury_the_dead(self) -> None:
-        """Let go of an instance that ended by itself; one that soon does again is waited for."""
-        if self.current is None:
-            return
-        fault = self.current.runner.fault()
+        Where instances keep dying soon after their start, the next start is put off.
+        """
+        instance = self.current
+        if instance is None:
+            return None
+        if self._clock() - instance.loaded_at > _STEADY_S:
+            self.backoff.note_success(_DEATH)
+        fault = instance.runner.fault()
         if fault is None:
-            if self._clock() - self.current.loaded_at > _STEADY_S:
-                self.backoff.note_success(_DEATH)
-            return
+            return None
         self.backoff.note_failure(_DEATH, fault)
-        self.retire_current(0.0)
+        self.current = None
+        return instance
 
     def check(self, model: Manifest) -> None:
         """Raise Refusal while a start for this model would only fail again."""

@@ -149,7 +149,8 @@ class Runners:
             now = self._clock()
             self._adapters.note_asked(model.adapters, now)
             room = self._rooms.setdefault(model.base, Room(self._clock))
-            room.bury_the_dead()
+            if dead := room.take_dead():
+                self._note_retired(dead)
             if room.current is not None and ticket.fits(room.current):
                 ticket.give(room.current, now)
             else:
@@ -203,7 +204,7 @@ class Runners:
     def _bounded_context(self, model: Manifest, asked: int) -> int:
         made_for = self._store.weights(model.base).context_length
         limits = [limit for limit in (made_for, self._residency.max_context) if limit]
-        return min(asked, *limits)
+        return min((asked, *limits))
 
     # In a room's starting thread ------------------------------------------------------------
 
@@ -250,7 +251,7 @@ class Runners:
         usual = min(self._residency.context, made_for or self._residency.context)
         # As much as the one before, or two who ask for different ones would take turns for ever.
         before = room.current.runner.context if room.current else 0
-        return max(usual, before, *(ticket.context for ticket in room.tickets), 0)
+        return max((usual, before, *(ticket.context for ticket in room.tickets)))
 
     def _load(self, plan: Plan, digests: Sequence[str]) -> Runner:
         return self._load_runner(
