@@ -15,13 +15,20 @@ from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.runner import LoadRunner, Runner
 from pipeline.hosting.server.shapes import Manifest
 from pipeline.hosting.server.store import Store
+from schemas.base import Frozen
 
-MAX_BASES = 3
-MAX_ADAPTERS = 16
 DEFAULT_CONTEXT = 4096
 _EMBED_CONTEXT = 2048
 # A batch of tokens, one a request, costs hardly more than one alone: it is memory that is slow.
 _SLOTS = 4
+
+
+class Residency(Frozen):
+    """How much may be loaded at once."""
+
+    max_runners: int
+    max_adapters: int
+    """Of one loaded base; 1: another persona replaces the runner."""
 
 
 @dataclass
@@ -36,9 +43,12 @@ class _Loaded:
 class Runners:
     """The loaded runners. Every method may be called from any thread."""
 
-    def __init__(self, store: Store, load: LoadRunner, *, threads: int) -> None:
+    def __init__(
+        self, store: Store, load: LoadRunner, residency: Residency, *, threads: int
+    ) -> None:
         self._store = store
         self._load_runner = load
+        self._residency = residency
         self._threads = threads
         self._lock = threading.Lock()
         self._loaded: dict[str, _Loaded] = {}
@@ -57,10 +67,10 @@ class Runners:
             self._adapter_used_at[digest] = now
         wanted = self._bounded_context(model, context)
         loaded = self._loaded.get(model.base)
-        if loaded is None or not _serves(loaded.runner, model, wanted):
+        if loaded is None or not self._serves(loaded.runner, model, wanted):
             with self._lock:
                 loaded = self._loaded.get(model.base)
-                if loaded is None or not _serves(loaded.runner, model, wanted):
+                if loaded is None or not self._serves(loaded.runner, model, wanted):
                     loaded = _Loaded(self._load(model, wanted), model.name, now)
                     self._loaded[model.base] = loaded
                     self._drop_least_used()
@@ -130,9 +140,11 @@ class Runners:
     def _choose_adapters(self, model: Manifest) -> list[str]:
         """Return the model's adapters, then the others of its base, last used first."""
         chosen = dict.fromkeys(model.adapters)
+        if self._residency.max_adapters == 1:
+            return list(chosen)
         others = sorted(self._others(model), key=self._adapter_age)
         for digest in others:
-            if len(chosen) < max(MAX_ADAPTERS, len(model.adapters)):
+            if len(chosen) < max(self._residency.max_adapters, len(model.adapters)):
                 chosen.setdefault(digest)
         return list(chosen)
 
@@ -150,9 +162,10 @@ class Runners:
         return -self._adapter_used_at.get(digest, 0.0)
 
     def _drop_least_used(self) -> None:
-        while len(self._loaded) > MAX_BASES:
+        while len(self._loaded) > self._residency.max_runners:
             del self._loaded[min(self._loaded, key=lambda base: self._loaded[base].used_at)]
 
-
-def _serves(runner: Runner, model: Manifest, context: int) -> bool:
-    return set(model.adapters) <= set(runner.adapters) and runner.context >= context
+    def _serves(self, runner: Runner, model: Manifest, context: int) -> bool:
+        if self._residency.max_adapters == 1 and runner.adapters != model.adapters:
+            return False
+        return set(model.adapters) <= set(runner.adapters) and runner.context >= context
