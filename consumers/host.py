@@ -24,11 +24,13 @@ from config.metrics import Metrics
 from config.settings import HostSettings, Settings
 from pipeline.hosting.llama_server import LlamaServers, find_llama_server
 from pipeline.hosting.server.app import build_app
+from pipeline.hosting.server.profile import PROFILES
 from pipeline.hosting.server.runners import Load, Residency, Runners
 from pipeline.hosting.server.store import Store
 from schemas.errors import ConfigurationError
 
 FOLDER: Final = "host"
+_PROFILE: Final = "llama-server"
 # Each answer that is made or waited for has a thread; most of them only wait.
 _ANSWERS_AT_ONCE: Final = 512
 _START_CHECK_S: Final = 0.02
@@ -67,7 +69,9 @@ class HostServer:
             opened.callback(executor.shutdown, wait=False, cancel_futures=True)
             opened.callback(self._runners.close)
             self._resources = opened.pop_all()
-        app = _with_operations(build_app(store, self._runners, executor), metrics)
+        app = _with_operations(
+            build_app(store, self._runners, executor, PROFILES[_PROFILE]), metrics
+        )
         self._server = uvicorn.Server(_configure(app, host))
         self._thread = threading.Thread(target=self._serve, name="host")
 

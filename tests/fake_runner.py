@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.options import Options
-from pipeline.hosting.server.shapes import Usage
+from pipeline.hosting.server.shapes import TokenLogprob, Usage
 
 
 class FakeRunner:
@@ -29,6 +29,8 @@ class FakeRunner:
         cuts: bool,
         schema: dict[str, Any] | None,
         on_piece: Callable[[str], bool],
+        top_logprobs: int = 0,
+        on_logprobs: Callable[[Sequence[TokenLogprob]], None] | None = None,
     ) -> Usage:
         """Answer with the adapters that apply, one a piece; `plain` without any."""
         if not set(adapters) <= set(self.adapters):
@@ -39,6 +41,8 @@ class FakeRunner:
         for text in adapters or ("plain",):
             self._check()
             pieces += 1
+            if on_logprobs is not None:
+                on_logprobs([TokenLogprob(token=text, logprob=0.0, top=())])
             if on_piece(text):
                 return _usage("cancelled", prompt, pieces)
         return _usage("stop", prompt, pieces)

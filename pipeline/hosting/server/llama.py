@@ -12,12 +12,11 @@ from typing import Any
 
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.options import Options
-from pipeline.hosting.server.shapes import Usage
+from pipeline.hosting.server.shapes import TokenLogprob, Usage
 from pipeline.hosting.server.slots import Slots
 
+OnLogprobs = Callable[[Sequence[TokenLogprob]], None]
 _NS_PER_MS = 1_000_000
-# llama.cpp keeps at least this much of a context free for an answer, and so do we.
-_LEAST_ROOM = 8
 
 
 class LlamaApi(ABC):
@@ -43,6 +42,8 @@ class LlamaApi(ABC):
         cuts: bool,
         schema: dict[str, Any] | None,
         on_piece: Callable[[str], bool],
+        top_logprobs: int = 0,
+        on_logprobs: OnLogprobs | None = None,
     ) -> Usage:
         """Answer a prompt, in the calling thread.
 
@@ -50,7 +51,9 @@ class LlamaApi(ABC):
             adapters: the digests of those that apply, each in full.
             cuts: whether a prompt that is too long is cut or refused.
             schema: a JSON schema which the answer must follow.
-            on_piece: gets each piece of text; returns true to stop.
+            on_piece: gets each piece of text, and empty ones; returns true to stop.
+            top_logprobs: how many of the likeliest tokens `on_logprobs` gets for each place.
+            on_logprobs: gets the tokens of a piece before `on_piece` gets the piece.
 
         Raises:
             Refusal: as llama.cpp refused it; 400 for a prompt that is too long.
@@ -69,7 +72,9 @@ class LlamaApi(ABC):
         }
         if schema is not None:
             request["json_schema"] = schema
-        chunks = Chunks(on_piece)
+        if on_logprobs is not None:
+            request["n_probs"] = max(top_logprobs, 1)
+        chunks = Chunks(on_piece, on_logprobs)
         with self._slots.take(adapters) as (slot, is_known):
             if not chunks.poll():
                 self._stream(request | {"id_slot": slot, "cache_prompt": is_known}, chunks)
@@ -121,20 +126,21 @@ class LlamaApi(ABC):
         # llama.cpp puts the BOS before every prompt; a template may have brought its own.
         prompt = prompt.removeprefix(self._bos) if self._bos else prompt
         limit = min(options.num_ctx, self.context)
-        least_room = min(_LEAST_ROOM, limit // 2)
         # A token is at least a byte: most prompts need not be counted.
-        if len(prompt.encode()) < limit - least_room:
+        if len(prompt.encode()) < limit:
             return prompt
         tokens = self._tokenize(prompt)
-        if len(tokens) <= limit - least_room:
+        if len(tokens) < limit:
             return prompt
         if not cuts:
-            raise Refusal(400, "the input length exceeds the context length")
-        wanted = options.num_predict if options.num_predict > 0 else limit // 4
-        room = max(min(wanted, limit // 2), least_room)
-        kept = max(min(options.num_keep, limit - room - 1), 0)
-        # The beginning and the end; what is cut lies between, as in Ollama.
-        return tokens[:kept] + tokens[len(tokens) - (limit - room - kept) :]
+            sizes = f"({len(tokens)} tokens) exceeds the available context size ({limit} tokens)"
+            raise Refusal(400, f"request {sizes}, try increasing it")
+        wanted = options.num_keep if options.num_keep >= 0 else len(tokens)
+        kept = min(wanted + bool(self._bos), limit - 1)
+        # The beginning and the end; what is cut lies between. As in Ollama, half of what is not
+        # kept at the beginning is left free for the answer.
+        length = limit - max((limit - kept) // 2, 1)
+        return tokens[:kept] + tokens[len(tokens) - (length - kept) :]
 
     def _tokenize(self, text: str) -> list[int]:
         request = {"content": text, "add_special": True, "parse_special": True}
@@ -151,8 +157,9 @@ class LlamaApi(ABC):
 class Chunks:
     """Takes in llama.cpp's stream; a callable, which says whether to stop."""
 
-    def __init__(self, on_piece: Callable[[str], bool]) -> None:
+    def __init__(self, on_piece: Callable[[str], bool], on_logprobs: OnLogprobs | None) -> None:
         self._on_piece = on_piece
+        self._on_logprobs = on_logprobs
         self._last: dict[str, Any] = {}
         self._error: dict[str, Any] | None = None
         self._pieces = 0
@@ -168,6 +175,8 @@ class Chunks:
         if choice["finish_reason"] is not None:
             self._last = chunk
         self._pieces += 1
+        if self._on_logprobs is not None and choice.get("logprobs"):
+            self._on_logprobs([_token(entry) for entry in choice["logprobs"]["content"]])
         return self._tell(choice["text"]) if choice["text"] else False
 
     def poll(self) -> bool:
@@ -199,11 +208,17 @@ class Chunks:
             prompt_ns=int(timings.get("prompt_ms", 0) * _NS_PER_MS),
             answer_tokens=usage["completion_tokens"],
             answer_ns=int(timings.get("predicted_ms", 0) * _NS_PER_MS),
+            cached_tokens=timings.get("cache_n"),
         )
 
     def _tell(self, text: str) -> bool:
         self.is_stopped = self.is_stopped or self._on_piece(text)
         return self.is_stopped
+
+
+def _token(entry: dict[str, Any]) -> TokenLogprob:
+    top = tuple(_token(other) for other in entry.get("top_logprobs", ()))
+    return TokenLogprob(token=entry["token"], logprob=float(entry["logprob"]), top=top)
 
 
 def _normalise(vector: list[float]) -> list[float]:
