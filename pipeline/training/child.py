@@ -15,20 +15,20 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipeline.child_process import end_with_parent
 from schemas.errors import JobCancelled, ModelServerError, TrainingFailed
 from schemas.hosting import MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 # What the process is asked for; no field of the one is allowed in the other.
 REQUEST: TypeAdapter[TrainingSpec | MergeSpec] = TypeAdapter(TrainingSpec | MergeSpec)
-_PR_SET_PDEATHSIG = 1
 
 OnProgress = Callable[[TrainingProgress], None]
 
 
 def serve(pipe: Connection, parent: int) -> None:
     """Be the child: train and merge what comes through the pipe until it is closed."""
-    _end_with(parent)
+    end_with_parent(parent)
     # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # OpenMP's threads spin at every barrier, by default so long that beside another busy process
@@ -120,10 +120,3 @@ def _send(pipe: Connection, message: dict[str, Any]) -> None:
         pipe.send_bytes(json.dumps(message).encode())
     except OSError as error:
         raise JobCancelled("the worker is gone") from error
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies (Linux: prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before the call above.
-        os._exit(1)
