@@ -18,7 +18,7 @@
     │   ├── UnknownCommand, UnknownJob, UnknownVersion, UnknownLetter, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
-    │   ├── AdapterUnsupported
+    │   ├── AdapterUnsupported, ExampleTooLong, ChatFormatMismatch
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -238,6 +238,18 @@ class AdapterUnsupported(RejectError):
     """Adapters of this base model cannot be written as GGUF; choose another base model."""
 
     code = "adapter_unsupported"
+
+
+class ExampleTooLong(RejectError):
+    """An example has more tokens than max_seq_length; raise it or build the data set again."""
+
+    code = "example_too_long"
+
+
+class ChatFormatMismatch(RejectError):
+    """Base model or host does not follow the chat format; check chat_format and Ollama's log."""
+
+    code = "chat_format_mismatch"
 
 
 class ArtefactCorrupt(RejectError):

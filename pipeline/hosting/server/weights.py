@@ -6,6 +6,8 @@ tokenizer's words, are skipped: nobody here needs them, and they are most of the
 
 import mmap
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -108,13 +110,31 @@ def read_weights(path: Path) -> Weights:
         Refusal: 400, it is no GGUF file, or a damaged one.
         OSError: it cannot be read at all.
     """
+    with _open_header(path) as header:
+        return header.read()
+
+
+def find_keys(path: Path) -> dict[str, int]:
+    """Return each metadata key of a GGUF file, and where in the file its text begins.
+
+    Raises:
+        Refusal: 400, it is no GGUF file, or a damaged one.
+        OSError: it cannot be read at all.
+    """
+    with _open_header(path) as header:
+        header.read()
+        return header.keys
+
+
+@contextmanager
+def _open_header(path: Path) -> Iterator["_Header"]:
     not_gguf = Refusal(400, "supplied file was not in GGUF format")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise not_gguf
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
-                return _Header(data).read()
+                yield _Header(data)
             except (struct.error, KeyError, IndexError, UnicodeDecodeError) as error:
                 raise not_gguf from error
 
@@ -163,6 +183,7 @@ class _Header:
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
         self._at = 4
+        self.keys: dict[str, int] = {}
 
     def read(self) -> Weights:
         version = self._number(_U32)
@@ -171,7 +192,9 @@ class _Header:
         tensor_count, pair_count = self._number(_U64), self._number(_U64)
         metadata: dict[str, Value] = {}
         for _ in range(pair_count):
+            start = self._at + _U64.size
             key, value = self._string(), self._value(self._number(_U32))
+            self.keys[key] = start
             if value is not None:
                 metadata[key] = value
         return Weights(
