@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ijson
@@ -57,8 +58,7 @@ class OllamaHost:
                 return
             base = BaseFile(gguf)
             digest = f"sha256:{base.sha256()}"
-            self._client._request_raw(
-                "POST",
+            self._post(
                 f"/api/blobs/{digest}",
                 content=base.blocks(),
                 headers={"Content-Length": str(base.size_bytes)},
@@ -127,7 +127,7 @@ class OllamaHost:
             "_debug_render_only": True,
         }
         with ollama_errors():
-            answer = self._client._request_raw("POST", "/api/chat", json=body).json()
+            answer = self._post("/api/chat", json=body).json()
         rendered = (answer.get("_debug_info") or {}).get("rendered_template")
         return None if rendered is None else str(rendered)
 
@@ -138,10 +138,17 @@ class OllamaHost:
                 tag, prompt, raw=True, options=options, keep_alive=self._keep_alive
             )
         return Completion(
-            text=response.response,
+            text=response.response or "",
             prompt_tokens=response.prompt_eval_count or 0,
             completion_tokens=response.eval_count or 0,
         )
+
+    def _post(self, path: str, **request: Any) -> httpx.Response:
+        """Send what the client has no words for."""
+        answer: httpx.Response = self._client._client.post(path, **request)
+        if answer.is_error:
+            raise ollama.ResponseError(answer.text, answer.status_code)
+        return answer
 
     def has(self, tag: str) -> bool:
         """Ask for one model."""
