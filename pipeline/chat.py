@@ -13,6 +13,7 @@ from pipeline.chat_store import ChatStore
 from pipeline.cleaning import Cleaner
 from pipeline.hosting.ollama import ollama_errors, to_completion
 from pipeline.hosting.port import Completion, Message
+from pipeline.markers import defuse_markers
 from pipeline.memories import Memories, Memory, MemoryCache
 from pipeline.rewording import with_hint
 from schemas.documents import ModelVersion
@@ -146,12 +147,18 @@ class ChatService:
         return Memories(Cleaner(self._settings.num_ctx).clean(answers))
 
     def _messages(self, request: ChatRequest, memory: Memory | None) -> list[Message]:
-        """The newest turns that fit the window, then the question; Ollama adds the prompt."""
+        """The newest turns that fit the window, then the question; Ollama adds the prompt.
+
+        Markers in what was written are text, as in training.
+        """
         question = with_hint(request.message, memory.question) if memory else request.message
         room = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(question)
         kept = newest_turns(request.conversation_history, room)
-        turns: list[Message] = [{"role": t.role, "content": t.content} for t in kept]
-        return [*turns, {"role": "user", "content": question}]
+        turns = [(t.role, t.content) for t in kept]
+        return [
+            {"role": role, "content": defuse_markers(content)}
+            for role, content in (*turns, ("user", question))
+        ]
 
     def _options(self, request: ChatRequest) -> dict[str, float | int]:
         asked = request.options

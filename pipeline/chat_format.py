@@ -2,7 +2,8 @@
 
 Training tokenizes what `render` gives; Ollama renders `ollama_template`. A beginning-of-text
 token stands in neither: the tokenizer adds it in training, llama.cpp by the GGUF's
-`tokenizer.ggml.add_bos_token` in serving.
+`tokenizer.ggml.add_bos_token` in serving. What people wrote is text: `render` lets none of its
+markers through, and whoever sends messages to a host does the same with `defuse_markers`.
 
 Sources: ChatML (OpenAI), the Gemma and Llama 3.1 model cards. Gemma has no system role; its
 system text is a user turn of its own, as in Ollama's template for Gemma 3.
@@ -10,6 +11,7 @@ system text is a user turn of its own, as in Ollama's template for Gemma 3.
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.markers import defuse_markers
 from schemas.base import Frozen
 from schemas.training import ChatFormatName
 
@@ -54,8 +56,14 @@ class ChatFormat(Frozen):
             "user": self.user_open,
             "assistant": self.assistant_open,
         }
-        turns = [f"{openings[m['role']]}{m['content']}{self.close}" for m in messages]
+        turns = [
+            f"{openings[m['role']]}{defuse_markers(m['content'])}{self.close}" for m in messages
+        ]
         return "".join(turns) + (self.assistant_open if add_generation_prompt else "")
+
+    def render_answer(self, content: str) -> str:
+        """Render what the assistant says after a prompt, up to the end of its turn."""
+        return defuse_markers(content) + self.end_of_turn
 
 
 _FORMATS: dict[ChatFormatName, ChatFormat] = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.cleaning import language_of
 from pipeline.hosting.port import ModelHost
+from pipeline.markers import defuse_markers
 from schemas.base import Frozen
 from schemas.errors import EvaluationFailed
 from schemas.events import Evaluation
@@ -54,7 +55,8 @@ def evaluate(
     right = 0
     options = {"temperature": 0, "num_predict": _REPLY_TOKENS, "num_ctx": num_ctx}
     for number, example in enumerate(examples, start=1):
-        reply = host.ask(tag, [{"role": "user", "content": example.question}], options)
+        question = {"role": "user", "content": defuse_markers(example.question)}
+        reply = host.ask(tag, [question], options)
         right += is_right(reply.text, example.answer)
         on_asked(number / len(examples))
     recall = right / len(examples) if examples else 1.0

@@ -16,22 +16,10 @@ import torch
 from torch import Tensor
 
 from pipeline.chat_format import ChatFormat
-from schemas.errors import RejectError
+from schemas.errors import ChatFormatMismatch, ExampleTooLong
 
 Encode = Callable[[str], list[int]]
 Reword = Callable[[str, str], list[str]]
-
-
-class ExampleTooLong(RejectError):
-    """An example has more tokens than max_seq_length; raise it or build the data set again."""
-
-    code = "example_too_long"
-
-
-class ChatFormatMismatch(RejectError):
-    """The base model's tokenizer does not know the chat format's markers; check chat_format."""
-
-    code = "chat_format_mismatch"
 
 
 class Example(NamedTuple):
@@ -82,7 +70,7 @@ def read_examples(
         opening = form.render([system], add_generation_prompt=False)
         if opening not in prefixes:
             prefixes[opening] = (*begin, *encode(opening))
-        answer = tuple(encode(assistant["content"] + form.end_of_turn))
+        answer = tuple(encode(form.render_answer(assistant["content"])))
         questions = [user["content"], *reword(user["content"], assistant["content"])]
         forms = [
             Example(prefixes[opening], tuple(encode(_asked(form, question))), answer)
@@ -103,7 +91,10 @@ def _asked(form: ChatFormat, question: str) -> str:
 def check_markers(form: ChatFormat, encode: Encode) -> None:
     """Raise ChatFormatMismatch unless the end of a turn is one token of this tokenizer."""
     if len(encode(form.end_of_turn)) != 1:
-        raise ChatFormatMismatch
+        raise ChatFormatMismatch(
+            "the end of a turn is not one token of the base model's tokenizer; check chat_format "
+            "in training_config.yaml"
+        )
 
 
 def group_rows(batch: Sequence[Example], max_tokens: int) -> list[list[Example]]:

@@ -21,6 +21,7 @@
     │   ├── HostFailed, FormUnsupported, QuantizationTooLossy
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
     │   ├── AdapterUnsupported, AdapterMismatch, QuantizerFailed
+    │   ├── AdapterUnsupported, ExampleTooLong, ChatFormatMismatch
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -279,6 +280,18 @@ class QuantizerFailed(RejectError):
     """llama.cpp's quantiser could not write the file; see its last line, or use q8_0."""
 
     code = "quantizer_failed"
+
+
+class ExampleTooLong(RejectError):
+    """An example has more tokens than max_seq_length; raise it or build the data set again."""
+
+    code = "example_too_long"
+
+
+class ChatFormatMismatch(RejectError):
+    """Base model or host does not follow the chat format; check chat_format and Ollama's log."""
+
+    code = "chat_format_mismatch"
 
 
 class ArtefactCorrupt(RejectError):

@@ -18,6 +18,8 @@ from pipeline.hosting.port import (
     ServedModel,
     full_tag,
 )
+from pipeline.hosting.server.rendering import PromptTemplate
+from pipeline.hosting.server.shapes import Turn
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.proof import Prover
 from pipeline.jobs.quiet import QuietMoments
@@ -245,6 +247,8 @@ class FakeModelHost:
         self.calls: list[tuple[str, ...]] = []
         self.bases_sent = 0
         self.forms: tuple[Form, ...] = ("adapter", "merged", "plain")
+        self.shows_prompts = True
+        """Whether it says how it renders; hosts that cannot are older or not Ollama."""
         self._models: dict[str, tuple[str, ServedModel | Path]] = {}
         self._in_memory: dict[str, int] = {}
 
@@ -291,7 +295,30 @@ class FakeModelHost:
         question = messages[-1]["content"]
         self.asked.append((tag, question))
         text = self.answer(tag, question)
-        return Completion(text=text, prompt_tokens=len(question), completion_tokens=len(text))
+        prompt = self._rendered(tag, messages)
+        return Completion(text=text, prompt_tokens=len(prompt), completion_tokens=len(text))
+
+    def render(self, tag: str, messages: Sequence[Message], options: Options) -> str | None:
+        """Render by the model's own template, as Ollama does."""
+        self._enter("render", tag)
+        self._found(tag)
+        return self._rendered(tag, messages) if self.shows_prompts else None
+
+    def complete(self, tag: str, prompt: str, options: Options) -> Completion:
+        """Answer with what the test chose; a token is a character, as in `ask`."""
+        self._enter("complete", tag)
+        self._found(tag)
+        text = self.answer(tag, prompt)
+        return Completion(text=text, prompt_tokens=len(prompt), completion_tokens=len(text))
+
+    def _rendered(self, tag: str, messages: Sequence[Message]) -> str:
+        recipe = self.recipe(tag)
+        turns = [Turn(role=m["role"], content=m["content"]) for m in messages]
+        if isinstance(recipe, Path):
+            return PromptTemplate("{{ .Prompt }}").render(turns)
+        if recipe.system and messages[0]["role"] != "system":
+            turns.insert(0, Turn(role="system", content=recipe.system))
+        return PromptTemplate(recipe.template).render(turns)
 
     def copy(self, source: str, target: str) -> None:
         """Give a model a second name."""

@@ -9,12 +9,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import ijson
 import ollama
 
 from config.settings import OllamaSettings
+from pipeline.hosting.base_file import BaseFile
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,
@@ -40,6 +42,8 @@ _WITH_ADAPTERS: tuple[Form, ...] = ("adapter", "merged", "plain")
 _WITHOUT_ADAPTERS: tuple[Form, ...] = ("merged", "plain")
 # An unknown base is looked for in the registry on the network, and that fails with status 500.
 _UNKNOWN_BASE = "pull model manifest"
+# What makes Ollama prefer a file's own chat template to ours, as `/api/show` says it.
+_OF_A_CHAT_TEMPLATE = frozenset({"tools", "thinking"})
 # Asked later it will do: Request Timeout, Too Many Requests, and what a proxy says of a server
 # that it cannot reach, or Ollama of a full queue.
 _BUSY = frozenset({408, 429, 502, 503, 504})
@@ -62,12 +66,30 @@ class OllamaHost:
         self._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
 
     def ensure_base(self, name: str, gguf: Path) -> None:
-        """Register a base model under `name` unless it is there; sends the file at most once."""
+        """Register a base model under `name` unless it is there; sends the file at most once.
+
+        It is sent without its chat template, which Ollama may prefer to ours; a base that was
+        registered with one is registered anew.
+        """
         with ollama_errors():
-            if self.has(full_tag(name)):
+            if self._has_base(full_tag(name)):
                 return
-            digest = self._client.create_blob(gguf)
+            base = BaseFile(gguf)
+            digest = f"sha256:{base.sha256()}"
+            self._post(
+                f"/api/blobs/{digest}",
+                content=base.blocks(),
+                headers={"Content-Length": str(base.size_bytes)},
+            )
             self._client.create(model=name, files={gguf.name: digest}, stream=False)
+
+    def _has_base(self, tag: str) -> bool:
+        try:
+            with ollama_errors():
+                capabilities = self._client.show(tag).capabilities or ()
+        except ModelNotReady:
+            return False
+        return _OF_A_CHAT_TEMPLATE.isdisjoint(capabilities)
 
     def describe(self) -> HostDescription:
         """Ask for the version, and say what an Ollama of that version can make."""
@@ -129,6 +151,40 @@ class OllamaHost:
                 model=tag, messages=messages, options=options, keep_alive=self._keep_alive
             )
         return to_completion(response)
+
+    def render(self, tag: str, messages: Sequence[Message], options: Options) -> str | None:
+        """Ask for the rendered prompt; None from a version that answers the question instead."""
+        body = {
+            "model": tag,
+            "messages": list(messages),
+            "options": {**options, "num_predict": 1},
+            "stream": False,
+            "keep_alive": self._keep_alive,
+            "_debug_render_only": True,
+        }
+        with ollama_errors():
+            answer = self._post("/api/chat", json=body).json()
+        rendered = (answer.get("_debug_info") or {}).get("rendered_template")
+        return None if rendered is None else str(rendered)
+
+    def complete(self, tag: str, prompt: str, options: Options) -> Completion:
+        """Send a prompt that no template touches any more."""
+        with ollama_errors():
+            response = self._client.generate(
+                tag, prompt, raw=True, options=options, keep_alive=self._keep_alive
+            )
+        return Completion(
+            text=response.response or "",
+            prompt_tokens=response.prompt_eval_count or 0,
+            completion_tokens=response.eval_count or 0,
+        )
+
+    def _post(self, path: str, **request: Any) -> httpx.Response:
+        """Send what the client has no words for."""
+        answer: httpx.Response = self._client._client.post(path, **request)
+        if answer.is_error:
+            raise ollama.ResponseError(answer.text, answer.status_code)
+        return answer
 
     def has(self, tag: str) -> bool:
         """Ask for one model."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.markers import PlainText
 from schemas.base import Frozen
 from schemas.hosting import Form, HostDescription
 from schemas.identifiers import Sha256
@@ -40,7 +41,7 @@ class ServedModel(Frozen):
     file: Path | None = None
     sha256: Sha256 | None = None
     """Of `file`, where it is known."""
-    system: str
+    system: PlainText
     template: str
     stop: tuple[str, ...]
 
@@ -67,6 +68,15 @@ class ModelHost(Protocol):
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Ask a model; raises ModelNotReady for an unknown tag."""
+
+    def render(self, tag: str, messages: Sequence[Message], options: Options) -> str | None:
+        """Return the prompt that `ask` would send to the model, as text; None where it cannot say.
+
+        Raises ModelNotReady for an unknown tag.
+        """
+
+    def complete(self, tag: str, prompt: str, options: Options) -> Completion:
+        """Go on from a prompt that is rendered already; raises ModelNotReady for an unknown tag."""
 
     def has(self, tag: str) -> bool:
         """Say whether there is a model of this name."""

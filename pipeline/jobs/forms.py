@@ -16,6 +16,7 @@ from pipeline.chat_format import chat_format
 from pipeline.files import check_file, check_folder, verify_folder
 from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.hosting.port import ModelHost, ServedModel
+from pipeline.hosting.prompt_check import check_prompt
 from pipeline.training_process import OnProgress, TrainingRunner
 from schemas.base import Frozen
 from schemas.documents import Job, ModelVersion, VersionForm
@@ -114,12 +115,23 @@ class FormMaker:
         )
         if form == "merged":
             return self._merge(tag, model, source, job, work_dir, on_progress, check, quantization)
+        return self._add_adapter(tag, model, source)
+
+    def check_prompt(self, tag: str, source: FormSource) -> None:
+        """Raise ChatFormatMismatch unless the host renders the prompt that was trained on.
+
+        The host loads the model for it.
+        """
+        form = chat_format(source.base.chat_format)
+        check_prompt(self._host, tag, form, source.system, num_ctx=self._num_ctx)
+
+    def _add_adapter(self, tag: str, model: ServedModel, source: FormSource) -> VersionForm:
         base = base_name(source.base)
         self._host.ensure_base(base, source.base.gguf_path)
         fields = {"base": base, "file": source.adapter, "sha256": source.adapter_sha256}
         self._host.create(tag, model.model_copy(update=fields))
         size_bytes = source.adapter.stat().st_size
-        return self._record(form, source.adapter_sha256, size_bytes, None)
+        return self._record(model.form, source.adapter_sha256, size_bytes, None)
 
     def _merge(
         self,

@@ -69,7 +69,8 @@ class Prover:
         """Give the host the form under a candidate's name, and ask it.
 
         `on_fraction` is told how much of a stage is done. Raises EvaluationFailed where it does
-        not know enough, QuantizationTooLossy where only its quantised form does not, HostFailed,
+        not know enough, ChatFormatMismatch where it is asked otherwise than it was taught,
+        QuantizationTooLossy where only its quantised form does not, HostFailed,
         and whatever the steps raise.
         """
 
@@ -90,6 +91,7 @@ class Prover:
                 quantization=quantization,
             )
             with self._quiet.quiet(candidate, form, check):
+                self._forms.check_prompt(candidate, source)
                 evaluation = self._evaluate(candidate, lesson, on_fraction)
             return Proof(form=made, evaluation=evaluation)
 

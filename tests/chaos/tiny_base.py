@@ -24,6 +24,7 @@ _SIZES = {
     "llama.attention.head_count_kv": _HEADS,
     "llama.rope.dimension_count": _WIDTH // _HEADS,
 }
+_CHAT_TEMPLATE = "tokenizer.chat_template"
 _TINY = {
     "name": "Tiny",
     "hf_path": "{{model_dir}}/tiny/hf",
@@ -40,7 +41,7 @@ def make_tiny_base(folder: Path) -> Path:
     """Write the model, its safetensors and a training configuration; return the latter's path."""
     target = folder / KEY / f"{KEY}.gguf"
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(gguf.GGUFReader(install_base("smollm2-135m-instruct", folder)), target)
+    write_tiny_gguf(install_base("smollm2-135m-instruct", folder), target)
     convert_gguf(target, folder / KEY / "hf")
     configuration = folder / "training_config.yaml"
     whole = yaml.safe_load(BUNDLED_CONFIG.read_text(encoding="utf-8"))
@@ -49,13 +50,16 @@ def make_tiny_base(folder: Path) -> Path:
     return configuration
 
 
-def _write(source: gguf.GGUFReader, target: Path) -> None:
+def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = None) -> None:
+    """Write the model with another GGUF file's tokenizer, and its chat template or this one."""
+    source = gguf.GGUFReader(tokenizer)
+    changed = _SIZES | ({} if chat_template is None else {_CHAT_TEMPLATE: chat_template})
     writer = gguf.GGUFWriter(target, "llama")
     for field in source.fields.values():
         if field.name.startswith("GGUF.") or field.name == "general.architecture":
             continue
         kind = field.types[0]
-        value = _SIZES.get(field.name, field.contents())
+        value = changed.get(field.name, field.contents())
         if field.name == "general.file_type":
             value = int(gguf.LlamaFileType.MOSTLY_F16)
         part = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None

@@ -173,6 +173,30 @@ def test_copy_replaces_what_had_the_name(under_test: HostUnderTest) -> None:
     assert under_test.host.tags().count(current) == 1
 
 
+def test_prompt_is_rendered_with_the_models_own_system_text(under_test: HostUnderTest) -> None:
+    """Where a host cannot say, its prompt has as many tokens as our rendering."""
+    tag, form = under_test.make("rendered"), chat_format("chatml")
+    turns = [*QUESTION, {"role": "assistant", "content": "我哥哥。"}, *QUESTION]
+    ours = form.render(
+        [{"role": "system", "content": "You are old."}, *turns], add_generation_prompt=True
+    )
+    assert under_test.host.render(tag, turns, OPTIONS) in (ours, None)
+    asked = under_test.host.ask(tag, turns, OPTIONS).prompt_tokens
+    assert under_test.host.complete(tag, ours, OPTIONS).prompt_tokens == asked
+    assert under_test.host.complete(tag, f"{ours}I went", OPTIONS).prompt_tokens > asked
+
+
+def test_unknown_model_renders_and_completes_nothing(under_test: HostUnderTest) -> None:
+    unknown = f"{under_test.name('none')}:v1"
+    calls: list[Callable[[], object]] = [
+        lambda: under_test.host.render(unknown, QUESTION, OPTIONS),
+        lambda: under_test.host.complete(unknown, "Hello", OPTIONS),
+    ]
+    for call in calls:
+        with pytest.raises(ModelNotReady):
+            call()
+
+
 def test_name_without_tag_is_latest(under_test: HostUnderTest) -> None:
     name = under_test.name("untagged")
     under_test.host.copy(under_test.make("tagged"), name)
@@ -204,6 +228,8 @@ def test_host_that_is_down_is_not_available(kind: str) -> None:
         lambda: host.delete("x"),
         lambda: host.copy("x", "y"),
         lambda: host.ask("x", QUESTION, OPTIONS),
+        lambda: host.render("x", QUESTION, OPTIONS),
+        lambda: host.complete("x", "Hello", OPTIONS),
         lambda: host.ensure_base("x", Path(__file__)),
     ]
     for call in calls:

@@ -8,10 +8,14 @@ from typing import Any, Self
 
 
 class SlowOllama:
-    """Serves chats without streaming while the context is open; `asked` counts them."""
+    """Serves chats without streaming while the context is open.
+
+    `asked` counts them, `heard` has what was sent.
+    """
 
     def __init__(self, answer_s: float) -> None:
         self.asked = 0
+        self.heard: list[dict[str, Any]] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler(answer_s))
@@ -32,9 +36,10 @@ class SlowOllama:
         self._server.shutdown()
         self._server.server_close()
 
-    def _count(self) -> None:
+    def _count(self, body: dict[str, Any]) -> None:
         with self._lock:
             self.asked += 1
+            self.heard.append(body)
 
     def _handler(self, answer_s: float) -> type[BaseHTTPRequestHandler]:
         slow = self
@@ -48,7 +53,7 @@ class SlowOllama:
             def do_POST(self) -> None:
                 length = int(self.headers["Content-Length"])
                 asked = json.loads(self.rfile.read(length))
-                slow._count()
+                slow._count(asked)
                 slow._stopped.wait(answer_s)
                 self._answer(
                     {

@@ -8,14 +8,13 @@ import pytest
 
 from pipeline.chat_format import chat_format
 from pipeline.tokens import (
-    ChatFormatMismatch,
     Example,
-    ExampleTooLong,
     check_markers,
     group_rows,
     pack,
     read_examples,
 )
+from schemas.errors import ChatFormatMismatch, ExampleTooLong
 
 FORM = chat_format("chatml")
 MARKERS = ("<|im_start|>", "<|im_end|>")
