@@ -9,18 +9,23 @@ from pathlib import Path
 import gguf
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
 from transformers import LlamaConfig
 
 from config.training import load_training_config
 from pipeline.adapter import export_gguf, save_peft
 from pipeline.checkpoint import Position, load_newest, save
 from pipeline.dataset import JSONLBuilder
-from pipeline.files import MANIFEST, disk_errors, write_file
+from pipeline.files import MANIFEST, check_folder, disk_errors, hash_file, write_file
+from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.system_prompt import SystemPromptGenerator
+from pipeline.training.merge import merge
 from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
+from schemas.hosting import MERGED_FOLDER, MergeSpec
 from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.fakes import TINY_SIZES, ListedAnswers
 from tests.integration.test_adapter_export import adapted
+from tests.tiny_gguf import TARGET, pair, write_adapter, write_base
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -79,6 +84,41 @@ def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: i
     if (small_disk / ADAPTER_GGUF).exists():  # Then there was no room for the manifest at most.
         assert len(gguf.GGUFReader(small_disk / ADAPTER_GGUF).tensors) == 28
     assert not list(small_disk.glob(".partial-*"))
+
+
+@pytest.mark.parametrize("left", range(0, 65_536, 8192))
+def test_merge_that_finds_no_room_is_whole_or_not_there(
+    small_disk: Path, tmp_path: Path, left: int
+) -> None:
+    """Some 40 KiB: it is told before it begins, and while it writes where others fill the disk."""
+    base = write_base(tmp_path / "base.gguf", Kind.Q4_0, columns=64)
+    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair(columns=64)})
+    spec = MergeSpec(
+        job_id="ANN_1",
+        elder_id="ANN",
+        fence=1,
+        base_gguf=base,
+        adapter_gguf=adapter,
+        adapter_sha256=hash_file(adapter),
+        quantization="q8_0",
+        work_dir=small_disk,
+    )
+    plan, free = plan_merge(base, "q8_0"), os.statvfs(small_disk)
+    (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
+    if left < plan.disk_bytes:
+        with pytest.raises(DiskFull, match="GiB free"):
+            check_room(plan, small_disk)
+        with pytest.raises(DiskFull):
+            merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
+        assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+        return
+    check_room(plan, small_disk)
+    try:
+        outcome = merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
+    except DiskFull:  # No room for the manifest.
+        assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    else:
+        check_folder(small_disk / MERGED_FOLDER, outcome.hashes)
 
 
 def cut(path: Path) -> None:

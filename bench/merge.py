@@ -1,0 +1,188 @@
+"""How fast base and adapter become one file, against a plain copy of that file; and its memory.
+
+    python -m bench.merge [--model-dir DIR] [--base gemma3-270m] [--rank 16] [--repeats 7] [--json]
+
+Paired: merge and copies take turns, so that a busy machine hits all. Each ends with an fsync. The
+adapter is random and of all linear layers. Memory is a child process's peak beyond what it had
+once everything was imported, against the largest tensor in F32: the base's largest, and the
+largest that is merged.
+"""
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from math import prod
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from bench.table import show
+from consumers.embedded.bases import install_base
+from consumers.embedded.session import model_dir
+from pipeline.files import hash_file
+from pipeline.hosting.merge_plan import lay_out, linear_layers, plan_merge, read_model
+from pipeline.hosting.server.weights import Weights
+from pipeline.training.merge import merge
+from schemas.hosting import MergeOutcome, MergeSpec
+
+_MB = 1_000_000
+_BLOCK_BYTES = 1 << 21
+
+
+def write_adapter(path: Path, base: Weights, rank: int) -> None:
+    """Write a random LoRA of all linear layers."""
+    random = np.random.default_rng(1)
+    writer = gguf.GGUFWriter(path, base.architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 2.0 * rank)
+    names = linear_layers(base)
+    for tensor in base.tensors:
+        if tensor.name in names:
+            columns, rows = tensor.shape
+            a, b = random.normal(0, 0.02, (rank, columns)), random.normal(0, 0.02, (rows, rank))
+            writer.add_tensor(f"{tensor.name}.lora_a", a.astype(np.float16))
+            writer.add_tensor(f"{tensor.name}.lora_b", b.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def run(spec: MergeSpec) -> MergeOutcome:
+    """Merge, as the training process does."""
+    return merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy by the kernel."""
+    shutil.copyfile(source, target)
+    _sync(target)
+
+
+def copy_hashed(source: Path, target: Path) -> None:
+    """Copy through this process, with the hash that a merged file gets too."""
+    digest = hashlib.sha256()
+    with source.open("rb") as old, target.open("wb") as new:
+        while block := old.read(_BLOCK_BYTES):
+            digest.update(block)
+            new.write(block)
+    _sync(target)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def measure_peak(spec: MergeSpec) -> float:
+    """Return a fresh process's peak in megabytes, beyond what its imports took."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_tell_peak, args=(theirs, spec))
+    child.start()
+    peak: float = ours.recv()
+    child.join()
+    return peak
+
+
+def _tell_peak(pipe: Connection, spec: MergeSpec) -> None:
+    before = _peak_bytes()
+    run(spec)
+    pipe.send((_peak_bytes() - before) / _MB)
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _timed(work: Callable[[], object], size_bytes: int) -> float:
+    begun = time.perf_counter()
+    work()
+    return size_bytes / _MB / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model-dir", type=Path, default=model_dir())
+    parser.add_argument("--base", default="gemma3-270m")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    base_gguf = install_base(options.base, options.model_dir)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        adapter = folder / "adapter.gguf"
+        write_adapter(adapter, read_model(base_gguf), options.rank)
+        spec = MergeSpec(
+            job_id="bench_1",
+            elder_id="bench",
+            fence=1,
+            base_gguf=base_gguf,
+            adapter_gguf=adapter,
+            adapter_sha256=hash_file(adapter),
+            quantization="q8_0",
+            work_dir=folder,
+        )
+        _speed(spec, folder, options.repeats, as_json=options.json)
+        _memory(spec, options.repeats, as_json=options.json)
+
+
+def _speed(spec: MergeSpec, folder: Path, repeats: int, *, as_json: bool) -> None:
+    outcome = run(spec)
+    source = folder / "source.gguf"
+    outcome.path.replace(source)
+    ways: dict[str, Callable[[], object]] = {
+        "merge": lambda: run(spec),
+        "plain copy": lambda: copy(source, folder / "copy.gguf"),
+        "plain copy, hashed": lambda: copy_hashed(source, folder / "copy.gguf"),
+    }
+    samples: dict[str, list[float]] = {way: [] for way in ways}
+    for turn in range(repeats):
+        # Who goes first changes, so that none always finds the disk idle.
+        for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
+            samples[way].append(_timed(ways[way], outcome.size_bytes))
+    show(f"MB/s, {outcome.size_bytes / _MB:.0f} MB", samples, as_json=as_json)
+    seconds = {way: [outcome.size_bytes / _MB / x for x in found] for way, found in samples.items()}
+    show("seconds", seconds, as_json=as_json)
+    pairs = zip(samples["merge"], samples["plain copy, hashed"], strict=True)
+    ratios = {"merge / plain copy, hashed": [one / other for one, other in pairs]}
+    pairs = zip(samples["merge"], samples["plain copy"], strict=True)
+    ratios["merge / plain copy"] = [one / other for one, other in pairs]
+    show("bytes a second, paired", ratios, as_json=as_json)
+
+
+def _memory(spec: MergeSpec, repeats: int, *, as_json: bool) -> None:
+    base = read_model(spec.base_gguf)
+    layout = lay_out(base, spec.base_gguf.stat().st_size, linear_layers(base))
+    peaks = [measure_peak(spec) for _ in range(repeats)]
+    rows = {
+        "peak beyond imports, MB": peaks,
+        "planned peak of the whole process, MB": [
+            plan_merge(spec.base_gguf, spec.quantization).peak_memory_bytes / _MB
+        ],
+    }
+    for name, tensors in (
+        ("largest tensor", layout.tensors),
+        ("largest merged tensor", [t for t in layout.tensors if t.is_touched]),
+    ):
+        largest = max(4 * prod(tensor.shape) for tensor in tensors) / _MB
+        rows[f"{name} in F32, MB"] = [largest]
+        rows[f"peak / {name}"] = [peak / largest for peak in peaks]
+    show("memory", rows, as_json=as_json)
+
+
+if __name__ == "__main__":
+    main()
