@@ -25,8 +25,8 @@ from consumers.embedded.bases import install_base
 from consumers.embedded.mongodb import MongoDbServer
 from consumers.embedded.stack import OllamaServer
 from pipeline.hosting.ollama import forms_of
-from pipeline.hosting.server.profile import ProfileName
 from pipeline.store import Store, ensure_indexes, open_client
+from tests.contract.versions import EMBEDDED
 from tests.fake_mongo import FakeStore
 from tests.false_clock import FalseClock
 from tests.random_weights import write_merged, write_random_adapter
@@ -46,10 +46,6 @@ PARAMETERS = {
     "stop": ["<|im_end|>"],
 }
 QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
-EMBEDDED: dict[str, ProfileName] = {
-    "embedded-0.34": "ollama-0.34",
-    "embedded-0.32": "ollama-0.32",
-}
 # A real Ollama brings its runner up anew for each persona, on a busy machine.
 CALL_LIMIT_S = 120
 
@@ -102,7 +98,7 @@ class OllamaUnderTest:
         self.client.close()  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(scope="session", params=["embedded-0.34", "embedded-0.32", "real"])
+@pytest.fixture(scope="session", params=[*EMBEDDED, "real"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OllamaUnderTest]:
