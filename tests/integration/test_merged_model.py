@@ -15,7 +15,8 @@ from pipeline.files import check_folder, hash_file
 from pipeline.hosting.server.weights import read_weights
 from pipeline.training.merge import merge
 from schemas.hosting import MergeOutcome, MergeSpec
-from tests.contract.conftest import CHATML, write_random_adapter
+from tests.contract.conftest import CHATML
+from tests.random_weights import write_random_adapter
 
 QUESTIONS = (
     "Who taught you to swim?",

@@ -86,7 +86,7 @@ def test_form_that_is_set_goes_before_the_hosts_own() -> None:
 def test_form_that_the_host_refuses_is_told_with_its_own_sentence() -> None:
     host = FakeModelHost()
     host.forms = ("merged", "plain")
-    with pytest.raises(FormUnsupported, match=r"adapter is not supported.*merged"):
+    with pytest.raises(FormUnsupported, match=r"adapters are no longer supported.*merged"):
         choose_form(host, HostSettings(form="adapter"), host.describe())
 
 
