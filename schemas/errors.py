@@ -18,7 +18,7 @@
     │   ├── UnknownCommand, UnknownJob, UnknownVersion, UnknownLetter, JobAlreadyEnded
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
-    │   ├── AdapterUnsupported
+    │   ├── AdapterUnsupported, FolderNotOurs
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -238,6 +238,15 @@ class AdapterUnsupported(RejectError):
     """Adapters of this base model cannot be written as GGUF; choose another base model."""
 
     code = "adapter_unsupported"
+
+
+class FolderNotOurs(RejectError):
+    """The folder holds files that ModelServer did not write; empty it or name another.
+
+    Not fatal: it is about one base model, and jobs on others go on.
+    """
+
+    code = "folder_not_ours"
 
 
 class ArtefactCorrupt(RejectError):
