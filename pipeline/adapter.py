@@ -2,20 +2,23 @@
 
 Ollama converts safetensors adapters of Llama and Gemma 2 alone, so GGUF is the way that serves
 every base. Tensor names and the row order of llama's q and k follow llama.cpp's
-`convert_lora_to_gguf.py`.
+`convert_lora_to_gguf.py`; the tests compare the bytes. Where that ignores what peft computes
+(rsLoRA, an alpha of its own for a layer), the difference is folded into the numbers.
 """
 
 import json
+import math
 import re
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import gguf
 import numpy as np
 import numpy.typing as npt
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.other import get_pattern_key
 from safetensors.torch import load, save
 
 from pipeline.files import (
@@ -27,6 +30,7 @@ from pipeline.files import (
     temporary_beside,
     write_file,
 )
+from pipeline.hosting.architectures import Architecture, architecture_of
 from schemas.errors import AdapterUnsupported, ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG as CONFIG
 from schemas.training import ADAPTER_GGUF as GGUF
@@ -36,20 +40,34 @@ Array = npt.NDArray[Any]
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
 
 
-class _Architecture(NamedTuple):
-    kind: gguf.MODEL_ARCH
-    permuted: bool
-    """llama.cpp keeps the rows of q and k in another order than transformers."""
-
-
-# An allow-list: a wrong guess here gives an adapter that loads and talks nonsense.
-_ARCHITECTURES: dict[str, _Architecture] = {
-    "llama": _Architecture(gguf.MODEL_ARCH.LLAMA, permuted=True),
-    "qwen2": _Architecture(gguf.MODEL_ARCH.QWEN2, permuted=False),
-    "qwen3": _Architecture(gguf.MODEL_ARCH.QWEN3, permuted=False),
-    "gemma2": _Architecture(gguf.MODEL_ARCH.GEMMA2, permuted=False),
-    "gemma3_text": _Architecture(gguf.MODEL_ARCH.GEMMA3, permuted=False),
-}
+# What peft may say of an adapter without changing what it computes, and what is minded below. An
+# allow-list too: each other field, once set, is a kind of LoRA that llama.cpp does not know.
+_MINDED: Final = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"})
+_HARMLESS: Final = frozenset(
+    {
+        "task_type",
+        "peft_type",
+        "auto_mapping",
+        "peft_version",
+        "base_model_name_or_path",
+        "revision",
+        "inference_mode",
+        "target_modules",
+        "exclude_modules",
+        "layers_to_transform",
+        "layers_pattern",
+        "lora_dropout",
+        "bias",
+        "init_lora_weights",
+        "megatron_core",
+        "qalora_group_size",
+        "ensure_weight_tying",
+    }
+)
+# Others (PiSSA, OLoRA, LoftQ) change the base, which the host has as it was.
+_PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal")
+# Before a layer's name where a model sees too; llama.cpp's names know nothing of it.
+_LANGUAGE_PART: Final = "language_model."
 
 
 def save_peft(model: PeftModel, folder: Path) -> str:
@@ -78,15 +96,21 @@ def export_gguf(folder: Path, base: Any) -> Path:
     """
     check_folder(folder)
     config = json.loads((folder / CONFIG).read_text())
-    architecture = _architecture(base.model_type, config)
+    architecture = architecture_of(base.model_type)
+    _check_kind(config)
+    tensors = load((folder / WEIGHTS).read_bytes())
+    alphas = _alphas(tensors, config)
+    # One for the whole file; a layer with another has the difference in its B.
+    alpha = max(alphas.values()) if len(set(alphas.values())) == 1 else float(config["lora_alpha"])
+    folds = {module: own / alpha for module, own in alphas.items()}
     target = folder / GGUF
     # Never F64: the runner would crash at the first chat.
     halves = {
         name: np.ascontiguousarray(value.astype(np.float16))
-        for name, value in _named(load((folder / WEIGHTS).read_bytes()), architecture, base)
+        for name, value in _named(tensors, architecture, base.get_text_config(), folds)
     }
     with temporary_beside(target) as file:
-        _write_gguf(Path(file.name), architecture, float(config["lora_alpha"]), halves)
+        _write_gguf(Path(file.name), architecture, alpha, halves)
         _read_back(Path(file.name), halves)
         publish_file(file, target)
     seal_folder(folder, sealed_files(folder) | {GGUF: hash_file(target)})
@@ -94,10 +118,10 @@ def export_gguf(folder: Path, base: Any) -> Path:
 
 
 def _write_gguf(
-    path: Path, architecture: _Architecture, alpha: float, tensors: dict[str, Array]
+    path: Path, architecture: Architecture, alpha: float, tensors: dict[str, Array]
 ) -> None:
     # Closed whatever happens: an open writer would write what is left at the collector's time.
-    with closing(gguf.GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.kind])) as writer:
+    with closing(gguf.GGUFWriter(None, architecture.name)) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", alpha)
@@ -124,32 +148,60 @@ def _read_back(path: Path, written: dict[str, Array]) -> None:
         raise ArtefactCorrupt("the GGUF was not written whole; it must be built again")
 
 
-def _architecture(model_type: str, config: dict[str, Any]) -> _Architecture:
-    known = _ARCHITECTURES.get(model_type)
-    if known is None:
-        raise AdapterUnsupported(f"architecture {model_type!r} has no GGUF form here")
-    for name in ("use_dora", "use_rslora", "alpha_pattern", "rank_pattern", "modules_to_save"):
-        if config.get(name):
+def _check_kind(config: dict[str, Any]) -> None:
+    """Raise AdapterUnsupported for a kind of LoRA that llama.cpp would ignore or not read."""
+    for name in sorted(config.keys() - _MINDED - _HARMLESS):
+        if config[name]:
             raise AdapterUnsupported(f"{name} has no GGUF form")
+    if config.get("peft_type", "LORA") != "LORA":
+        raise AdapterUnsupported(f"{config['peft_type']} has no GGUF form")
     if config.get("bias", "none") != "none":
         raise AdapterUnsupported("a trained bias has no GGUF form")
-    return known
+    start = config.get("init_lora_weights", True)
+    if start not in _PLAIN_STARTS:
+        raise AdapterUnsupported(f"init_lora_weights {start!r} changes the base model")
+
+
+def _alphas(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, float]:
+    """The alpha of each adapted layer such that alpha / rank is what peft multiplies by."""
+    alphas = {}
+    for key, value in tensors.items():
+        match = _TENSOR.fullmatch(key)
+        if match is None or match[2] != "B":
+            continue
+        patterns = config.get("alpha_pattern") or {}
+        alpha = patterns.get(get_pattern_key(patterns, match[1]), config["lora_alpha"])
+        # rsLoRA divides by the root of the rank (Kalajdzievski 2023).
+        alphas[match[1]] = float(alpha) * (
+            math.sqrt(value.shape[1]) if config.get("use_rslora") else 1.0
+        )
+    # Of 0 llama.cpp makes a scale of 1.
+    if not alphas or min(alphas.values()) <= 0 or config["lora_alpha"] <= 0:
+        raise AdapterUnsupported("an adapter without layers, or with alpha 0, has no GGUF form")
+    return alphas
 
 
 def _named(
-    tensors: dict[str, torch.Tensor], architecture: _Architecture, base: Any
+    tensors: dict[str, torch.Tensor],
+    architecture: Architecture,
+    base: Any,
+    folds: dict[str, float],
 ) -> list[tuple[str, Array]]:
-    names = gguf.get_tensor_name_map(architecture.kind, base.num_hidden_layers)
+    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
+    names = gguf.get_tensor_name_map(kind, base.num_hidden_layers)
     named = []
     for key in sorted(tensors):
         match = _TENSOR.fullmatch(key)
-        name = names.get_name(f"{match[1]}.weight", try_suffixes=(".weight",)) if match else None
-        if match is None or name is None:
+        name = names.get_name(match[1].replace(_LANGUAGE_PART, "")) if match else None
+        if match is None or name is None or match[1] not in folds:
             raise AdapterUnsupported(f"tensor {key} has no GGUF name")
+        if name == "output" and base.tie_word_embeddings:
+            raise AdapterUnsupported("lm_head has no GGUF form of its own: it is the embedding")
         value: Array = tensors[key].float().numpy()
-        if match[2] == "B" and architecture.permuted:
-            value = _permute(name, value, base)
-        named.append((f"{name}.lora_{match[2].lower()}", value))
+        if match[2] == "B":
+            value = value * np.float32(folds[match[1]])
+            value = _permute(name, value, base) if architecture.permuted else value
+        named.append((f"{name}.weight.lora_{match[2].lower()}", value))
     return named
 
 
@@ -158,7 +210,7 @@ def _permute(name: str, rows: Array, base: Any) -> Array:
     heads = {
         "attn_q": base.num_attention_heads,
         "attn_k": base.num_key_value_heads,
-    }.get(name.split(".")[-2])
+    }.get(name.split(".")[-1])
     if heads is None:
         return rows
     return (

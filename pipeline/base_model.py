@@ -1,7 +1,6 @@
 """The base model in memory: loaded once, lent to one job at a time, given back unchanged."""
 
 import fcntl
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,17 +8,25 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
+from pipeline.base_weights import CONFIG, weights_folder
 from pipeline.chat_format import ChatFormat, chat_format
-from pipeline.files import MANIFEST, PARTIAL, check_folder, disk_errors, folder_written_whole
+from pipeline.files import check_folder, disk_errors, folder_written_whole, remove_remains
+from pipeline.hosting.architectures import check_architecture
+from pipeline.manifests import is_sealed, require_ours
 from pipeline.processor import choose_device, choose_dtype
 from pipeline.tokens import check_markers
 from schemas.errors import ArtefactCorrupt, ConfigurationError
 from schemas.training import BaseModelSpec, LoraParameters
 
 transformers_logging.disable_progress_bar()
+# Where a model that sees too keeps its language part: as published, and as transformers 5 saves.
+_LANGUAGE_PART = {
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+    r"^(model\.)?language_model\.lm_head": "lm_head",
+}
 
 
 class LoadedBase:
@@ -84,49 +91,73 @@ def load_base(spec: BaseModelSpec) -> LoadedBase:
     """Load a base model for training; converts its GGUF file the first time.
 
     What was converted here is checked by hash, and converted again where it was damaged. Weights
-    that others put there have no manifest and are taken as they are.
+    that others put there have no manifest and are taken as they are. Raises AdapterUnsupported,
+    FolderNotOurs and ConfigurationError before anything is loaded.
     """
-    if (spec.hf_path / MANIFEST).is_file():
+    folder = weights_folder(spec)
+    if is_sealed(folder):
         with suppress(ArtefactCorrupt):  # It was set aside, and is converted again below.
-            check_folder(spec.hf_path)
-    if not (spec.hf_path / "config.json").is_file():
-        convert_gguf(spec.gguf_path, spec.hf_path)
+            check_folder(folder)
+        folder = weights_folder(spec)
+    check_architecture(spec)
+    if not (folder / CONFIG).is_file():
+        convert_gguf(spec.gguf_path, folder)
     device = choose_device()
-    model = AutoModelForCausalLM.from_pretrained(
-        spec.hf_path,
-        dtype=choose_dtype(device),
-        attn_implementation="sdpa",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    ).to(device)
+    model = load_model(folder, dtype=choose_dtype(device)).to(device)
     model.requires_grad_(False)
     model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(
-        spec.hf_path, local_files_only=True, trust_remote_code=False
+        folder, local_files_only=True, trust_remote_code=False
     )
     return LoadedBase(spec, model, tokenizer)
+
+
+def load_model(folder: Path, dtype: torch.dtype) -> Any:
+    """Load a language model; of one that sees too, its language part alone."""
+    local = {"local_files_only": True, "trust_remote_code": False}
+    whole = AutoConfig.from_pretrained(folder, **local)
+    text = whole.get_text_config()
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=text,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        output_loading_info=True,
+        **({} if text is whole else {"key_mapping": _LANGUAGE_PART}),
+        **local,
+    )
+    missing = report["missing_keys"]
+    if missing:
+        # They would be random numbers, and the persona would speak nonsense.
+        raise ConfigurationError(
+            f"base model: {folder} lacks {len(missing)} of its tensors; put all its weights there"
+        )
+    return model
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Unpack a GGUF file into safetensors and a tokenizer, once; the weights stay equal.
 
     What is trained on is then exactly what Ollama serves. Safe when several processes do it.
+    Raises FolderNotOurs where `folder` holds anything else, the GGUF file included.
     """
     if not gguf.is_file():
         raise ConfigurationError(
             f"base model: found neither {folder} nor {gguf}; put the weights there or set "
             "MODELSERVER_MODEL_DIR"
         )
+    if (folder / CONFIG).is_file():
+        return
+    require_ours(folder)
     with disk_errors():
         folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(), (folder.parent / ".convert.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / "config.json").is_file():
+        if (folder / CONFIG).is_file():
             return  # Another process did it while this one waited.
         # Remains of a killed one can be many gigabytes; the lock says that nobody is at them.
-        for remains in folder.parent.glob(f"{PARTIAL}*/"):
-            shutil.rmtree(remains, ignore_errors=True)
+        remove_remains(folder)
         with folder_written_whole(folder) as partial:
             _convert(gguf, partial)
 

@@ -2,10 +2,12 @@
 
 A single file gets its final name by a rename. Files that belong together lie in a folder that is
 sealed: `manifest.json` has the hash of each, so that no one of them can change unnoticed. What is
-found damaged is set aside under a name that tells, and never read again.
+found damaged is set aside under a name that tells, and never read again. The manifest also says
+what is ours: a folder with anything else in it is neither replaced, set aside nor removed.
 """
 
 import errno
+import glob
 import hashlib
 import os
 import re
@@ -16,15 +18,13 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import IO
 
-from pydantic import ValidationError
+from pipeline.manifests import MANIFEST as MANIFEST
+from pipeline.manifests import PARTIAL as PARTIAL
+from pipeline.manifests import PARTIAL_END, Manifest, is_sealed, require_ours
+from pipeline.manifests import sealed_files as sealed_files
+from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable, FolderNotOurs
 
-from schemas.base import Frozen
-from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
-from schemas.identifiers import Sha256
-
-PARTIAL = ".partial-"
 CORRUPT = ".corrupt"
-MANIFEST = "manifest.json"
 # Enough to look into a bad disk; more would fill it.
 SET_ASIDE_KEPT = 3
 # Out of order for whatever is written there: broken, read-only, gone, or no more files may be
@@ -35,12 +35,6 @@ _FAILING |= {errno.EMFILE, errno.ENFILE}
 # Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says.
 _TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
-
-
-class _Manifest(Frozen):
-    """The files of a sealed folder by name, with their hashes."""
-
-    files: dict[str, Sha256]
 
 
 # One file -------------------------------------------------------------------------------------
@@ -84,7 +78,9 @@ def temporary_beside(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file in `path`'s folder; it is gone afterwards unless it was renamed."""
     with disk_errors():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=PARTIAL, delete=False) as file:
+        with NamedTemporaryFile(
+            dir=path.parent, prefix=PARTIAL, suffix=PARTIAL_END, delete=False
+        ) as file:
             try:
                 yield file
             finally:
@@ -126,24 +122,46 @@ def check_file(path: Path, sha256: str) -> None:
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to `<name>.corrupt`; return where it lies now.
 
-    The last one of each name is kept, and the newest few of a folder.
+    The last one of each name is kept, and the newest few of a folder. Raises FolderNotOurs for a
+    sealed folder with foreign files; what is not known to be ours is never removed.
     """
-    target = path.with_name(path.name + CORRUPT)
-    _remove(target)
+    if is_sealed(path):
+        require_ours(path)
+    target = _free_name(path)
     path.replace(target)
     os.utime(target)  # Its age counts from now, not from when it was written.
-    others = [p for p in path.parent.glob(f"*{CORRUPT}") if p != target]
+    # A file makes room for files, and a folder for folders.
+    others = [
+        p for p in path.parent.glob(f"*{CORRUPT}") if p != target and p.is_dir() == target.is_dir()
+    ]
     others.sort(key=lambda p: p.lstat().st_mtime_ns, reverse=True)
     for old in others[SET_ASIDE_KEPT - 1 :]:
-        _remove(old)
+        with suppress(FolderNotOurs):
+            _remove(old)
     return target
 
 
+def _free_name(path: Path) -> Path:
+    """Return `<name>.corrupt`, once free, or the first `<name>-<number>.corrupt`."""
+    target, number = path.with_name(path.name + CORRUPT), 1
+    while True:
+        try:
+            _remove(target)
+            return target
+        except FolderNotOurs:
+            number += 1
+            target = path.with_name(f"{path.name}-{number}{CORRUPT}")
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
+    """Remove a file, a link or a folder; raises FolderNotOurs, with nothing removed."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    require_ours(path)
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
 
 
 # A sealed folder ------------------------------------------------------------------------------
@@ -154,11 +172,15 @@ def folder_written_whole(target: Path, hashed: Mapping[str, str] | None = None) 
     """Give a temporary folder that becomes `target`, sealed and durable, if the block succeeds.
 
     `hashed` are the hashes of files that the block counts while it writes, by name; it may fill
-    them in until it ends. The other files are read once more.
+    them in until it ends. The other files are read once more. Raises FolderNotOurs, before the
+    block, where `target` holds files that are not its own.
     """
     with disk_errors():
+        require_ours(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(dir=target.parent, prefix=PARTIAL))
+        partial = Path(
+            mkdtemp(dir=target.parent, prefix=_partial_prefix(target), suffix=PARTIAL_END)
+        )
         try:
             yield partial
             files = sorted(path for path in partial.iterdir() if path.is_file())
@@ -168,6 +190,7 @@ def folder_written_whole(target: Path, hashed: Mapping[str, str] | None = None) 
             )
             for path in (*files, partial):
                 _sync(path)
+            require_ours(target)  # Minutes may have passed.
             _remove(target)
             partial.replace(target)
             _sync(target.parent)
@@ -175,16 +198,20 @@ def folder_written_whole(target: Path, hashed: Mapping[str, str] | None = None) 
             shutil.rmtree(partial, ignore_errors=True)
 
 
+def remove_remains(target: Path) -> None:
+    """Remove what killed writers of `target` left; the caller knows that none is at work."""
+    for path in target.parent.glob(f"{glob.escape(_partial_prefix(target))}*{PARTIAL_END}"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _partial_prefix(target: Path) -> str:
+    return f"{PARTIAL}{target.name}-"
+
+
 def seal_folder(folder: Path, files: Mapping[str, str]) -> None:
     """Write a folder's manifest; `files` are hashes by name."""
-    write_file(folder / MANIFEST, _Manifest(files=dict(files)).model_dump_json().encode())
-
-
-def sealed_files(folder: Path) -> dict[str, str]:
-    """Return the hashes by name that a folder was sealed with; raises ArtefactCorrupt."""
-    with suppress(OSError, ValidationError):
-        return _Manifest.model_validate_json((folder / MANIFEST).read_bytes()).files
-    raise ArtefactCorrupt(f"{folder.name} has no whole manifest; it must be built again")
+    write_file(folder / MANIFEST, Manifest(files=dict(files)).model_dump_json().encode())
 
 
 def verify_folder(folder: Path, expected: Mapping[str, str] | None = None) -> None:

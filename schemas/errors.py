@@ -20,8 +20,8 @@
     │   ├── ModelNotReady, OllamaRefused, DeadlineExceeded, ReplyTopicRefused
     │   ├── HostFailed, FormUnsupported, QuantizationTooLossy
     │   ├── TrainingFailed, TrainingOutOfMemory, EvaluationFailed, ArtefactCorrupt
-    │   ├── AdapterUnsupported, AdapterMismatch, QuantizerFailed
-    │   ├── AdapterUnsupported, ExampleTooLong, ChatFormatMismatch
+    │   ├── AdapterUnsupported, AdapterMismatch, QuantizerFailed, FolderNotOurs
+    │   ├── ExampleTooLong, ChatFormatMismatch
     │   └── InternalError
     ├── FatalError      the configuration is wrong: say so and exit 78
     │   └── ConfigurationError
@@ -292,6 +292,15 @@ class ChatFormatMismatch(RejectError):
     """Base model or host does not follow the chat format; check chat_format and Ollama's log."""
 
     code = "chat_format_mismatch"
+
+
+class FolderNotOurs(RejectError):
+    """The folder holds files that ModelServer did not write; empty it or name another.
+
+    Not fatal: it is about one base model, and jobs on others go on.
+    """
+
+    code = "folder_not_ours"
 
 
 class ArtefactCorrupt(RejectError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from config.settings import HostSettings
 from pipeline.chat_format import chat_format
 from pipeline.files import check_file, check_folder, verify_folder
+from pipeline.hosting.architectures import check_architecture
 from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.hosting.prompt_check import check_prompt
@@ -86,7 +87,9 @@ class FormMaker:
         AdapterUnsupported for an architecture without a GGUF form; DiskFull where `folder` has no
         room for a merge.
         """
-        if self.choose() != "merged":
+        form = self.choose()
+        check_architecture(base)
+        if form != "merged":
             return
         if self._quantization == "q4_k_m":
             find_quantizer(self._settings)

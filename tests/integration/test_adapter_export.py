@@ -8,21 +8,16 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.numpy import load_file
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    LlamaConfig,
-    PretrainedConfig,
-    Qwen2Config,
-)
+from peft import PeftModel
+from safetensors.numpy import load_file, save
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from pipeline.adapter import export_gguf, save_peft
 from pipeline.files import hash_file, seal_folder, sealed_files, write_file
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.fakes import TINY_SIZES
+from tests.tiny_families import adapt, make_model
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -35,16 +30,8 @@ CONFIGS: dict[str, type[PretrainedConfig]] = {
 
 
 def adapted(config: PretrainedConfig, **lora: Any) -> PeftModel:
-    """Return a tiny random model with a LoRA whose B is not zero."""
-    torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(config)
-    shape = {"r": 2, "lora_alpha": 6, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    peft = get_peft_model(model, LoraConfig(**(shape | lora)))
-    with torch.no_grad():
-        for name, weight in peft.named_parameters():
-            if "lora_B" in name:
-                weight.normal_()
-    return peft
+    """Return a tiny random model with a LoRA on all linear layers, as the recipe makes it."""
+    return adapt(make_model(config), **({"target_modules": "all-linear"} | lora))
 
 
 def exported(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], gguf.GGUFReader]:
@@ -96,8 +83,7 @@ def test_peft_reads_its_folder_back(tmp_path: Path) -> None:
     config = LlamaConfig(**TINY_SIZES)
     model = adapted(config).eval()
     save_peft(model, tmp_path)
-    torch.manual_seed(1)
-    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_config(config), tmp_path).eval()
+    again = PeftModel.from_pretrained(make_model(config), tmp_path).eval()
     ids = torch.arange(8)[None]
     assert torch.equal(model(input_ids=ids).logits, again(input_ids=ids).logits)
 
@@ -113,14 +99,66 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
+def contribution(reader: gguf.GGUFReader, name: str) -> Any:
+    """What llama.cpp adds to a weight: alpha over the tensor's own rank, times B times A."""
+    found = {t.name: np.asarray(t.data, dtype=np.float32) for t in reader.tensors}
+    a, b = found[f"{name}.lora_a"], found[f"{name}.lora_b"]
+    return reader.fields["adapter.lora.alpha"].contents() / a.shape[0] * (b @ a)
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 4, "down_proj": 1}},
+        {"alpha_pattern": {"q_proj": 8, "layers.1.mlp.down_proj": 1}},
+        {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"down_proj": 5}},
+        {"rank_pattern": {"q_proj": 4}, "alpha_pattern": {"q_proj": 5}, "use_rslora": True},
+    ],
+    ids=lambda lora: "+".join(lora),
+)
+def test_what_llama_cpp_adds_is_what_peft_adds(tmp_path: Path, lora: dict[str, Any]) -> None:
+    """Ranks and alphas of their own and rsLoRA, which llama.cpp itself would ignore."""
+    config = Qwen2Config(**TINY_SIZES)
+    model = adapted(config, **lora)
+    save_peft(model, tmp_path)
+    reader = gguf.GGUFReader(export_gguf(tmp_path, config))
+    layers = model.base_model.model.model.layers
+    for number, layer in enumerate(layers):
+        for linear, name in (
+            (layer.self_attn.q_proj, "attn_q"),
+            (layer.self_attn.o_proj, "attn_output"),
+            (layer.mlp.down_proj, "ffn_down"),
+        ):
+            expected = linear.get_delta_weight("default").detach().numpy()
+            found = contribution(reader, f"blk.{number}.{name}.weight")
+            np.testing.assert_allclose(found, expected, rtol=2e-2, atol=2e-2)
+
+
+def reconfigure(folder: Path, changed: dict[str, Any]) -> None:
+    """Change a saved adapter's configuration, and seal the folder again."""
+    path = folder / ADAPTER_CONFIG
+    text = json.dumps(json.loads(path.read_text()) | changed)
+    sha256 = write_file(path, text.encode())
+    seal_folder(folder, sealed_files(folder) | {ADAPTER_CONFIG: sha256})
+
+
 @pytest.mark.parametrize(
     "changed",
     [
-        {"use_rslora": True},
         {"use_dora": True},
         {"bias": "all"},
+        {"lora_bias": True},
         {"modules_to_save": ["lm_head"]},
-        {"alpha_pattern": {"q_proj": 8}},
+        {"trainable_token_indices": [1]},
+        {"layer_replication": [[0, 2]]},
+        {"target_parameters": ["mlp.weight"]},
+        {"alora_invocation_tokens": [1]},
+        {"fan_in_fan_out": True},
+        {"init_lora_weights": "pissa"},
+        {"peft_type": "VERA"},
+        {"lora_alpha": 0},
+        {"a_kind_of_next_year": {"on": 1}},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -128,13 +166,33 @@ def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[st
     """An adapter that would load and speak otherwise is never written."""
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
-    path = tmp_path / ADAPTER_CONFIG
-    text = json.dumps(json.loads(path.read_text()) | changed)
-    sha256 = write_file(path, text.encode())
-    seal_folder(tmp_path, sealed_files(tmp_path) | {ADAPTER_CONFIG: sha256})
+    reconfigure(tmp_path, changed)
     with pytest.raises(AdapterUnsupported):
         export_gguf(tmp_path, config)
     assert not list(tmp_path.glob("*.gguf"))
+
+
+@pytest.mark.parametrize(
+    ("key", "refused"),
+    [
+        ("base_model.model.lm_head.lora_{}.weight", "lm_head"),
+        ("base_model.model.model.embed_tokens.lora_embedding_{}", "embed_tokens"),
+        ("base_model.model.model.vision_tower.layers.0.q_proj.lora_{}.weight", "vision_tower"),
+    ],
+)
+def test_tensors_without_a_form_of_their_own_are_refused(
+    tmp_path: Path, key: str, refused: str
+) -> None:
+    """A tied head is the embedding itself, and llama.cpp's text model has no eyes."""
+    config = LlamaConfig(**TINY_SIZES, tie_word_embeddings=True)
+    save_peft(adapted(config), tmp_path)
+    tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
+    size = {"A": (2, 16), "B": (16, 2)}
+    tensors |= {key.format(side): np.ones(size[side], np.float32) for side in "AB"}
+    sha256 = write_file(tmp_path / ADAPTER_WEIGHTS, save(tensors))
+    seal_folder(tmp_path, sealed_files(tmp_path) | {ADAPTER_WEIGHTS: sha256})
+    with pytest.raises(AdapterUnsupported, match=refused):
+        export_gguf(tmp_path, config)
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:

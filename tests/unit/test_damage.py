@@ -268,12 +268,16 @@ def test_what_is_set_aside_is_bounded_by_name_and_by_folder(tmp_path: Path) -> N
     assert names == [f"file{n}{CORRUPT}" for n in range(6 - SET_ASIDE_KEPT, 6)]
 
 
+def sealed(folder: Path, content: bytes) -> Path:
+    """Write a sealed folder with one file."""
+    folder.mkdir()
+    seal_folder(folder, {"file": write_file(folder / "file", content)})
+    return folder
+
+
 def test_folder_is_set_aside_over_an_earlier_one_of_its_name(tmp_path: Path) -> None:
     """os.replace() refuses a folder that is not empty."""
-    for content in ("first", "second"):
-        folder = tmp_path / "adapter"
-        folder.mkdir()
-        (folder / "file").write_text(content)
-        set_aside(folder)
-    assert (tmp_path / f"adapter{CORRUPT}" / "file").read_text() == "second"
+    for content in (b"first", b"second"):
+        set_aside(sealed(tmp_path / "adapter", content))
+    assert (tmp_path / f"adapter{CORRUPT}" / "file").read_bytes() == b"second"
     assert len(list(tmp_path.iterdir())) == 1

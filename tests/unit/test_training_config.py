@@ -35,8 +35,14 @@ def test_bundled_file_has_the_bases_and_numbers_of_the_design() -> None:
 
 def test_model_folder_is_put_into_the_templates(tmp_path: Path) -> None:
     base = get_training_config().base("llama3.1-8b", tmp_path)
-    assert base.hf_path == tmp_path / "llama3.1-8b"
+    assert base.hf_path == tmp_path / "llama3.1-8b" / "hf"
     assert base.gguf_path.is_relative_to(tmp_path)
+
+
+def test_no_bundled_base_has_its_gguf_file_where_safetensors_are_written(tmp_path: Path) -> None:
+    config = get_training_config()
+    bases = [config.base(key, tmp_path) for key in config.base_models]
+    assert not [base.key for base in bases if base.gguf_path.is_relative_to(base.hf_path)]
 
 
 def test_bases_own_numbers_go_before_the_general_ones() -> None:
