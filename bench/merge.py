@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import multiprocessing
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -95,19 +94,23 @@ def measure_peak(spec: MergeSpec) -> float:
 
 
 def _tell_peak(pipe: Connection, spec: MergeSpec) -> None:
-    before = _peak_bytes()
+    before = _memory_bytes("VmRSS")
     run(spec)
-    pipe.send((_peak_bytes() - before) / _MB)
+    pipe.send((_memory_bytes("VmHWM") - before) / _MB)
 
 
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory_bytes(name: str) -> int:
+    # getrusage's peak would begin with what the parent had when it started this process.
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise LookupError(name)
 
 
-def _timed(work: Callable[[], object], size_bytes: int) -> float:
-    begun = time.perf_counter()
+def _timed(work: Callable[[], object]) -> tuple[float, float]:
+    begun, used = time.perf_counter(), time.process_time()
     work()
-    return size_bytes / _MB / (time.perf_counter() - begun)
+    return time.perf_counter() - begun, time.process_time() - used
 
 
 def main() -> None:
@@ -149,18 +152,23 @@ def _speed(spec: MergeSpec, folder: Path, repeats: int, *, as_json: bool) -> Non
         "plain copy": lambda: copy(source, folder / "copy.gguf"),
         "plain copy, hashed": lambda: copy_hashed(source, folder / "copy.gguf"),
     }
-    samples: dict[str, list[float]] = {way: [] for way in ways}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    busy: dict[str, list[float]] = {way: [] for way in ways}
     for turn in range(repeats):
         # Who goes first changes, so that none always finds the disk idle.
         for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
-            samples[way].append(_timed(ways[way], outcome.size_bytes))
-    show(f"MB/s, {outcome.size_bytes / _MB:.0f} MB", samples, as_json=as_json)
-    seconds = {way: [outcome.size_bytes / _MB / x for x in found] for way, found in samples.items()}
+            wall, cpu = _timed(ways[way])
+            seconds[way].append(wall)
+            busy[way].append(cpu)
+    size = outcome.size_bytes / _MB
+    speeds = {way: [size / wall for wall in walls] for way, walls in seconds.items()}
+    show(f"MB/s, {size:.0f} MB", speeds, as_json=as_json)
     show("seconds", seconds, as_json=as_json)
-    pairs = zip(samples["merge"], samples["plain copy, hashed"], strict=True)
-    ratios = {"merge / plain copy, hashed": [one / other for one, other in pairs]}
-    pairs = zip(samples["merge"], samples["plain copy"], strict=True)
-    ratios["merge / plain copy"] = [one / other for one, other in pairs]
+    show("seconds of processor time", busy, as_json=as_json)
+    ratios = {
+        f"merge / {way}": [a / b for a, b in zip(speeds["merge"], speeds[way], strict=True)]
+        for way in list(ways)[1:]
+    }
     show("bytes a second, paired", ratios, as_json=as_json)
 
 
