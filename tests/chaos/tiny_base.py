@@ -76,6 +76,23 @@ def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = N
     writer.close()
 
 
+def write_tiny_adapter(target: Path) -> None:
+    """Write a LoRA that fits the model."""
+    random = np.random.default_rng(2)
+    writer = gguf.GGUFWriter(target, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for layer in range(_LAYERS):
+        name = f"blk.{layer}.attn_output.weight"
+        for part, shape in (("lora_a", (2, _WIDTH)), ("lora_b", (_WIDTH, 2))):
+            writer.add_tensor(f"{name}.{part}", random.normal(0, 0.05, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (vocabulary, _WIDTH),

@@ -24,8 +24,9 @@ from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
 from pipeline.hosting.prompt_check import check_prompt
 from schemas.errors import ChatFormatMismatch
+from schemas.hosting import Form
 from schemas.training import ChatFormatName
-from tests.chaos.tiny_base import write_tiny_gguf
+from tests.chaos.tiny_base import write_tiny_adapter, write_tiny_gguf
 
 NAMES: tuple[ChatFormatName, ...] = get_args(ChatFormatName)
 SYSTEM = "You are Ann.\n- 我生在绍兴。"
@@ -95,9 +96,11 @@ def without_template(with_tools: Path) -> Path:
 
 
 def persona(name: ChatFormatName, base: str | None, file: Path | None) -> ServedModel:
+    """On a base, with an adapter or without; or merged, without a base."""
     form = chat_format(name)
+    kind: Form = "merged" if base is None else "plain" if file is None else "adapter"
     return ServedModel(
-        form="plain" if file is None else "merged",
+        form=kind,
         base=base,
         file=file,
         system=SYSTEM,
@@ -113,6 +116,19 @@ def test_persona_on_a_base_is_served_as_trained(
     base, tag = hosted.name("base"), hosted.name(f"on-base-{name}")
     hosted.host.ensure_base(base, with_tools)
     hosted.host.create(tag, persona(name, base, None))
+    check_prompt(hosted.host, tag, chat_format(name), SYSTEM, num_ctx=WINDOW)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_persona_with_an_adapter_is_served_as_trained(
+    hosted: HostOfTests, with_tools: Path, tmp_path: Path, name: ChatFormatName
+) -> None:
+    if "adapter" not in hosted.host.describe().forms:
+        pytest.skip("this host takes no adapters")
+    base, tag = hosted.name("base"), hosted.name(f"adapted-{name}")
+    write_tiny_adapter(tmp_path / "adapter.gguf")
+    hosted.host.ensure_base(base, with_tools)
+    hosted.host.create(tag, persona(name, base, tmp_path / "adapter.gguf"))
     check_prompt(hosted.host, tag, chat_format(name), SYSTEM, num_ctx=WINDOW)
 
 
