@@ -18,6 +18,7 @@ class Metrics:
         self._training()
         self._chatting()
         self._producing()
+        self._hosting()
 
     def _consuming(self) -> None:
         self.consumed = self._counter(
@@ -98,6 +99,17 @@ class Metrics:
         )
         self.delivery_failures = self._counter(
             "delivery_failures", "Events the broker did not confirm.", "topic"
+        )
+
+    def _hosting(self) -> None:
+        self.host_adapters = self._gauge(
+            "host_adapters_loaded", "Adapters that the host role has loaded and answers with."
+        )
+        self.host_loads = self._counter(
+            "host_loads", "Starts of llama-server, each with all adapters, by outcome.", "outcome"
+        )
+        self.host_load_seconds = self._histogram(
+            "host_load_seconds", "How long a start of llama-server took.", buckets=_STAGE_SECONDS
         )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:

@@ -100,6 +100,10 @@ class HostSettings(Section):
 
     `form` overrides the form that the host's version suggests. Everything below `url` is for the
     host role alone: `modelserver run host` listens on `bind` and `port` and starts `command`.
+
+    It loads at most `max_bases` bases, each with up to `max_adapters` adapters; what was asked for
+    longest ago leaves. A request has at most `num_ctx` tokens, and `slots` of them are worked on
+    at once. `start_s` bounds one start; one that was replaced has `drain_s` to finish.
     """
 
     kind: HostKind = "ollama"
@@ -110,6 +114,7 @@ class HostSettings(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 11435
     command: str = "llama-server"
     max_adapters: Annotated[int, Field(ge=1, le=1000)] = 32
+    max_bases: Annotated[int, Field(ge=1, le=100)] = 2
     num_ctx: Annotated[int, Field(ge=256, le=131072)] = 4096
     slots: Annotated[int, Field(ge=1, le=256)] = 4
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from pipeline.child_process import end_with_parent
 from schemas.errors import (
     JobCancelled,
     ModelServerError,
@@ -28,7 +29,6 @@ from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 _POLL_S = 0.2
 _STOP_LIMIT_S = 30.0
-_PR_SET_PDEATHSIG = 1
 # What somebody sends, or the kernel when memory ends; a crash raises others.
 _KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP})
 
@@ -208,7 +208,7 @@ class TrainingProcess:
 
 def serve(pipe: Connection, parent: int) -> None:
     """Be the child: train what comes through the pipe until it is closed."""
-    _end_with(parent)
+    end_with_parent(parent)
     # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # OpenMP's threads spin at every barrier, by default so long that beside another busy process
@@ -279,10 +279,3 @@ def _send(pipe: Connection, message: dict[str, Any]) -> None:
         pipe.send_bytes(json.dumps(message).encode())
     except OSError as error:
         raise JobCancelled("the worker is gone") from error
-
-
-def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its parent dies (Linux: prctl(2))."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It died before the call above.
-        os._exit(1)

@@ -1,18 +1,25 @@
 """`modelserver run`, `stack`, `demo`, `doctor`, `topics apply` and `asyncapi`."""
 
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
 from config.logs import configure_logs
-from config.settings import load_settings
+from config.metrics import Metrics
+from config.settings import Settings, load_settings
 from consumers.app import ROLES, App, RoleName, stop_on_signals
 from consumers.cli.output import notes, print_json, print_table
 from consumers.cli.wiring import Json, quiet_settings
 from consumers.doctor import examine
 from consumers.topics import apply_topics
 from schemas.asyncapi import describe_topics
+from schemas.errors import ConfigurationError
+
+# Needs neither Kafka nor MongoDB, and so is no role of the app.
+HOST = "host"
 
 topics = typer.Typer(help="Kafka topics.", no_args_is_help=True)
 
@@ -29,20 +36,42 @@ def register(app: typer.Typer) -> None:
 
 def run(
     roles: Annotated[
-        list[str] | None, typer.Argument(help=f"Which roles: {', '.join(ROLES)}; none: all.")
+        list[str] | None,
+        typer.Argument(
+            help=f"Which roles: {', '.join(ROLES)}; none: all of these. And by name alone: {HOST}."
+        ),
     ] = None,
 ) -> None:
     """Run roles until SIGTERM or Ctrl-C, then finish what is under way and leave.
 
-    Examples: `modelserver run` · `modelserver run chat models`
+    Examples: `modelserver run` · `modelserver run chat models` · `modelserver run host`
     """
-    chosen = [_role(name) for name in roles or ROLES]
+    names = list(dict.fromkeys(roles or ROLES))
+    chosen = [_role(name) for name in names if name != HOST]
     settings = load_settings()
     config = settings.training()
     folder = settings.data_dir / config.paths.logs if settings.log.file else None
     configure_logs(settings.log, folder)
-    with stop_on_signals() as stop:
-        App(settings).run(chosen, stop)
+    metrics = Metrics()
+    with stop_on_signals() as stop, ExitStack() as stack:
+        if HOST in names:
+            _start_host(settings, metrics, stop, stack)
+        if chosen:
+            App(settings, metrics).run(chosen, stop)
+        stop.wait()
+
+
+def _start_host(
+    settings: Settings, metrics: Metrics, stop: threading.Event, stack: ExitStack
+) -> None:
+    try:
+        from consumers.host import running_host
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the role {HOST} needs {error.name}; install heirloom-modelserver[host]"
+        ) from error
+    address = stack.enter_context(running_host(settings, metrics, stop))
+    notes.print(f"Serving Ollama's API by llama-server at {address}")
 
 
 def _role(name: str) -> RoleName:
@@ -50,7 +79,7 @@ def _role(name: str) -> RoleName:
         if role == name:
             known: RoleName = role
             return known
-    raise typer.BadParameter(f"{name!r}: expected one of {', '.join(ROLES)}")
+    raise typer.BadParameter(f"{name!r}: expected one of {', '.join((*ROLES, HOST))}")
 
 
 def stack(

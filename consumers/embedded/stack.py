@@ -13,6 +13,7 @@ import httpx
 from consumers.embedded.kafka import KafkaServer
 from consumers.embedded.mongodb import MongoDbServer
 from consumers.embedded.process import ServerProcess, free_port, is_port_listened_on_by
+from pipeline.hosting.server.profile import DEFAULT_PROFILE, ProfileName
 from schemas.base import Frozen
 
 _ANSWER_LIMIT_S = 2.0
@@ -42,12 +43,16 @@ class StackAddresses(Frozen):
 class OllamaServer:
     """The embedded Ollama on a free port, with its models in `<folder>/ollama`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, profile: ProfileName = DEFAULT_PROFILE) -> None:
+        """Prepare the server; it behaves as the Ollama that `profile` names."""
         self.port = free_port()
         module = (sys.executable, "-m", "consumers.embedded.ollama")
         self.process = ServerProcess(
             "Ollama (embedded)",
-            (*module, "--port", str(self.port), "--folder", str(folder / "ollama")),
+            (
+                *(*module, "--port", str(self.port), "--folder", str(folder / "ollama")),
+                *("--profile", profile),
+            ),
             log_path=folder / "logs" / "ollama.log",
             is_ready=self._is_ready,
             environment={"GOMP_SPINCOUNT": _SPIN_COUNT}
@@ -74,14 +79,22 @@ class OllamaServer:
 class EmbeddedStack:
     """Kafka, MongoDB and Ollama while the context is open; data and logs under one folder."""
 
-    def __init__(self, folder: Path, *, on_step: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        profile: ProfileName = DEFAULT_PROFILE,
+        on_step: Callable[[str], None] | None = None,
+    ) -> None:
         """Prepare the stack.
 
         Args:
             folder: gets `mongodb/`, `ollama/` and `logs/`; kept on exit.
+            profile: which Ollama the embedded one behaves as.
             on_step: told a short sentence at each step, from this or another thread.
         """
         self._folder = folder
+        self._profile = profile
         self._on_step = on_step or (lambda _step: None)
         self._processes: list[ServerProcess] = []
 
@@ -92,7 +105,8 @@ class EmbeddedStack:
             EmbeddedServerFailed: one did not start; the others are stopped again.
         """
         folder = self._folder.resolve()
-        kafka, mongodb, ollama = KafkaServer(folder), MongoDbServer(folder), OllamaServer(folder)
+        kafka, mongodb = KafkaServer(folder), MongoDbServer(folder)
+        ollama = OllamaServer(folder, self._profile)
         self._processes = [kafka.process, mongodb.process, ollama.process]
         try:
             self._start_all()

@@ -10,6 +10,7 @@ import pytest
 from pipeline.hosting.server.creation import copy_model, create_model
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.names import ModelName
+from pipeline.hosting.server.profile import PROFILES, Profile
 from pipeline.hosting.server.shapes import CreateRequest
 from pipeline.hosting.server.store import Store
 
@@ -23,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def gguf_bytes(kind: str = "model", tensors: tuple[tuple[str, tuple[int, int]], ...] = ()) -> bytes:
-    """Return a GGUF header, which is all that `create` reads."""
+    """Return a GGUF file: the header, which `create` reads, and zeros as tensors."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()
@@ -33,7 +34,7 @@ def gguf_bytes(kind: str = "model", tensors: tuple[tuple[str, tuple[int, int]], 
     out += b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in pairs)
     for name, shape in tensors:
         out += text(name) + struct.pack("<IQQIQ", 2, *shape, 0, 0)
-    return out
+    return out + bytes(1024)
 
 
 BASE = gguf_bytes(tensors=(("blk.0.attn_q.weight", (8, 6)),))
@@ -53,9 +54,13 @@ def put(store: Store, content: bytes) -> str:
     return digest
 
 
-def create(store: Store, model: str, **fields: object) -> None:
-    """Create a model from the fields of a request."""
-    create_model(store, CreateRequest.model_validate({"model": model, **fields}))
+OLD, NEW = PROFILES["ollama-0.32"], PROFILES["ollama-0.34"]
+
+
+def create(store: Store, model: str, profile: Profile = OLD, **fields: object) -> None:
+    """Create a model from the fields of a request, where adapters are taken."""
+    request = CreateRequest.model_validate({"model": model, **fields})
+    assert list(create_model(store, profile, request))[-1] == "success"
 
 
 def create_base(store: Store, model: str = "base") -> str:
@@ -239,34 +244,88 @@ def test_adapter_that_does_not_fit_is_refused(store: Store) -> None:
         store.find("anna")
 
 
-def test_file_that_is_no_gguf_is_refused(store: Store) -> None:
-    """Also one that only begins like one."""
-    for content in (b"not a model", BASE[:30], b"GGUF" + bytes(40)):
-        digest = put(store, content)
-        with pytest.raises(Refusal) as error:
-            create(store, "x", files={"x.gguf": digest})
-        assert status_of(error) == 400
+NO_GGUF = b"not a model"
+CUT_HEADER, WRONG_VERSION = BASE[:30], b"GGUF" + bytes(40)
+CUT_TENSORS = BASE[: -1024 + 8 * 6 * 4 - 40]
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("content", "profile", "status"),
     [
-        {},
-        {"files": {}},
-        {"files": {"/etc/passwd": "sha256:" + "0" * 64}},
-        {"files": {"../x": "sha256:" + "0" * 64}},
-        {"files": {"x.gguf": "not a digest"}},
-        {"files": {"x.gguf": "sha256:" + "0" * 64}},
-        {"from": "base", "template": "{{ nonsense }}"},
-        {"from": "base", "parameters": {"temperature": "hot"}},
-        {"from": "base", "quantize": "q4_K_M"},
+        (NO_GGUF, OLD, 400),
+        (NO_GGUF, NEW, 500),
+        *((content, OLD, 500) for content in (CUT_HEADER, WRONG_VERSION, CUT_TENSORS)),
+        *((content, NEW, 500) for content in (CUT_HEADER, WRONG_VERSION, CUT_TENSORS)),
     ],
 )
-def test_wrong_create_requests_are_400(store: Store, fields: dict[str, object]) -> None:
-    """And they leave no model."""
-    create_base(store)
+def test_file_that_is_no_whole_gguf_is_refused(
+    store: Store, content: bytes, profile: Profile, status: int
+) -> None:
+    """Also one that only begins like one, or lacks its end."""
+    digest = put(store, content)
     with pytest.raises(Refusal) as error:
-        create(store, "new", **fields)
-    assert status_of(error) == 400
+        create(store, "x", profile, files={"x.gguf": digest})
+    assert status_of(error) == status
     with pytest.raises(Refusal):
-        store.find("new")
+        store.find("x")
+
+
+NOWHERE = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "old", "new"),
+    [
+        ({}, 400, 400),
+        ({"files": {}}, 400, 400),
+        ({"files": {"/etc/passwd": NOWHERE}}, 400, 400),
+        ({"files": {"../x": NOWHERE}}, 400, 400),
+        ({"files": {"x.gguf": "not a digest"}}, 500, 400),
+        ({"files": {"x.gguf": ""}}, 400, 400),
+        ({"files": {"x.gguf": NOWHERE}}, 500, 500),
+        ({"files": {"x.bin": NOWHERE}}, 400, 400),
+        ({"files": {"x.safetensors": NOWHERE}}, 400, 400),
+        ({"files": {"x.gguf": NOWHERE, "y.safetensors": NOWHERE}}, 400, 400),
+        ({"from": "base", "template": "{{ nonsense }}"}, 400, 400),
+        ({"from": "base", "quantize": "q4_K_M"}, 500, 400),
+        ({"from": "base", "license": 5}, 500, 400),
+        ({"from": "base", "adapters": {"a.gguf": ""}}, 400, 400),
+        ({"from": "base", "adapters": {"a.gguf": NOWHERE}}, 400, 400),
+        ({"from": "a b"}, 400, 400),
+        ({"from": "nobody"}, 500, 500),
+    ],
+)
+def test_wrong_create_requests_are_refused(
+    store: Store, fields: dict[str, object], old: int, new: int
+) -> None:
+    """With the status of each version; and they leave no model."""
+    create_base(store)
+    for profile, status in ((OLD, old), (NEW, new)):
+        with pytest.raises(Refusal) as error:
+            create(store, "new", profile, **fields)
+        assert status_of(error) == status, profile.name
+        with pytest.raises(Refusal):
+            store.find("new")
+
+
+def test_adapter_is_refused_by_newer_versions_and_carried_over(store: Store) -> None:
+    """A model made earlier with an adapter is there; what is made from it has the adapter too."""
+    create_base(store)
+    adapters = {"a.gguf": put(store, ADAPTER)}
+    create(store, "old", **{"from": "base"}, adapters=adapters)
+    with pytest.raises(Refusal, match="LoRA adapters are no longer supported") as error:
+        create(store, "new", NEW, **{"from": "base"}, adapters=adapters)
+    assert status_of(error) == 400
+    with pytest.raises(Refusal, match="a.gguf is a LoRA adapter"):
+        create(store, "new", NEW, files=adapters)
+    create(store, "heir", NEW, **{"from": "old"}, system="S")
+    assert store.find("heir").adapters == tuple(adapters.values())
+
+
+def test_sampling_that_newer_versions_lack_is_refused(store: Store) -> None:
+    """`typical_p` only; a null means that it is not set."""
+    create_base(store)
+    create(store, "old", **{"from": "base"}, parameters={"typical_p": 0.5})
+    create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": None})
+    with pytest.raises(Refusal, match="typical_p is no longer supported"):
+        create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": 0.5})

@@ -1,4 +1,7 @@
-"""Run the embedded Ollama: `python -m consumers.embedded.ollama --port P --folder DIR`."""
+"""Run the embedded Ollama: `python -m consumers.embedded.ollama --port P --folder DIR`.
+
+It behaves as the Ollama of its `--profile`; OLLAMA_MAX_LOADED_MODELS bounds what is loaded at once.
+"""
 
 import argparse
 import logging
@@ -7,17 +10,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consumers.embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.server.app import build_app
-from pipeline.hosting.server.runners import Runners
+from pipeline.hosting.server.profile import (
+    DEFAULT_MAX_RUNNERS,
+    DEFAULT_PROFILE,
+    PROFILES,
+)
+from pipeline.hosting.server.runner import Runner
+from pipeline.hosting.server.runners import Residency, Runners
 from pipeline.hosting.server.store import Store
 
 _ANSWERS_AT_ONCE: Final = 32
@@ -34,8 +43,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # place of ours. A blocked signal reaches no handler; it is waited for instead.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     store = Store(arguments.folder)
-    runners = Runners(store, LlamaRunner, threads=arguments.threads)
-    app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE))
+    profile = PROFILES[arguments.profile]
+    residency = Residency(
+        max_runners=_max_runners(os.environ),
+        max_adapters=profile.max_adapters,
+        # Ollama closes a runner before it loads the one that replaces it.
+        overlaps=profile.max_adapters > 1,
+    )
+    load = LlamaRunner if profile.takes_adapters else _load_with_warning
+    runners = Runners(store, load, residency, threads=arguments.threads)
+    app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE), profile)
     server = uvicorn.Server(_configure(_LogRequests(app), arguments.port))
     threading.Thread(target=_end_on_signal, args=(server,), daemon=True).start()
     server.run()
@@ -43,6 +60,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     # Nothing is left to save: every file was complete when it was answered. The threads inside
     # llama.cpp may be in the middle of a long prompt, and are not worth waiting for.
     os._exit(0 if server.started else 1)
+
+
+def _load_with_warning(base: Path, adapters: Mapping[str, Path], **options: Any) -> Runner:
+    """Load as Ollama does that takes no new adapters: the old ones are served, not for ever."""
+    for digest in adapters:
+        _LOG.warning("LoRA adapters are deprecated and will not be served for ever: %s", digest)
+    return LlamaRunner(base, adapters, **options)
+
+
+def _max_runners(environment: Mapping[str, str]) -> int:
+    """Return how many models may be loaded; Ollama's default where nothing else is said."""
+    text = environment.get("OLLAMA_MAX_LOADED_MODELS", "")
+    return (int(text) if text.isdecimal() else 0) or DEFAULT_MAX_RUNNERS
 
 
 def _end_on_signal(server: uvicorn.Server) -> None:
@@ -67,6 +97,7 @@ def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m consumers.embedded.ollama")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--profile", choices=tuple(PROFILES), default=DEFAULT_PROFILE)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args(sys.argv[1:] if argv is None else argv)
 

@@ -16,7 +16,15 @@ no images and no tools.
     rendering.py    the same: rendered, and messages turned into a prompt
     options.py      Ollama's options, as llama.cpp names them
     runner.py       the port to one loaded llama.cpp
-    runners.py      which llama.cpp are loaded
+    llama.py        what all llama.cpp have in common: prompts, adapters, streams
+    slots.py        which slot a request is worked on, and what may be gone on from there
+    runners.py      which llama.cpp are loaded, and when the next one takes over
+    residency.py    how many of them, and with how much
+    rooms.py        one base: what answers, and who waits for the next one
+    instances.py    one loaded llama.cpp and its requests in flight
+    adapters.py     which adapters are loaded together
+    starts.py       one start, and what is tried when it fails
+    backoff.py      what failed lately is not tried again at once
     answers.py      /api/chat and /api/generate: one answer, whole or in pieces
     app.py          the routes
 """

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.options import Options
 from pipeline.hosting.server.rendering import PromptTemplate, fit_prompt
 from pipeline.hosting.server.runners import Runners
-from pipeline.hosting.server.shapes import Manifest, Turn, Usage
+from pipeline.hosting.server.shapes import Manifest, TokenLogprob, Turn, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,16 @@ class Question:
     cuts: bool
     """Whether what is too long for the context is cut; else it is refused."""
     schema: dict[str, Any] | None
+    top_logprobs: int | None = None
+    """How many likeliest tokens are told for each place; None: no probabilities at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some text of an answer, with its tokens' probabilities where they were asked for."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +57,36 @@ class Answer:
         self._question = question
         self._in_pieces = in_pieces
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[str | Outcome | BaseException] = asyncio.Queue()
-        self._first: str | Outcome | None = None
+        self._events: asyncio.Queue[Piece | Outcome | BaseException] = asyncio.Queue()
+        self._first: Piece | Outcome | None = None
         self._is_cancelled = threading.Event()
 
-    async def start(self, executor: Executor) -> None:
+    async def start(self, executor: Executor, on_end: Callable[[], object]) -> None:
         """Start, and return when there is something to read.
+
+        Args:
+            on_end: called in the event loop when llama.cpp has ended, before the outcome can be
+                read.
 
         Raises:
             Refusal: there will be nothing, for this reason.
         """
-        executor.submit(self._make).add_done_callback(self._send_failure)
+        executor.submit(self._run, on_end)
         self._first = await self._next()
+
+    async def render(self, executor: Executor) -> str:
+        """Load the model, and return the prompt that it would be asked.
+
+        Raises:
+            Refusal: it cannot be loaded.
+        """
+        return await self._loop.run_in_executor(executor, self._render)
 
     def cancel(self) -> None:
         """Stop after the token that is being made; may be called at any time."""
         self._is_cancelled.set()
 
-    async def events(self) -> AsyncIterator[str | Outcome]:
+    async def events(self) -> AsyncIterator[Piece | Outcome]:
         """Yield the pieces of text, and the outcome last; started answers only.
 
         Raises:
@@ -75,42 +97,61 @@ class Answer:
             yield event
             event = None if isinstance(event, Outcome) else await self._next()
 
-    async def _next(self) -> str | Outcome:
+    async def _next(self) -> Piece | Outcome:
         event = await self._events.get()
         if isinstance(event, BaseException):
             raise event
         return event
 
-    def _send_failure(self, future: Future[None]) -> None:
-        error = future.exception()
-        if error is not None:
-            self._send(error)
+    def _run(self, on_end: Callable[[], object]) -> None:
+        """Make the answer, in a thread; whatever happens, somebody may be waiting for it."""
+        last: Outcome | BaseException
+        try:
+            last = self._make()
+        except BaseException as error:  # raised again where it is waited for
+            last = error
 
-    def _make(self) -> None:
+        def end() -> None:
+            on_end()
+            self._events.put_nowait(last)
+
+        self._loop.call_soon_threadsafe(end)
+
+    def _make(self) -> Outcome:
         began = time.monotonic_ns()
-        pieces: list[str] = []
-        take: Callable[[str], None] = self._send if self._in_pieces else pieces.append
+        pieces: list[Piece] = []
+        take: Callable[[Piece], None] = self._send if self._in_pieces else pieces.append
+        logprobs: list[TokenLogprob] = []
 
         def on_piece(text: str) -> bool:
-            take(text)
+            if text:
+                take(Piece(text, tuple(logprobs)))
+                logprobs.clear()
             return self._is_cancelled.is_set()
 
         question = self._question
-        runner = self._runners.acquire(question.model, question.options.num_ctx)
-        loaded = time.monotonic_ns()
-        if self._is_cancelled.is_set():
-            raise Refusal(499, "request canceled")
-        usage = runner.complete(
-            self._prompt(runner.count_tokens),
-            question.options,
-            adapters=question.model.adapters,
-            cuts=question.cuts,
-            schema=question.schema,
-            on_piece=on_piece,
-        )
+        with self._runners.acquire(question.model, question.options.num_ctx) as runner:
+            loaded = time.monotonic_ns()
+            if self._is_cancelled.is_set():
+                raise Refusal(499, "request canceled")
+            usage = runner.complete(
+                self._prompt(runner.count_tokens),
+                question.options,
+                adapters=question.model.adapters,
+                cuts=question.cuts,
+                schema=question.schema,
+                on_piece=on_piece,
+                top_logprobs=question.top_logprobs or 0,
+                on_logprobs=None if question.top_logprobs is None else logprobs.extend,
+            )
         if pieces:
-            self._send("".join(pieces))
-        self._send(Outcome(usage, loaded - began, time.monotonic_ns() - began))
+            self._send(_join(pieces))
+        return Outcome(usage, loaded - began, time.monotonic_ns() - began)
+
+    def _render(self) -> str:
+        question = self._question
+        with self._runners.acquire(question.model, question.options.num_ctx) as runner:
+            return self._prompt(runner.count_tokens)
 
     def _prompt(self, count_tokens: Callable[[str], int]) -> str:
         question = self._question
@@ -120,5 +161,12 @@ class Answer:
             return question.template.render(question.turns)
         return fit_prompt(question.template, question.turns, question.options.num_ctx, count_tokens)
 
-    def _send(self, event: str | Outcome | BaseException) -> None:
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+    def _send(self, piece: Piece) -> None:
+        self._loop.call_soon_threadsafe(self._events.put_nowait, piece)
+
+
+def _join(pieces: Sequence[Piece]) -> Piece:
+    return Piece(
+        "".join(piece.text for piece in pieces),
+        tuple(token for piece in pieces for token in piece.logprobs),
+    )

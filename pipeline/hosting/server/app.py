@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,8 +13,10 @@ from starlette.routing import Route
 
 from pipeline.hosting.server.bodies import answer_refusal, json_line, json_response, read_body
 from pipeline.hosting.server.creation import copy_model, create_model
-from pipeline.hosting.server.description import describe, list_loaded, list_models
-from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.description import Loaded, describe, list_loaded, list_models
+from pipeline.hosting.server.failures import Refusal, model_not_found
+from pipeline.hosting.server.names import ModelName
+from pipeline.hosting.server.profile import Profile
 from pipeline.hosting.server.replies import Replies
 from pipeline.hosting.server.runners import Runners
 from pipeline.hosting.server.shapes import (
@@ -24,23 +26,29 @@ from pipeline.hosting.server.shapes import (
     Manifest,
     ModelRequest,
 )
+from pipeline.hosting.server.stays import Stays, read_keep_alive
 from pipeline.hosting.server.store import Store
 
-# The version whose API this is; what follows the plus says that it is not Ollama itself.
-VERSION: Final = "0.24.0+embedded"
+_NO_EMBEDDINGS: Final = "This server does not support embeddings. Start it with `--embeddings`"
 
 
-def build_app(store: Store, runners: Runners, executor: Executor) -> Starlette:
+def build_app(store: Store, runners: Runners, executor: Executor, profile: Profile) -> Starlette:
     """Return the ASGI application."""
-    replies, models = Replies(store, runners, executor), _Models(store, runners)
+
+    def unload(base: str) -> None:
+        executor.submit(runners.drop, frozenset((base,)))
+
+    stays = Stays(unload, unloads=profile.unloads)
+    replies = Replies(store, runners, stays, profile, executor)
+    models = _Models(store, runners, stays, profile)
     return Starlette(
         routes=[
             # The two in whose speed somebody is interested come first.
             Route("/api/chat", replies.chat, methods=["POST"]),
             Route("/api/generate", replies.generate, methods=["POST"]),
             Route("/", _say_hello),
-            Route("/api/version", _say_version),
-            Route("/api/tags", models.list),
+            Route("/api/version", models.version),
+            Route("/api/tags", models.list_all),
             Route("/api/ps", models.list_loaded),
             Route("/api/show", models.show, methods=["POST"]),
             Route("/api/blobs/{digest}", models.has_blob, methods=["HEAD"]),
@@ -50,7 +58,7 @@ def build_app(store: Store, runners: Runners, executor: Executor) -> Starlette:
             Route("/api/delete", models.delete, methods=["DELETE"]),
             Route("/api/embed", models.embed, methods=["POST"]),
         ],
-        exception_handlers={Refusal: answer_refusal},
+        exception_handlers={Refusal: answer_refusal, 404: _say_not_found, 405: _say_not_allowed},
     )
 
 
@@ -58,25 +66,35 @@ async def _say_hello(_request: Request) -> Response:
     return PlainTextResponse("Ollama is running")
 
 
-async def _say_version(_request: Request) -> Response:
-    return json_response({"version": VERSION})
+async def _say_not_found(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("404 page not found", 404)
+
+
+async def _say_not_allowed(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse("405 method not allowed", 405)
 
 
 class _Models:
     """The routes about models and their blobs."""
 
-    def __init__(self, store: Store, runners: Runners) -> None:
+    def __init__(self, store: Store, runners: Runners, stays: Stays, profile: Profile) -> None:
         self._store = store
         self._runners = runners
+        self._stays = stays
+        self._profile = profile
 
-    async def list(self, _request: Request) -> Response:
-        return json_response(list_models(self._store.models()))
+    async def version(self, _request: Request) -> Response:
+        return json_response({"version": self._profile.version})
+
+    async def list_all(self, _request: Request) -> Response:
+        return json_response(await asyncio.to_thread(self._list))
 
     async def list_loaded(self, _request: Request) -> Response:
         return json_response(list_loaded(self._find_loaded()))
 
     async def show(self, request: Request) -> Response:
-        model = self._store.find((await read_body(request, ModelRequest)).model)
+        name = _required((await read_body(request, ModelRequest)).model)
+        model = self._store.find(str(ModelName.parse(name)))
         weights = await asyncio.to_thread(self._store.weights, model.base)
         return json_response(describe(model, weights))
 
@@ -96,19 +114,27 @@ class _Models:
 
     async def create(self, request: Request) -> Response:
         asked = await read_body(request, CreateRequest)
-        steps = await asyncio.to_thread(create_model, self._store, asked)
+        steps, refusal = await asyncio.to_thread(self._create, asked)
+        if refusal is not None and not (asked.stream and steps):
+            raise refusal
         if not asked.stream:
             return json_response({"status": steps[-1]})
-        lines = "".join(json_line({"status": step}) for step in steps)
-        return Response(lines, media_type="application/x-ndjson")
+        lines = [{"status": step} for step in steps]
+        if refusal is not None:
+            # The status code has been sent with the first line.
+            lines.append({"error": refusal.sentence})
+        return Response("".join(map(json_line, lines)), media_type="application/x-ndjson")
 
     async def copy(self, request: Request) -> Response:
         asked = await read_body(request, CopyRequest)
+        _require_name("source", asked.source)
+        _require_name("destination", asked.destination)
         await asyncio.to_thread(copy_model, self._store, asked.source, asked.destination)
         return Response(status_code=200)
 
     async def delete(self, request: Request) -> Response:
-        name = (await read_body(request, ModelRequest)).model
+        name = _required((await read_body(request, ModelRequest)).model)
+        _require_name("name", name)
         orphans = await asyncio.to_thread(self._store.delete, name)
         await asyncio.to_thread(self._runners.drop, orphans)
         return Response(status_code=200)
@@ -116,13 +142,14 @@ class _Models:
     async def embed(self, request: Request) -> Response:
         began = time.monotonic_ns()
         asked = await read_body(request, EmbedRequest)
-        model = self._store.find(asked.model)
-        texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
+        read_keep_alive(asked.keep_alive)
+        texts, model = _texts(asked.input), self._find_embedder(asked.model)
         if not any(texts):
             return json_response({"model": asked.model, "embeddings": []})
-        runner = await asyncio.to_thread(self._runners.acquire_embedder, model)
-        loaded = time.monotonic_ns()
-        vectors, tokens = await asyncio.to_thread(runner.embed, texts, asked.dimensions)
+        if not self._store.weights(model.base).has_pooling:
+            raise Refusal(501, _NO_EMBEDDINGS)
+        embedded = await asyncio.to_thread(_embed, self._runners, model, texts, asked.dimensions)
+        vectors, tokens, loaded = embedded
         return json_response(
             {
                 "model": asked.model,
@@ -133,8 +160,59 @@ class _Models:
             }
         )
 
-    def _find_loaded(self) -> Iterator[tuple[Manifest, int]]:
+    def _list(self) -> dict[str, Any]:
+        models = self._store.models()
+        return list_models((model, self._store.weights(model.base)) for model in models)
+
+    def _create(self, asked: CreateRequest) -> tuple[list[str], Refusal | None]:
+        steps: list[str] = []
+        try:
+            steps.extend(create_model(self._store, self._profile, asked))
+        except Refusal as refusal:
+            return steps, refusal
+        return steps, None
+
+    def _find_embedder(self, name: str) -> Manifest:
+        try:
+            return self._store.find(name)
+        except Refusal as error:
+            if error.status != model_not_found(name).status:
+                raise
+            raise Refusal(404, f'model "{name}" not found, try pulling it first') from error
+
+    def _find_loaded(self) -> Iterator[Loaded]:
         models = {model.name: model for model in self._store.models()}
         for name, context in self._runners.loaded():
-            if name in models:
-                yield models[name], context
+            model = models.get(name)
+            expires_at = self._stays.expiry(model.base) if model else None
+            if model is not None and expires_at is not None:
+                yield Loaded(model, context, expires_at)
+
+
+def _embed(
+    runners: Runners, model: Manifest, texts: list[str], dimensions: int | None
+) -> tuple[list[list[float]], int, int]:
+    """Return the vectors, the tokens, and when the model was loaded."""
+    with runners.acquire_embedder(model) as runner:
+        loaded = time.monotonic_ns()
+        return *runner.embed(texts, dimensions), loaded
+
+
+def _required(name: str) -> str:
+    if not name:
+        raise Refusal(400, "model is required")
+    return name
+
+
+def _require_name(what: str, name: str) -> None:
+    try:
+        ModelName.parse(name)
+    except Refusal as error:
+        raise Refusal(400, f'{what} "{name}" is invalid') from error
+
+
+def _texts(given: object) -> list[str]:
+    texts = [given] if isinstance(given, str) else given or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise Refusal(400, "invalid input type")
+    return texts

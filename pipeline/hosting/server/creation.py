@@ -2,19 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Generator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.names import ModelName, parse_digest
-from pipeline.hosting.server.options import read_options
+from pipeline.hosting.server.files import (
+    FileKind,
+    check_quantizable,
+    check_quantization,
+    check_request,
+    find_kind,
+    only_digest,
+    read_licenses,
+    take_adapter,
+    take_weights,
+)
+from pipeline.hosting.server.names import ModelName
+from pipeline.hosting.server.profile import Profile
 from pipeline.hosting.server.rendering import compile_template
 from pipeline.hosting.server.shapes import CreateRequest, Manifest, Turn
 from pipeline.hosting.server.store import Store
 from pipeline.hosting.server.template import TemplateError
-from pipeline.hosting.server.weights import require_fit
+from pipeline.hosting.server.weights import Weights
 
+_LOG = logging.getLogger(__name__)
 # What Ollama gives a model that brings none.
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 _UNITS: Final = ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0))
@@ -22,22 +35,29 @@ _UNITS: Final = ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0))
 _NOT_IN_DIGEST: Final = {"name", "digest", "modified_at"}
 
 
-def create_model(store: Store, request: CreateRequest) -> list[str]:
-    """Make a model and return the steps, in Ollama's words.
+def create_model(store: Store, profile: Profile, request: CreateRequest) -> Iterator[str]:
+    """Make a model and yield the steps, in Ollama's words.
 
     Raises:
-        Refusal: 400, the request is wrong; 500, `from` names a model that is not here.
+        Refusal: 4xx, the request is wrong; 500, a file is missing or damaged, or `from` names a
+            model that is not here. Steps that were yielded before have been taken.
     """
+    check_request(profile, request)
     name = ModelName.parse(request.model)
+    kind = find_kind(store, profile, request)
+    check_quantization(profile, request, kind)
+    start = yield from _start(store, profile, request, kind)
+    adapters = start.adapters
+    if request.adapters is not None and profile.takes_adapters:
+        adapters += take_adapter(store, request.adapters, start.base)
     if request.quantize:
-        raise Refusal(400, "quantization is not supported by the embedded server; use Ollama")
-    start = _start_from_model(store, request) if request.base else _start_from_files(store, request)
-    adapters = start.adapters + _adapters(store, request, start.base)
+        check_quantizable(start.quantization, request.quantize)
     manifest = start.model_copy(update={"adapters": adapters, **_told(request, start)})
-    _check(manifest)
+    _check_template(manifest)
     store.save(_seal(store, manifest, name))
-    layers = [f"using existing layer {digest}" for digest in (start.base, *adapters)]
-    return ["parsing GGUF", *layers, "writing manifest", "success"]
+    yield from (f"using existing layer {digest}" for digest in (start.base, *adapters))
+    yield "writing manifest"
+    yield "success"
 
 
 def copy_model(store: Store, source: str, destination: str) -> None:
@@ -46,30 +66,45 @@ def copy_model(store: Store, source: str, destination: str) -> None:
     Raises:
         Refusal: 404, there is no such source; 400, a name is none.
     """
-    manifest = store.find(source)
+    try:
+        manifest = store.find(source)
+    except Refusal as error:
+        raise Refusal(error.status, f'model "{source}" not found') from error
     store.save(_seal(store, manifest, ModelName.parse(destination)))
 
 
-def _start_from_model(store: Store, request: CreateRequest) -> Manifest:
+def _start(
+    store: Store, profile: Profile, request: CreateRequest, kind: FileKind
+) -> Generator[str, None, Manifest]:
+    """Return what the model is made from, before the request's own words are put in."""
+    if request.base:
+        return (yield from _start_from_model(store, profile, request))
+    if request.files is None:
+        raise Refusal(400, "neither 'from' or 'files' was specified")
+    if kind != "gguf":
+        raise Refusal(400, "unknown type")
+    yield "parsing GGUF"
+    weights = take_weights(store, profile, request.files)
+    return _manifest_of(only_digest(request.files), weights)
+
+
+def _start_from_model(
+    store: Store, profile: Profile, request: CreateRequest
+) -> Generator[str, None, Manifest]:
     parent = ModelName.parse(request.base)
     try:
         manifest = store.find(request.base)
     except Refusal as error:
+        yield "pulling manifest"
         # Ollama would try to pull it now; offline that ends with a 500, too.
         sentence = f"pull model manifest: '{request.base}' is not here, and there is no registry"
         raise Refusal(500, sentence) from error
+    if manifest.adapters and not profile.takes_adapters:
+        _LOG.warning("the adapter of %s is carried over; a new one is refused", manifest.name)
     return manifest.model_copy(update={"parent": str(parent)})
 
 
-def _start_from_files(store: Store, request: CreateRequest) -> Manifest:
-    if request.files is None:
-        raise Refusal(400, "neither 'from' or 'files' was specified")
-    if len(request.files) != 1:
-        raise Refusal(400, "exactly one GGUF file makes a model here")
-    digest = _only_digest(request.files)
-    weights = store.weights(digest)
-    if weights.is_adapter:
-        raise Refusal(400, "the file is an adapter; give it as one, with a model as 'from'")
+def _manifest_of(digest: str, weights: Weights) -> Manifest:
     return Manifest(
         name="",
         digest="",
@@ -89,31 +124,20 @@ def _start_from_files(store: Store, request: CreateRequest) -> Manifest:
     )
 
 
-def _adapters(store: Store, request: CreateRequest, base: str) -> tuple[str, ...]:
-    if not request.adapters:
-        return ()
-    if len(request.adapters) > 1:
-        raise Refusal(400, "only one adapter is currently supported")
-    digest = _only_digest(request.adapters)
-    require_fit(store.weights(digest), store.weights(base))
-    return (digest,)
-
-
 def _told(request: CreateRequest, start: Manifest) -> dict[str, Any]:
     """Return what the request says itself; what it leaves out stays as it was."""
-    licenses = (request.license,) if isinstance(request.license, str) else request.license
+    licenses = read_licenses(request.license)
     messages = tuple(Turn(role=m.role, content=m.content) for m in request.messages or ())
     return {
         "template": request.template or start.template,
         "system": request.system or start.system,
         "parameters": start.parameters | _without_none(request.parameters or {}),
         "messages": messages or start.messages,
-        "licenses": start.licenses + tuple(text for text in licenses or () if text),
+        "licenses": start.licenses + licenses,
     }
 
 
-def _check(manifest: Manifest) -> None:
-    read_options(manifest.parameters)
+def _check_template(manifest: Manifest) -> None:
     try:
         compile_template(manifest.template)
     except TemplateError as error:
@@ -132,13 +156,6 @@ def _seal(store: Store, manifest: Manifest, name: ModelName) -> Manifest:
             "size": sum(store.blob_path(d).stat().st_size for d in manifest.blobs),
         }
     )
-
-
-def _only_digest(files: Mapping[str, str]) -> str:
-    ((path, digest),) = files.items()
-    if not path or path.startswith("/") or ".." in path.split("/"):
-        raise Refusal(400, "file path must be relative")
-    return parse_digest(digest)
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from pipeline.hosting.server.shapes import Manifest
@@ -9,42 +11,71 @@ from pipeline.hosting.server.weights import Weights
 
 _PARAMETER_COLUMN = 30
 _NOT_SHOWN = {"general.name", "tokenizer.chat_template"}
-# Nothing is unloaded by the clock; Ollama shows a time as far away for `keep_alive` -1.
-_NEVER = "2318-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model in memory: the tokens of its context, and until when it stays as it looks now."""
+
+    model: Manifest
+    context: int
+    expires_at: datetime
 
 
 def describe(model: Manifest, weights: Weights) -> dict[str, Any]:
     """Return the body of `/api/show`."""
     info = {key: value for key, value in weights.metadata.items() if key not in _NOT_SHOWN}
-    return {
+    told = {
         "license": "\n".join(model.licenses),
+        "system": model.system,
+        "messages": [turn.model_dump() for turn in model.messages],
+    }
+    return {key: value for key, value in told.items() if value} | {
         "modelfile": _as_modelfile(model),
         "parameters": "\n".join(
             f"{name:<{_PARAMETER_COLUMN}} {value}" for name, value in _parameter_lines(model)
         ),
         "template": model.template,
-        "system": model.system,
         "details": _details(model) | {"parent_model": model.parent},
-        "messages": [turn.model_dump() for turn in model.messages],
         "model_info": info | {"general.parameter_count": weights.parameter_count},
-        "capabilities": ["embedding"] if weights.has_pooling else ["completion"],
+        "capabilities": _capabilities(weights),
         "modified_at": model.modified_at,
     }
 
 
-def list_models(models: Iterable[Manifest]) -> dict[str, Any]:
+def list_models(models: Iterable[tuple[Manifest, Weights]]) -> dict[str, Any]:
     """Return the body of `/api/tags`."""
-    return {"models": [_entry(model) | {"modified_at": model.modified_at} for model in models]}
+    return {"models": [_listed(model, weights) for model, weights in models]}
 
 
-def list_loaded(models: Iterable[tuple[Manifest, int]]) -> dict[str, Any]:
-    """Return the body of `/api/ps`, of models and their contexts."""
+def list_loaded(loaded: Iterable[Loaded]) -> dict[str, Any]:
+    """Return the body of `/api/ps`, who stays longest first."""
+    longest_first = sorted(loaded, key=lambda each: each.expires_at, reverse=True)
     return {
         "models": [
-            _entry(model) | {"expires_at": _NEVER, "size_vram": 0, "context_length": context}
-            for model, context in models
+            _entry(each.model)
+            | {
+                "expires_at": each.expires_at.isoformat().replace("+00:00", "Z"),
+                "size_vram": 0,
+                "context_length": each.context,
+            }
+            for each in longest_first
         ]
     }
+
+
+def _listed(model: Manifest, weights: Weights) -> dict[str, Any]:
+    sizes = {"context_length": weights.context_length, "embedding_length": weights.embedding_length}
+    details = _details(model) | {"parent_model": model.parent}
+    return _entry(model) | {
+        "modified_at": model.modified_at,
+        "details": details | {key: value for key, value in sizes.items() if value is not None},
+        "capabilities": _capabilities(weights),
+    }
+
+
+def _capabilities(weights: Weights) -> list[str]:
+    return ["embedding"] if weights.has_pooling else ["completion"]
 
 
 def _entry(model: Manifest) -> dict[str, Any]:
@@ -71,7 +102,9 @@ def _details(model: Manifest) -> dict[str, Any]:
 def _parameter_lines(model: Manifest) -> Iterable[tuple[str, str]]:
     for name, value in model.parameters.items():
         for each in value if isinstance(value, list | tuple) else (value,):
-            yield name, json.dumps(each, ensure_ascii=False)
+            # Every number is a float there, and a whole one is written as an integer.
+            is_whole = isinstance(each, float) and each.is_integer()
+            yield name, json.dumps(int(each) if is_whole else each, ensure_ascii=False)
 
 
 def _as_modelfile(model: Manifest) -> str:

@@ -10,6 +10,13 @@ class Refusal(Exception):
         self.sentence = sentence
 
 
+class NotGguf(Refusal):
+    """A file that does not even begin like GGUF."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "supplied file was not in GGUF format")
+
+
 def model_not_found(name: str) -> Refusal:
     """Return the refusal that every client of Ollama looks for."""
     return Refusal(404, f"model '{name}' not found")

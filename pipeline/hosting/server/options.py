@@ -1,5 +1,6 @@
 """Ollama's options: read with its rules, said in llama.cpp's words."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from pipeline.hosting.server.failures import Refusal
 from schemas.base import Inbound
 
+_LEAST_CONTEXT: Final = 4
 _WORDS: Final = {"int": "integer", "float": "float32", "tuple": "array"}
 
 
@@ -43,7 +45,7 @@ def read_options(*layers: Mapping[str, Any] | None) -> Options:
     """Return the options of a request; a later layer goes before an earlier one.
 
     Raises:
-        Refusal: 400, an option is of the wrong type.
+        Refusal: 500 as in Ollama, an option is of the wrong type.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -53,19 +55,19 @@ def read_options(*layers: Mapping[str, Any] | None) -> Options:
     for name, field in Options.model_fields.items():
         value = merged.get(name)
         # Some senders know but one kind of number.
-        if field.annotation is int and isinstance(value, float) and value.is_integer():
+        if field.annotation is int and isinstance(value, float) and math.isfinite(value):
             merged[name] = int(value)
     try:
         options = Options.model_validate(merged)
     except ValidationError as error:
         raise _wrong_type(error) from error
-    if options.num_ctx < 1:
-        raise Refusal(400, 'option "num_ctx" must be at least 1')
-    return options
+    return options.model_copy(update={"num_ctx": max(options.num_ctx, _LEAST_CONTEXT)})
 
 
 def _wrong_type(error: ValidationError) -> Refusal:
-    name = str(error.errors()[0]["loc"][0])
-    annotation = Options.model_fields[name].annotation
+    name, *place = error.errors()[0]["loc"]
+    if place:
+        return Refusal(500, f'option "{name}" must be of an array of strings')
+    annotation = Options.model_fields[str(name)].annotation
     word = _WORDS.get(getattr(annotation, "__name__", ""), "array")
-    return Refusal(400, f'option "{name}" must be of type {word}')
+    return Refusal(500, f'option "{name}" must be of type {word}')

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.hosting.server.options import Options
-from pipeline.hosting.server.shapes import Usage
+from pipeline.hosting.server.shapes import TokenLogprob, Usage
 
 
 class Runner(Protocol):
@@ -25,6 +25,8 @@ class Runner(Protocol):
         cuts: bool,
         schema: dict[str, Any] | None,
         on_piece: Callable[[str], bool],
+        top_logprobs: int = 0,
+        on_logprobs: Callable[[Sequence[TokenLogprob]], None] | None = None,
     ) -> Usage:
         """Answer a prompt, in the calling thread.
 
@@ -32,10 +34,15 @@ class Runner(Protocol):
             adapters: the digests of those that apply, each in full; all others do not apply.
             cuts: whether a prompt that is too long is cut or refused.
             schema: a JSON schema which the answer must follow.
-            on_piece: gets each piece of text; returns true to stop.
+            on_piece: gets each piece of text; returns true to stop. While there is none yet it
+                may be called with an empty one, so that whoever has left is noticed.
+            top_logprobs: how many of the likeliest tokens `on_logprobs` gets for each place.
+            on_logprobs: gets the tokens of a piece before `on_piece` gets the piece; None: the
+                probabilities are not computed.
 
         Raises:
-            Refusal: as llama.cpp refused it; 400 for a prompt that is too long.
+            Refusal: as llama.cpp refused it; 400 for a prompt that is too long; 500 where it
+                ended while it answered.
         """
 
     def count_tokens(self, text: str) -> int:
@@ -51,8 +58,14 @@ class Runner(Protocol):
             Refusal: as llama.cpp refused it.
         """
 
+    def fault(self) -> str | None:
+        """Say why it answers no more, or None while it is well; costs next to nothing."""
+
     def close(self) -> None:
-        """Give its memory back; called once, when no request is under way any more."""
+        """Give its memory back; called once.
+
+        No request is under way any more, or those that are have had their time: they fail.
+        """
 
 
 class LoadRunner(Protocol):

@@ -35,7 +35,7 @@ class CreateRequest(ModelRequest):
     system: str = ""
     parameters: dict[str, Any] | None = None
     messages: tuple[Message, ...] | None = None
-    license: str | tuple[str, ...] | None = None
+    license: Any = None
     quantize: str = ""
     stream: bool = True
 
@@ -44,21 +44,19 @@ class AnswerRequest(ModelRequest):
     """What `/api/chat` and `/api/generate` have in common."""
 
     options: dict[str, Any] | None = None
-    format: str | dict[str, Any] | None = None
-    keep_alive: float | str | None = None
+    format: Any = None
+    keep_alive: float | str | bool | None = None
     stream: bool | None = None
     think: bool | str | None = None
     truncate: bool | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    only_renders: bool = Field(default=False, validation_alias="_debug_render_only")
 
     @property
     def wants_stream(self) -> bool:
         """Whether the answer comes in pieces: yes, unless told otherwise."""
         return self.stream is not False
-
-    @property
-    def unloads(self) -> bool:
-        """Whether the model is to leave memory afterwards (`keep_alive` of nothing)."""
-        return self.keep_alive is not None and str(self.keep_alive) in {"0", "0.0", "0s", "0m"}
 
 
 class ChatRequest(AnswerRequest):
@@ -82,16 +80,17 @@ class GenerateRequest(AnswerRequest):
 class EmbedRequest(ModelRequest):
     """`POST /api/embed`."""
 
-    input: str | tuple[str, ...] = ()
+    input: Any = None
     truncate: bool | None = None
     dimensions: int | None = None
+    keep_alive: float | str | bool | None = None
 
 
 class CopyRequest(Inbound):
     """`POST /api/copy`."""
 
-    source: str
-    destination: str
+    source: str = ""
+    destination: str = ""
 
 
 class Turn(Frozen):
@@ -126,6 +125,14 @@ class Manifest(Frozen):
         return frozenset((self.base, *self.adapters))
 
 
+class TokenLogprob(Frozen):
+    """A token with the logarithm of its probability; `top` has the likeliest in its place."""
+
+    token: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
 class Usage(Frozen):
     """How an answer was made; durations in nanoseconds."""
 
@@ -134,3 +141,5 @@ class Usage(Frozen):
     prompt_ns: int
     answer_tokens: int
     answer_ns: int
+    cached_tokens: int | None = None
+    """Of the prompt's tokens, how many were known from an earlier request; None: not told."""

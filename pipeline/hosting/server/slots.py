@@ -18,10 +18,14 @@ class Slots:
         self._changed = threading.Condition()
         # Free slots, the one used longest ago first, with the adapters of the last request.
         self._free: dict[int, _Adapters | None] = dict.fromkeys(range(count))
+        self._unsure: set[int] = set()
 
     @contextmanager
     def take(self, adapters: Sequence[str]) -> Iterator[tuple[int, bool]]:
-        """Give a slot, and whether its last request had these very adapters."""
+        """Give a slot, and whether its last request had these very adapters.
+
+        A request that fails may not have reached llama.cpp: what the slot holds is not known then.
+        """
         wanted = tuple(sorted(adapters))
         with self._changed:
             self._changed.wait_for(lambda: self._free)
@@ -29,10 +33,19 @@ class Slots:
             is_known = self._free.pop(slot) == wanted
         try:
             yield slot, is_known
+        except BaseException:
+            self.forget(slot)
+            raise
         finally:
             with self._changed:
-                self._free[slot] = wanted
+                self._free[slot] = None if slot in self._unsure else wanted
+                self._unsure.discard(slot)
                 self._changed.notify()
+
+    def forget(self, slot: int) -> None:
+        """Say, while it is taken, that nobody knows what the slot will hold."""
+        with self._changed:
+            self._unsure.add(slot)
 
     def _choose(self, wanted: _Adapters) -> int:
         known = [slot for slot, last in self._free.items() if last == wanted]

@@ -111,12 +111,13 @@ class Store:
         """Return the header of a GGUF blob; read once, as a blob never changes.
 
         Raises:
-            Refusal: 400, the blob is not there or is no GGUF file.
+            Refusal: 500, the blob is not there or damaged.
+            NotGguf: it is another kind of file.
         """
         key = parse_digest(digest)
         if key not in self._weights:
             if not self.has_blob(key):
-                raise Refusal(400, f'blob "{key}" not found')
+                raise Refusal(500, f"open {self.blob_path(key)}: no such file or directory")
             self._weights[key] = read_weights(self.blob_path(key))
         return self._weights[key]
 

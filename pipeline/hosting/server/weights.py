@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
-from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.failures import NotGguf, Refusal
 from schemas.base import Frozen
 
 Value = bool | int | float | str | list[bool | int | float | str]
@@ -33,6 +33,24 @@ _SCALARS: Final = {
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _F32_TYPE, _F16_TYPE = 0, 1
+_DEFAULT_ALIGNMENT: Final = 32
+# Of each tensor type: weights in a block, and the block's bytes.
+_BLOCKS: Final = {
+    0: (1, 4),
+    1: (1, 2),
+    2: (32, 18),
+    3: (32, 20),
+    6: (32, 22),
+    7: (32, 24),
+    8: (32, 34),
+    10: (256, 84),
+    11: (256, 110),
+    12: (256, 144),
+    13: (256, 176),
+    14: (256, 210),
+    28: (1, 8),
+    30: (1, 2),
+}
 _FILE_TYPES: Final = {
     0: "F32",
     1: "F16",
@@ -92,31 +110,40 @@ class Weights(Frozen):
     @property
     def context_length(self) -> int | None:
         """How many tokens the model was made for; None when it does not say."""
-        length = self.metadata.get(f"{self.architecture}.context_length")
-        return length if isinstance(length, int) else None
+        return self._length("context_length")
+
+    @property
+    def embedding_length(self) -> int | None:
+        """How wide a token's vector is; None when it does not say."""
+        return self._length("embedding_length")
 
     @property
     def has_pooling(self) -> bool:
         """Whether it was made for embeddings, and says how its tokens become one vector."""
         return f"{self.architecture}.pooling_type" in self.metadata
 
+    def _length(self, key: str) -> int | None:
+        length = self.metadata.get(f"{self.architecture}.{key}")
+        return length if isinstance(length, int) else None
+
 
 def read_weights(path: Path) -> Weights:
     """Read a GGUF file's header.
 
     Raises:
-        Refusal: 400, it is no GGUF file, or a damaged one.
+        NotGguf: it is no GGUF file.
+        Refusal: 500, it is a damaged one: its header is cut off or wrong, or its tensors end
+            beyond the file.
         OSError: it cannot be read at all.
     """
-    not_gguf = Refusal(400, "supplied file was not in GGUF format")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise not_gguf
+            raise NotGguf
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             try:
                 return _Header(data).read()
             except (struct.error, KeyError, IndexError, UnicodeDecodeError) as error:
-                raise not_gguf from error
+                raise Refusal(500, "unexpected EOF or a wrong header in the GGUF file") from error
 
 
 def require_fit(adapter: Weights, base: Weights) -> None:
@@ -174,9 +201,19 @@ class _Header:
             key, value = self._string(), self._value(self._number(_U32))
             if value is not None:
                 metadata[key] = value
-        return Weights(
-            metadata=metadata, tensors=tuple(self._tensor() for _ in range(tensor_count))
-        )
+        tensors = [self._tensor() for _ in range(tensor_count)]
+        self._require_all_of(tensors, metadata.get("general.alignment", _DEFAULT_ALIGNMENT))
+        return Weights(metadata=metadata, tensors=tuple(tensor for tensor, _ in tensors))
+
+    def _require_all_of(self, tensors: list[tuple[Tensor, int]], alignment: Value) -> None:
+        if not isinstance(alignment, int) or alignment < 1:
+            raise KeyError(alignment)
+        start = -(-self._at // alignment) * alignment
+        for tensor, offset in tensors:
+            # Ollama does not know the size of every type, either.
+            weights, size = _BLOCKS.get(tensor.type, (1, 0))
+            if start + offset + prod(tensor.shape) // weights * size > len(self._data):
+                raise Refusal(500, f'tensor "{tensor.name}" offset+size exceeds file size')
 
     def _number(self, form: struct.Struct) -> int:
         value: int = form.unpack_from(self._data, self._at)[0]
@@ -216,8 +253,9 @@ class _Header:
             at += 8 + unpack(data, at)[0]
         self._at = at
 
-    def _tensor(self) -> Tensor:
+    def _tensor(self) -> tuple[Tensor, int]:
+        """Return a tensor, and where its data begin after the header."""
         name, rank = self._string(), self._number(_U32)
         shape = tuple(self._number(_U64) for _ in range(rank))
-        kind, _offset = self._number(_U32), self._number(_U64)
-        return Tensor(name=name, shape=shape, type=kind)
+        kind, offset = self._number(_U32), self._number(_U64)
+        return Tensor(name=name, shape=shape, type=kind), offset

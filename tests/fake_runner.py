@@ -1,0 +1,113 @@
+"""A llama.cpp without weights: it says which adapters apply, and fails when it is told to."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.options import Options
+from pipeline.hosting.server.shapes import TokenLogprob, Usage
+
+
+class FakeRunner:
+    """One loaded fake; `context` and `adapters` as of a real one."""
+
+    def __init__(self, base: Path, adapters: Mapping[str, Path], context: int) -> None:
+        self.base = base
+        self.context = context
+        self.adapters = tuple(adapters)
+        self.death: str | None = None
+        self.closed = threading.Event()
+
+    def complete(
+        self,
+        prompt: str,
+        options: Options,
+        *,
+        adapters: Sequence[str],
+        cuts: bool,
+        schema: dict[str, Any] | None,
+        on_piece: Callable[[str], bool],
+        top_logprobs: int = 0,
+        on_logprobs: Callable[[Sequence[TokenLogprob]], None] | None = None,
+    ) -> Usage:
+        """Answer with the adapters that apply, one a piece; `plain` without any."""
+        if not set(adapters) <= set(self.adapters):
+            raise Refusal(500, "the model's adapters are not loaded here")
+        if len(prompt) >= min(self.context, options.num_ctx) and not cuts:
+            raise Refusal(400, "the input length exceeds the context length")
+        pieces = 0
+        for text in adapters or ("plain",):
+            self._check()
+            pieces += 1
+            if on_logprobs is not None:
+                on_logprobs([TokenLogprob(token=text, logprob=0.0, top=())])
+            if on_piece(text):
+                return _usage("cancelled", prompt, pieces)
+        return _usage("stop", prompt, pieces)
+
+    def count_tokens(self, text: str) -> int:
+        """Count characters."""
+        return len(text)
+
+    def embed(self, texts: Sequence[str], dimensions: int | None) -> tuple[list[list[float]], int]:
+        """Return the same vector for every text."""
+        self._check()
+        return [[1.0, 0.0][:dimensions] for _ in texts], sum(map(len, texts))
+
+    def fault(self) -> str | None:
+        """Say how it died, if it did."""
+        return self.death
+
+    def close(self) -> None:
+        """End; a second time is a fault of the caller."""
+        assert not self.closed.is_set(), "closed twice"
+        self.closed.set()
+
+    def _check(self) -> None:
+        if self.death or self.closed.is_set():
+            raise Refusal(500, self.death or "closed under a request")
+
+
+class FakeLlama:
+    """Loads fakes. While `gate` is clear a load waits; `damaged` adapters and bases fail."""
+
+    def __init__(self) -> None:
+        self.loads: list[FakeRunner] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = threading.Semaphore(0)
+        self.damaged: set[str] = set()
+        self.attempts = 0
+
+    def __call__(
+        self,
+        base: Path,
+        adapters: Mapping[str, Path],
+        *,
+        context: int,
+        slots: int,
+        threads: int,
+        embeds: bool = False,
+        pools_last_token: bool = False,
+    ) -> FakeRunner:
+        """Load."""
+        self.attempts += 1
+        self.begun.release()
+        assert self.gate.wait(20), "the test never opened the gate"
+        if self.damaged & {*adapters, base.name.replace("-", ":")}:
+            raise Refusal(500, "llama.cpp cannot load the model")
+        runner = FakeRunner(base, adapters, context)
+        self.loads.append(runner)
+        return runner
+
+
+def _usage(reason: str, prompt: str, pieces: int) -> Usage:
+    return Usage(
+        done_reason=reason,
+        prompt_tokens=len(prompt),
+        prompt_ns=0,
+        answer_tokens=pieces,
+        answer_ns=0,
+    )
