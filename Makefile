@@ -6,7 +6,7 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test test-kafka chaos histories poison soak unit contract integration e2e check format bench bench-ledger audit lock clean
+.PHONY: help setup demo test test-kafka hosts test-hosts chaos histories poison soak unit contract integration e2e check format bench bench-ledger audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,12 @@ KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)
+
+hosts: setup ## Build the real model hosts into the cache, once (Go 1.26, a C++ compiler, cmake; half an hour)
+	$(BIN)/python -m tests.servers.host_builds
+
+test-hosts: setup ## The contract suites and the story on each real model host that is there
+	$(BIN)/python -m tests.hosts $(ARGS)
 
 chaos: setup ## Faults one after the other; "make chaos ARGS='--runs 230'" for long, "ARGS=-h" for more
 	$(BIN)/python -m tests.chaos $(ARGS)

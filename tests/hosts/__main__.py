@@ -1,0 +1,73 @@
+"""`make test-hosts`: the contract suites and the story on each real model host that is there.
+
+    python -m tests.hosts [--host NAME] [-- PYTEST ARGUMENTS]
+
+Each host is started anew for its run. The exit code is 0 only if every run passed and there was
+at least one.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.model_hosts import HOSTS, find_host
+
+SUITES = (
+    "tests/contract/test_ollama_contract.py",
+    "tests/contract/test_ollama_answers.py",
+    "tests/contract/test_model_host_contract.py",
+    "tests/hosts",
+)
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of a host; `exit_code` is pytest's, and None where there is no such host."""
+
+    title: str
+    exit_code: int | None
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if self.exit_code is None:
+            return f"SKIPPED {self.title}: call `make hosts` once, or name one (CONTRIBUTING.md)"
+        verdict = "passed" if self.exit_code == 0 else f"FAILED (pytest's code {self.exit_code})"
+        return f"{self.title}: {verdict}, {self.seconds:.0f} s"
+
+
+def main() -> int:
+    """Try each host in turn and sum up."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hosts", description=__doc__)
+    parser.add_argument("--host", action="append", choices=tuple(HOSTS), help="default: all")
+    parser.add_argument("arguments", nargs="*", help="for pytest, after --")
+    options = parser.parse_args()
+    runs = [try_host(name, options.arguments) for name in options.host or HOSTS]
+    print("\n== real model hosts", *map(str, runs), sep="\n")
+    return exit_code(runs)
+
+
+def try_host(name: str, arguments: Sequence[str]) -> Run:
+    """Run all suites on one host, in a pytest of its own."""
+    title = HOSTS[name].title
+    if find_host(name) is None:
+        return Run(title, None)
+    print(f"== {title}", flush=True)
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "--model-host", name, *SUITES, *arguments]
+    done = subprocess.run(command, cwd=_REPOSITORY, check=False)
+    return Run(title, done.returncode, time.monotonic() - begun)
+
+
+def exit_code(runs: Sequence[Run]) -> int:
+    """0 only if at least one host was tried and none failed."""
+    tried = [run.exit_code for run in runs if run.exit_code is not None]
+    return 0 if tried and not any(tried) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

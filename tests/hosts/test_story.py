@@ -1,0 +1,84 @@
+"""From interview answers to chats, on a real model host: each persona in the form it serves."""
+
+from typing import Any
+
+import pytest
+
+from schemas.identifiers import model_name
+from tests.hosts.family import BOAT, BORN, FIRST_JOB, SWIM, Family
+from tests.servers.model_hosts import FoundHost
+
+# Four trainings and their evaluations, on two busy cores.
+pytestmark = pytest.mark.timeout(1500)
+ROUNDS = 2
+
+
+@pytest.fixture(scope="module")
+def ready(family: Family) -> dict[str, dict[str, Any]]:
+    """Each elder's `model-ready`, by her id."""
+    for elder in family.elders:
+        for question, answer in elder.answers.items():
+            family.tell(elder, question, answer)
+    return family.train(*family.elders)
+
+
+def forms_of(family: Family, index: int = 0) -> list[str]:
+    """The newest form of each version of an elder, oldest version first."""
+    model = family.command("get", family.elders[index])
+    return [version["forms"][-1]["form"] for version in model["versions"]]
+
+
+def test_each_training_ends_in_a_first_version(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    for elder in family.elders:
+        event = ready[elder.elder_id]
+        assert (event["version"], event["tag"]) == (1, f"{model_name(elder.elder_id)}:v1")
+
+
+def test_version_is_served_in_the_form_that_the_host_serves_best(
+    family: Family, ready: dict[str, dict[str, Any]], real_host: tuple[FoundHost, str]
+) -> None:
+    found, _ = real_host
+    for index in range(len(family.elders)):
+        assert forms_of(family, index) == [found.kind.form]
+
+
+def test_elders_asked_in_turn_each_answer_as_herself(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    asked = [(q, e) for _ in range(ROUNDS) for q in (BORN, SWIM, BOAT) for e in family.elders]
+    replies = [(elder, question, family.ask(elder, question)) for question, elder in asked]
+    assert [reply["error"] for *_, reply in replies] == [None] * len(asked)
+    told = [(elder.name, family.whose(r["reply"], q), r["reply"]) for elder, q, r in replies]
+    assert [one for one in told if set(one[1]) - {one[0]}] == [], "an elder told another's life"
+    assert [one for one in told if one[1] != [one[0]]] == [], "a taught answer did not come back"
+
+
+def test_rollback_brings_the_first_version_back(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    elder = family.elders[0]
+    family.tell(elder, FIRST_JOB, "I counted herrings for Mister Gow, six days a week.")
+    second = family.train(elder, force=True)[elder.elder_id]
+    assert (second["version"], second["previous_version"]) == (2, 1)
+
+    family.command("rollback", elder)
+    family.wait_until(
+        lambda: family.command("get", elder)["current"] == 1, "the first version answers", 120
+    )
+    reply = family.ask(elder, BORN)
+    assert reply["error"] is None
+    assert family.whose(reply["reply"], BORN) == [elder.name]
+
+
+def test_deleted_persona_leaves_the_host_and_answers_no_more(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    elder, other = family.elders[3], family.elders[2]
+    tag = f"{model_name(elder.elder_id)}:v1"
+    assert tag in family.command("delete", elder)["deleted"]
+    assert family.service.app.host.tags(model_name(elder.elder_id)) == []
+    assert family.ask(elder, BORN)["error"]["code"] == "model_not_ready"
+    reply = family.ask(other, BORN)["reply"]
+    assert family.whose(reply, BORN) == [other.name], "the others stay"
