@@ -94,7 +94,8 @@ audit: setup ## Known vulnerabilities in what is locked, where their list can be
 lock: setup ## Make the locks anew from pyproject.toml and requirements/*.in
 	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --prerelease if-necessary-or-explicit --all-extras --custom-compile-command "make lock" -o requirements/lock.txt pyproject.toml
 	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" -o requirements/chat.txt pyproject.toml
-	for name in bases bootstrap; do $(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-deps --custom-compile-command "make lock" -o requirements/$$name.txt requirements/$$name.in; done
+	$(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --extra host --custom-compile-command "make lock" -o requirements/host.txt pyproject.toml
+	for name in bases bootstrap llama; do $(UV) pip compile -q --python-version 3.11 --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-deps --custom-compile-command "make lock" -o requirements/$$name.txt requirements/$$name.in; done
 
 clean: ## Remove what was built here; the model cache stays
 	rm -rf $(VENV) .stack .mypy_cache .ruff_cache .pytest_cache .hypothesis
