@@ -33,7 +33,7 @@ class ServedModel(Frozen):
 
     `file` is the adapter (forms `adapter` and `shared`) or the merged model (`merged`), as GGUF;
     the form `plain` has none. `base` is the name under which the host has the base model; a
-    merged model needs none.
+    merged model needs none. Markers in `system` become text, as training renders them.
     """
 
     form: Form
