@@ -68,7 +68,8 @@ class HostUnderTest:
             environment={k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
             # Nothing listens there, and nothing of it is needed.
             | {"MONGODB_URI": "mongodb://127.0.0.1:9", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
-            | {"MODELSERVER_DATA_DIR": str(folder / "data")}
+            # llama-server parts a list of adapters at commas.
+            | {"MODELSERVER_DATA_DIR": str(folder / "data, and more")}
             | {f"MODELSERVER_HOST__{name}": value for name, value in host.items()},
             start_limit_s=LIMIT_S,
             stop_limit_s=LIMIT_S,
