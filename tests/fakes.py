@@ -8,7 +8,9 @@ from pathlib import Path
 from pipeline.answers import Answer
 from pipeline.chat_store import ChatStore, StoredReply
 from pipeline.files import hash_file, seal_folder, write_file
+from pipeline.hosting.ollama import forms_of
 from pipeline.hosting.port import Completion, Message, Options, ServedModel, full_tag
+from pipeline.hosting.server.files import ADAPTERS_REFUSED
 from pipeline.training_process import OnProgress
 from producers.publisher import Publication
 from schemas.documents import Deletion, ElderModel, Job, ModelVersion
@@ -17,6 +19,7 @@ from schemas.errors import (
     LeaseLost,
     ModelNotReady,
     NoSuchTopic,
+    OllamaRefused,
     OllamaUnavailable,
     UnknownVersion,
 )
@@ -216,13 +219,16 @@ class FakeModelHost:
     and a copy goes on serving when its original is deleted. `answer` gets tag and question.
     """
 
-    def __init__(self, answer: Callable[[str, str], str] = is_silent) -> None:
+    def __init__(
+        self, answer: Callable[[str, str], str] = is_silent, version: str = "0.32.15"
+    ) -> None:
         self.answer = answer
+        self.version = version
         self.is_down = False
         self.asked: list[tuple[str, str]] = []
         self.calls: list[tuple[str, ...]] = []
         self.bases_sent = 0
-        self.forms: tuple[Form, ...] = ("adapter", "merged", "plain")
+        self.forms: tuple[Form, ...] = forms_of(version)
         self._models: dict[str, tuple[str, ServedModel | Path]] = {}
 
     def ensure_base(self, name: str, gguf: Path) -> None:
@@ -235,7 +241,7 @@ class FakeModelHost:
     def describe(self) -> HostDescription:
         """Say what the test chose."""
         self._enter("describe")
-        return HostDescription(kind="ollama", version="0.32.15", forms=self.forms)
+        return HostDescription(kind="ollama", version=self.version, forms=self.forms)
 
     def has(self, tag: str) -> bool:
         """Look a name up."""
@@ -243,15 +249,17 @@ class FakeModelHost:
         return _key(tag) in self._models
 
     def create(self, tag: str, recipe: ServedModel) -> None:
-        """Create or replace a model."""
+        """Create or replace a model; the file is read first, as it is sent first."""
         self._enter("create", tag)
-        if recipe.base is not None:
-            self._found(recipe.base)
         wanted = recipe.sha256
         if recipe.file is not None and not recipe.file.is_file():
             raise ArtefactCorrupt
         if recipe.file is not None and wanted not in (None, hash_file(recipe.file)):
             raise ArtefactCorrupt
+        if recipe.form not in self.forms:
+            raise OllamaRefused("Ollama refused the call (400): " + ADAPTERS_REFUSED)
+        if recipe.base is not None:
+            self._found(recipe.base)
         self._models[_key(tag)] = (full_tag(tag), recipe)
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:

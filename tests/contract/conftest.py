@@ -1,9 +1,10 @@
 """What the contracts are tried on: stores and Ollama servers, ours and real ones.
 
-Ollama is the embedded server, and a real one if one is named; the store is the fake and the
-embedded one.
+Ollama is the embedded server in two versions, and a real one if one is named; the store is the
+fake and the embedded one. What differs between versions of Ollama is asserted by version.
 
-Set OLLAMA_HOST to run the suite on a real Ollama as well. Models get names of this run only and
+Set OLLAMA_HOST to run the suite on a real Ollama as well (and OLLAMA_MAX_LOADED_MODELS, if it was
+started with another number than its default). Models get names of this run only and
 are removed at the end, so a server in use is left as it was.
 """
 
@@ -14,19 +15,22 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-import gguf
+import httpx
 import numpy as np
 import ollama
 import pytest
-from numpy.typing import NDArray
 
 from config.settings import MongoSettings
 from consumers.embedded.bases import install_base
 from consumers.embedded.mongodb import MongoDbServer
 from consumers.embedded.stack import OllamaServer
+from pipeline.hosting.ollama import forms_of
 from pipeline.store import Store, ensure_indexes, open_client
+from tests.contract.versions import EMBEDDED
 from tests.fake_mongo import FakeStore
 from tests.false_clock import FalseClock
+from tests.random_weights import write_merged, write_random_adapter
+from tests.waiting import wait_for
 
 CHATML = (
     "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
@@ -58,6 +62,23 @@ class OllamaUnderTest:
 
     def __post_init__(self) -> None:
         self.client = ollama.Client(self.host, timeout=CALL_LIMIT_S)
+        self.version = str(httpx.get(f"{self.host}/api/version").json()["version"])
+
+    @property
+    def takes_adapters(self) -> bool:
+        """Whether this version makes models with an adapter."""
+        return forms_of(self.version)[0] == "adapter"
+
+    @property
+    def loaded(self) -> list[str]:
+        """The models of this run that are in memory."""
+        names = [entry.model or "" for entry in self.client.ps().models]
+        return [name.removesuffix(":latest") for name in names if name.startswith(self.run)]
+
+    def unload(self, model: str) -> None:
+        """Take a model, and all that share its file, out of memory."""
+        self.client.generate(model, "", keep_alive=0)
+        wait_for(lambda: model not in self.loaded)
 
     def name(self, suffix: str) -> str:
         """Return a model name of this run; the model is removed at the end."""
@@ -77,13 +98,13 @@ class OllamaUnderTest:
         self.client.close()  # type: ignore[no-untyped-call]
 
 
-@pytest.fixture(scope="session", params=["embedded", "real"])
+@pytest.fixture(scope="session", params=[*EMBEDDED, "real"])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OllamaUnderTest]:
-    """The embedded server, started here; then the real Ollama of OLLAMA_HOST."""
-    if request.param == "embedded":
-        embedded = OllamaServer(tmp_path_factory.mktemp("embedded"))
+    """The embedded servers, started here; then the real Ollama of OLLAMA_HOST."""
+    if request.param in EMBEDDED:
+        embedded = OllamaServer(tmp_path_factory.mktemp("embedded"), EMBEDDED[request.param])
         with embedded.process:
             yield from _opened(OllamaUnderTest(embedded.host, is_embedded=True))
         return
@@ -125,22 +146,54 @@ def base(server: OllamaUnderTest, base_gguf: Path) -> str:
     return name
 
 
+MergedGguf = Callable[[int], Path]
+
+
+@pytest.fixture(scope="session")
+def merged_gguf(base_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> MergedGguf:
+    """The base and the random adapter of a seed as one file, written once."""
+    folder = tmp_path_factory.mktemp("merged")
+
+    def write(seed: int) -> Path:
+        path = folder / f"{seed}.gguf"
+        if not path.exists():
+            write_merged(path, base_gguf, seed)
+        return path
+
+    return write
+
+
 MakePersona = Callable[[str, int], str]
 
 
 @pytest.fixture(scope="session")
 def make_persona(
-    server: OllamaUnderTest, base: str, tmp_path_factory: pytest.TempPathFactory
+    server: OllamaUnderTest,
+    base: str,
+    merged_gguf: MergedGguf,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> MakePersona:
-    """Makes a persona: the base with a random adapter, the same for the same seed."""
+    """Makes a persona: the base with a random adapter, the same for the same seed.
+
+    The adapter lies beside the base where that is possible, and is merged into it elsewhere.
+    """
     folder = tmp_path_factory.mktemp("adapters")
 
     def make(suffix: str, seed: int) -> str:
-        path = folder / f"{seed}.gguf"
-        write_random_adapter(path, seed)
-        digest = server.client.create_blob(path)
         name = server.name(suffix)
-        server.client.create(name, from_=base, adapters={"adapter.gguf": digest}, stream=False)
+        if server.takes_adapters:
+            path = folder / f"{seed}.gguf"
+            write_random_adapter(path, seed)
+            digest = server.client.create_blob(path)
+            server.client.create(name, from_=base, adapters={"a.gguf": digest}, stream=False)
+            return name
+        server.client.create(
+            name,
+            files={"merged.gguf": server.client.create_blob(merged_gguf(seed))},
+            template=CHATML,
+            parameters=PARAMETERS,
+            stream=False,
+        )
         return name
 
     return make
@@ -173,28 +226,6 @@ class WriteAdapter(Protocol):
 def write_adapter() -> WriteAdapter:
     """For tests that want an adapter of their own."""
     return write_random_adapter
-
-
-def write_random_adapter(
-    path: Path, seed: int, *, dtype: type[np.floating] = np.float32, width: int = 576
-) -> None:
-    """Write a LoRA for SmolLM2-135M that changes what it says, at random but repeatably."""
-    random = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 8.0)
-    rank = 4
-    for layer in range(30):
-        target = f"blk.{layer}.attn_output.weight"
-        a: NDArray[np.floating] = random.normal(0, 0.5, (rank, width)).astype(dtype)
-        b: NDArray[np.floating] = random.normal(0, 0.02, (width, rank)).astype(dtype)
-        writer.add_tensor(f"{target}.lora_a", a)
-        writer.add_tensor(f"{target}.lora_b", b)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture(scope="session")

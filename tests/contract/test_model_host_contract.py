@@ -21,11 +21,13 @@ from pipeline.chat_format import chat_format
 from pipeline.files import hash_file
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ModelHost, ServedModel
-from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaUnavailable
+from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
+from schemas.hosting import Form
+from tests.contract.versions import EMBEDDED
 from tests.fakes import FakeModelHost
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import WriteAdapter
+    from tests.contract.conftest import MergedGguf, WriteAdapter
 
 QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
 OPTIONS: dict[str, float | int | list[str]] = {"temperature": 0, "num_predict": 4, "num_ctx": 512}
@@ -36,6 +38,7 @@ class HostUnderTest:
 
     def __init__(self, host: ModelHost, run: str, gguf: Path) -> None:
         self.host = host
+        self.forms = host.describe().forms
         self._run = run
         self.gguf = gguf
         self.base = self.name("base")
@@ -45,11 +48,18 @@ class HostUnderTest:
         """A name of this run; the model is removed at the end."""
         return f"{self._run}-{suffix}"
 
-    def recipe(self, adapter: Path | None = None, base: str | None = None) -> ServedModel:
+    def recipe(self, file: Path | None = None, base: str | None = None) -> ServedModel:
+        """A model without a persona, or one of the preferred form, made from `file`."""
+        form: Form = "plain" if file is None else self.forms[0]
+        return self.recipe_of(form, file, base)
+
+    def recipe_of(
+        self, form: Form, file: Path | None = None, base: str | None = None
+    ) -> ServedModel:
         return ServedModel(
-            form="plain" if adapter is None else "adapter",
-            base=base or self.base,
-            file=adapter,
+            form=form,
+            base=None if form == "merged" else base or self.base,
+            file=file,
             system="You are old.",
             template=chat_format("chatml").ollama_template,
             stop=("<|im_end|>",),
@@ -61,19 +71,20 @@ class HostUnderTest:
         return tag
 
 
-@pytest.fixture(scope="module", params=["fake", "embedded", "real"])
+@pytest.fixture(scope="module", params=["fake-0.34", "fake-0.32", *EMBEDDED, "real"])
 def under_test(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path
 ) -> Iterator[HostUnderTest]:
-    """The fake, the embedded server, and the real Ollama that OLLAMA_HOST names."""
+    """The fake and the embedded server in two versions, and the real Ollama of OLLAMA_HOST."""
     run = f"port-{uuid4().hex[:8]}"
-    if request.param == "fake":
-        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}")
+    if request.param.startswith("fake"):
+        version = "0.34.4" if request.param == "fake-0.34" else "0.32.15"
+        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}", version)
         yield HostUnderTest(fake, run, base_gguf)
         return
     with ExitStack() as stack:
-        if request.param == "embedded":
-            embedded = OllamaServer(tmp_path_factory.mktemp("host"))
+        if request.param in EMBEDDED:
+            embedded = OllamaServer(tmp_path_factory.mktemp("host"), EMBEDDED[request.param])
             stack.enter_context(embedded.process)
             address = embedded.host
         else:
@@ -102,34 +113,85 @@ def test_created_model_is_listed_and_answers(under_test: HostUnderTest) -> None:
     assert reply.prompt_tokens > 0 and reply.completion_tokens > 0
 
 
-def test_model_is_made_with_an_adapter(
-    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
-) -> None:
-    adapter = tmp_path / "adapter.gguf"
+@pytest.fixture(scope="module")
+def persona_file(
+    under_test: HostUnderTest,
+    write_adapter: WriteAdapter,
+    merged_gguf: MergedGguf,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """What the preferred form is made from: an adapter, or a merged model."""
+    if under_test.forms[0] == "merged":
+        return merged_gguf(1)
+    adapter = tmp_path_factory.mktemp("adapter") / "adapter.gguf"
     write_adapter(adapter, 7)
-    tag = f"{under_test.name('adapted')}:v1"
-    under_test.host.create(tag, under_test.recipe(adapter))
+    return adapter
+
+
+def test_host_says_what_it_is(under_test: HostUnderTest) -> None:
+    """Every host makes merged models and plain ones; adapters, only the old ones."""
+    told = under_test.host.describe()
+    assert told.kind == "ollama" and told.version[0].isdigit()
+    assert told.forms in (("adapter", "merged", "plain"), ("merged", "plain"))
+
+
+def test_persona_is_made_in_the_preferred_form(
+    under_test: HostUnderTest, persona_file: Path
+) -> None:
+    tag = f"{under_test.name('persona')}:v1"
+    under_test.host.create(tag, under_test.recipe(persona_file))
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
-def test_adapter_that_is_gone_makes_no_model(under_test: HostUnderTest, tmp_path: Path) -> None:
+def test_merged_persona_is_made_on_every_host(
+    under_test: HostUnderTest, merged_gguf: MergedGguf
+) -> None:
+    tag = f"{under_test.name('merged')}:v1"
+    under_test.host.create(tag, under_test.recipe_of("merged", merged_gguf(1)))
+    assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
+
+
+def test_form_that_the_host_does_not_make_is_refused(
+    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
+) -> None:
+    """A refusal, and no outage that would be waited for."""
+    adapter = tmp_path / "adapter.gguf"
+    write_adapter(adapter, 7)
+    tag = f"{under_test.name('other')}:v1"
+    recipe = under_test.recipe_of("adapter", adapter)
+    if "adapter" in under_test.forms:
+        under_test.host.create(tag, recipe)
+    else:
+        with pytest.raises(OllamaRefused, match="400"):
+            under_test.host.create(tag, recipe)
+    assert under_test.host.has(tag) is ("adapter" in under_test.forms)
+
+
+def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:
+    """In any case, and `latest` where no tag is given."""
+    tag = under_test.make("there")
+    assert under_test.host.has(tag) and under_test.host.has(tag.upper())
+    assert not under_test.host.has(under_test.name("there"))
+    assert under_test.host.has(under_test.base)
+    assert not under_test.host.has(under_test.name("nobody"))
+
+
+def test_file_that_is_gone_makes_no_model(under_test: HostUnderTest, tmp_path: Path) -> None:
     tag = f"{under_test.name('gone')}:v1"
     with pytest.raises(ArtefactCorrupt):
         under_test.host.create(tag, under_test.recipe(tmp_path / "none.gguf"))
     assert tag not in under_test.host.tags()
 
 
-def test_adapter_with_another_hash_than_recorded_makes_no_model(
-    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
+def test_file_with_another_hash_than_recorded_makes_no_model(
+    under_test: HostUnderTest, persona_file: Path
 ) -> None:
-    adapter = tmp_path / "adapter.gguf"
-    write_adapter(adapter, 7)
     tag = f"{under_test.name('changed')}:v1"
-    recipe = under_test.recipe(adapter)
+    recipe = under_test.recipe(persona_file)
     with pytest.raises(ArtefactCorrupt):
         under_test.host.create(tag, recipe.model_copy(update={"sha256": "0" * 64}))
     assert tag not in under_test.host.tags()
-    known = hash_file(adapter)
+    known = hash_file(persona_file)
     under_test.host.create(tag, recipe.model_copy(update={"sha256": known}))
     assert tag in under_test.host.tags()
 
@@ -201,6 +263,8 @@ def test_host_that_is_down_is_not_available(kind: str) -> None:
     calls: list[Callable[[], object]] = [
         host.tags,
         host.check,
+        host.describe,
+        lambda: host.has("x"),
         lambda: host.delete("x"),
         lambda: host.copy("x", "y"),
         lambda: host.ask("x", QUESTION, OPTIONS),

@@ -5,9 +5,12 @@ Tried through the `ollama` client on each server.
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +19,34 @@ import httpx
 import numpy as np
 import pytest
 
+from pipeline.hosting.server.profile import DEFAULT_MAX_RUNNERS
+from tests.waiting import wait_for
+
 if TYPE_CHECKING:
-    from tests.contract.conftest import MakePersona, OllamaUnderTest, RefusalOf, WriteAdapter
+    from tests.contract.conftest import (
+        MakePersona,
+        MergedGguf,
+        OllamaUnderTest,
+        RefusalOf,
+        WriteAdapter,
+    )
 
 STOP_LIMIT_S = 20
 # More than a server has slots, and each unlike the others: so a slot's state must give way.
 FILLERS = [f"{word} " * 60 for word in ("fox", "night", "hill", "north", "moon", "forest")]
 LONG_TEXT = "and then we walked along the river " * 200
+
+
+def minutes_left(server: OllamaUnderTest, model: str) -> float:
+    """Return how long a model stays as it looks now."""
+    (entry,) = [m for m in server.client.ps().models if m.model == f"{model}:latest"]
+    assert entry.expires_at is not None
+    return (entry.expires_at - datetime.now(UTC)).total_seconds() / 60
+
+
+def is_about(value: Callable[[], float], expected: float) -> bool:
+    """Say whether a value is within a tenth of what is expected."""
+    return abs(value() - expected) < expected / 10
 
 
 # -- answers ----------------------------------------------------------------------------------
@@ -92,10 +116,76 @@ def test_generate_renders_the_template_unless_raw(server: OllamaUnderTest, base:
 
 
 def test_empty_prompt_loads_the_model(server: OllamaUnderTest, base: str) -> None:
-    """How a model is warmed up; it, or another one of the same blobs, is then listed as loaded."""
+    """How a model is warmed up; it is then listed as loaded, unless its file was loaded already."""
+    server.unload(base)
     answer = server.client.generate(base, "")
     assert (answer.done, answer.done_reason) == (True, "load")
-    assert any((m.model or "").startswith(server.run) for m in server.client.ps().models)
+    assert base in server.loaded
+
+
+def test_model_stays_as_long_as_asked_for(server: OllamaUnderTest, base: str) -> None:
+    """`keep_alive` moves the end that `/api/ps` tells; a request that says nothing keeps it."""
+    server.unload(base)
+    for wanted, minutes in ((None, 5), ("10m", 10), (None, 10), (90, 1.5)):
+        server.client.generate(base, "", keep_alive=wanted)
+        wait_for(partial(is_about, partial(minutes_left, server, base), minutes))
+    server.client.generate(base, "", keep_alive=-1)
+    wait_for(lambda: minutes_left(server, base) > 1e6)
+
+
+def test_model_leaves_after_an_answer_that_wants_it(server: OllamaUnderTest, base: str) -> None:
+    """With `keep_alive: 0`; asked to leave without a question, it answers `unload`."""
+    server.client.generate(base, "")
+    server.client.chat(base, server.question, options={"num_predict": 1}, keep_alive=0)
+    wait_for(lambda: base not in server.loaded)
+    assert server.client.generate(base, "", keep_alive=0).done_reason == "unload"
+
+
+def test_model_leaves_when_its_time_is_over(server: OllamaUnderTest, base: str) -> None:
+    """By the clock, without anybody asking."""
+    server.client.generate(base, "", keep_alive=0.05)
+    wait_for(lambda: base not in server.loaded)
+
+
+@pytest.mark.parametrize(
+    ("keep_alive", "sentence"),
+    [("soon", 'time: invalid duration "soon"'), (True, "Unsupported type: 'bool'")],
+)
+def test_time_to_stay_that_is_none_is_400(
+    server: OllamaUnderTest, base: str, keep_alive: object, sentence: str
+) -> None:
+    """Before anything is loaded."""
+    body = {"model": base, "messages": [*server.question], "keep_alive": keep_alive}
+    answer = httpx.post(f"{server.host}/api/chat", json=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, sentence)
+
+
+def test_no_more_models_are_loaded_than_allowed(
+    server: OllamaUnderTest, merged_gguf: MergedGguf
+) -> None:
+    """Each merged model is a file of its own: the one asked longest ago gives way."""
+    names = []
+    for seed in (1, 2, 3, 4):
+        names.append(server.name(f"own{seed}"))
+        files = {"m.gguf": server.client.create_blob(merged_gguf(seed))}
+        options = {"num_ctx": 512}
+        server.client.create(names[-1], files=files, parameters=options, stream=False)
+        server.client.generate(names[-1], "")
+    limit = int(os.environ.get("OLLAMA_MAX_LOADED_MODELS") or DEFAULT_MAX_RUNNERS)
+    assert names[-1] in server.loaded
+    assert len(server.client.ps().models) <= limit
+    if limit < len(names):
+        assert names[0] not in server.loaded
+    for name in names:
+        server.unload(name)
+        server.client.delete(name)
+
+
+def test_too_long_prompt_leaves_room_for_the_answer(server: OllamaUnderTest, base: str) -> None:
+    """Of the context, half of what is not kept at the beginning is left free."""
+    options = {"num_ctx": 128, "num_predict": 4, "num_keep": 4}
+    answer = server.client.generate(base, LONG_TEXT, raw=True, options=options)
+    assert answer.prompt_eval_count == 66
 
 
 def test_too_long_prompt_is_cut_silently(server: OllamaUnderTest, base: str) -> None:
@@ -132,12 +222,78 @@ def test_client_that_leaves_does_not_hold_up_the_next(server: OllamaUnderTest, b
     assert time.monotonic() - began < STOP_LIMIT_S
 
 
-def test_embed_gives_one_vector_a_text(server: OllamaUnderTest, base: str) -> None:
-    """Vectors of length 1, the same for the same text."""
-    answer = server.client.embed(base, ["a boat", "a boat", "the tax office"])
-    boat, again, office = (np.array(vector) for vector in answer.embeddings)
-    assert np.allclose(boat, again, atol=1e-3) and not np.allclose(boat, office, atol=1e-2)
-    assert abs(float(np.linalg.norm(boat)) - 1) < 1e-3
+def test_base_without_embeddings_says_so(
+    server: OllamaUnderTest, refusal_of: RefusalOf, base: str
+) -> None:
+    """A language model is loaded for answers only. Nothing to embed is no error."""
+    assert refusal_of(lambda: server.client.embed(base, ["a boat"])).status_code == 501
+    assert server.client.embed(base, "").embeddings == []
+    unknown = refusal_of(lambda: server.client.embed(server.name("nobody"), "a boat"))
+    assert unknown.status_code == 404 and "not found" in unknown.error
+
+
+def test_log_probabilities_come_with_the_tokens(server: OllamaUnderTest, base: str) -> None:
+    """Greedily drawn, each token is the likeliest in its place."""
+    options = {"num_predict": 4}
+    plain = server.client.chat(base, server.question, options=options, logprobs=True)
+    assert plain.logprobs and len(plain.logprobs) == 4
+    assert "".join(each.token for each in plain.logprobs) == plain.message.content
+    assert all(each.logprob < 0 and not each.top_logprobs for each in plain.logprobs)
+    told = server.client.chat(base, server.question, options=options, logprobs=True, top_logprobs=3)
+    for each in told.logprobs or ():
+        best, *others = each.top_logprobs or ()
+        assert best.token == each.token and abs(best.logprob - each.logprob) < 1e-4
+        assert len(others) == 2 and all(other.logprob <= best.logprob for other in others)
+    assert server.client.chat(base, server.question, options=options).logprobs is None
+
+
+def test_log_probabilities_are_streamed_with_their_piece(
+    server: OllamaUnderTest, base: str
+) -> None:
+    """So a reader can stop early."""
+    body = {
+        "model": base,
+        "prompt": "Hello",
+        "logprobs": True,
+        "top_logprobs": 1,
+        "options": {"num_predict": 3},
+    }
+    answer = httpx.post(f"{server.host}/api/generate", json=body, timeout=60)
+    *pieces, last = [json.loads(line) for line in answer.text.splitlines()]
+    assert "logprobs" not in last
+    for piece in pieces:
+        (token,) = piece["logprobs"]
+        assert token["token"] == piece["response"]
+        assert bytes(token["bytes"]).decode() == token["token"]
+
+
+@pytest.mark.parametrize("count", [-1, 21])
+def test_too_many_likeliest_tokens_are_400(server: OllamaUnderTest, base: str, count: int) -> None:
+    """Twenty is the most."""
+    body = {"model": base, "messages": [*server.question], "top_logprobs": count}
+    answer = httpx.post(f"{server.host}/api/chat", json=body)
+    expected = (400, "top_logprobs must be between 0 and 20")
+    assert (answer.status_code, answer.json()["error"]) == expected
+
+
+def test_rendered_prompt_can_be_asked_for(server: OllamaUnderTest, base: str) -> None:
+    """`_debug_render_only` gives the prompt in place of an answer, whatever the mode."""
+    name = server.name("rendered")
+    server.client.create(name, from_=base, system="You are old.", stream=False)
+    prompt = (
+        "<|im_start|>system\nYou are old.<|im_end|>\n"
+        "<|im_start|>user\nWho taught you to swim?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    bodies: dict[str, dict[str, object]] = {
+        "chat": {"messages": [*server.question]},
+        "generate": {"prompt": "Who taught you to swim?"},
+    }
+    for path, body in bodies.items():
+        for stream in (True, False):
+            asked = body | {"model": name, "stream": stream, "_debug_render_only": True}
+            answer = httpx.post(f"{server.host}/api/{path}", json=asked, timeout=60).json()
+            assert answer["_debug_info"]["rendered_template"] == prompt
+            assert answer["done"] is False
 
 
 # -- personas ---------------------------------------------------------------------------------
@@ -216,6 +372,17 @@ def test_deleted_persona_is_gone_and_the_others_stay(
     assert server.ask(anna, num_predict=OPENING) == before
 
 
+def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
+    server: OllamaUnderTest, base: str, make_persona: MakePersona
+) -> None:
+    """Personas with adapters evict each other; merged ones are models of their own."""
+    anna, bert = make_persona("anna", 1), make_persona("bert", 2)
+    for persona in (anna, bert):
+        server.ask(persona, num_predict=1)
+    assert bert in server.loaded
+    assert (anna in server.loaded) is not server.takes_adapters
+
+
 def test_adapter_that_would_crash_the_runner_is_refused(
     server: OllamaUnderTest,
     refusal_of: RefusalOf,
@@ -224,6 +391,8 @@ def test_adapter_that_would_crash_the_runner_is_refused(
     tmp_path: Path,
 ) -> None:
     """F64 tensors (easily made with NumPy) and wrong widths never reach llama.cpp."""
+    if not server.takes_adapters:
+        pytest.skip("this version takes no adapter at all")
     if not server.is_embedded:
         pytest.skip("a real Ollama accepts these and crashes its runner at the first chat")
     name = server.name("crash")

@@ -57,8 +57,8 @@ def put(store: Store, content: bytes) -> str:
 OLD, NEW = PROFILES["ollama-0.32"], PROFILES["ollama-0.34"]
 
 
-def create(store: Store, model: str, profile: Profile = OLD, **fields: object) -> None:
-    """Create a model from the fields of a request, where adapters are taken."""
+def create(store: Store, model: str, profile: Profile, /, **fields: object) -> None:
+    """Create a model from the fields of a request."""
     request = CreateRequest.model_validate({"model": model, **fields})
     assert list(create_model(store, profile, request))[-1] == "success"
 
@@ -66,7 +66,7 @@ def create(store: Store, model: str, profile: Profile = OLD, **fields: object) -
 def create_base(store: Store, model: str = "base") -> str:
     """Create a model without adapter and return its blob's digest."""
     digest = put(store, BASE)
-    create(store, model, files={"base.gguf": digest})
+    create(store, model, OLD, files={"base.gguf": digest})
     return digest
 
 
@@ -157,7 +157,7 @@ def test_wrong_names_are_refused(text: str) -> None:
 def test_models_outlive_a_restart(store: Store, tmp_path: Path) -> None:
     """All that `create` was told is on disk."""
     create_base(store)
-    create(store, "anna", **{"from": "base"}, system="S", parameters={"stop": ["x"]})
+    create(store, "anna", OLD, **{"from": "base"}, system="S", parameters={"stop": ["x"]})
     store.close()
     again = Store(tmp_path)
     anna = again.find("anna")
@@ -201,7 +201,7 @@ def test_blobs_go_with_the_last_model_that_needs_them(store: Store) -> None:
     base = create_base(store)
     adapter = put(store, ADAPTER)
     for name in ("anna", "bert"):
-        create(store, name, **{"from": "base"}, adapters={"a.gguf": adapter})
+        create(store, name, OLD, **{"from": "base"}, adapters={"a.gguf": adapter})
     assert store.delete("anna") == frozenset()
     assert store.has_blob(adapter)
     assert store.delete("bert") == {adapter}
@@ -212,7 +212,7 @@ def test_copy_has_the_digest_of_the_original(store: Store) -> None:
     """Name and time are not what a model is; its system prompt is."""
     create_base(store)
     copy_model(store, "base", "base:v1")
-    create(store, "other", **{"from": "base"}, system="S")
+    create(store, "other", OLD, **{"from": "base"}, system="S")
     digests = {model.name: model.digest for model in store.models()}
     assert digests["base:latest"] == digests["base:v1"] != digests["other:latest"]
 
@@ -238,7 +238,7 @@ def test_adapter_that_does_not_fit_is_refused(store: Store) -> None:
     for what, tensors in wrong.items():
         digest = put(store, gguf_bytes("adapter", tensors))
         with pytest.raises(Refusal) as error:
-            create(store, "anna", **{"from": "base"}, adapters={"a.gguf": digest})
+            create(store, "anna", OLD, **{"from": "base"}, adapters={"a.gguf": digest})
         assert status_of(error) == 400, what
     with pytest.raises(Refusal):
         store.find("anna")
@@ -312,11 +312,11 @@ def test_adapter_is_refused_by_newer_versions_and_carried_over(store: Store) -> 
     """A model made earlier with an adapter is there; what is made from it has the adapter too."""
     create_base(store)
     adapters = {"a.gguf": put(store, ADAPTER)}
-    create(store, "old", **{"from": "base"}, adapters=adapters)
+    create(store, "old", OLD, **{"from": "base"}, adapters=adapters)
     with pytest.raises(Refusal, match="LoRA adapters are no longer supported") as error:
         create(store, "new", NEW, **{"from": "base"}, adapters=adapters)
     assert status_of(error) == 400
-    with pytest.raises(Refusal, match="a.gguf is a LoRA adapter"):
+    with pytest.raises(Refusal, match=r"a\.gguf is a LoRA adapter"):
         create(store, "new", NEW, files=adapters)
     create(store, "heir", NEW, **{"from": "old"}, system="S")
     assert store.find("heir").adapters == tuple(adapters.values())
@@ -325,7 +325,7 @@ def test_adapter_is_refused_by_newer_versions_and_carried_over(store: Store) -> 
 def test_sampling_that_newer_versions_lack_is_refused(store: Store) -> None:
     """`typical_p` only; a null means that it is not set."""
     create_base(store)
-    create(store, "old", **{"from": "base"}, parameters={"typical_p": 0.5})
+    create(store, "old", OLD, **{"from": "base"}, parameters={"typical_p": 0.5})
     create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": None})
     with pytest.raises(Refusal, match="typical_p is no longer supported"):
         create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": 0.5})
