@@ -64,7 +64,7 @@ class LlamaServers:
     def __init__(self, command: Path, logs: Path, *, start_limit_s: float) -> None:
         """`command` is what `find_llama_server` returned; the log files lie in `logs`."""
         self._command = command
-        self._logs = logs
+        self.logs = logs
         self._start_limit_s = start_limit_s
         self._numbers = itertools.count()
 
@@ -100,7 +100,7 @@ class LlamaServers:
             argv += ["--embeddings", "--batch-size", str(context), "--ubatch-size", str(context)]
         if pools_last_token:
             argv += ["--pooling", "last"]
-        log = self._logs / f"llama-server-{next(self._numbers) % _LOGS_KEPT}.log"
+        log = self.logs / f"llama-server-{next(self._numbers) % _LOGS_KEPT}.log"
         process = _Process(argv, base.parent, log, self._start_limit_s)
         try:
             process.start(names)

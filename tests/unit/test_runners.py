@@ -318,18 +318,6 @@ def test_removed_adapter_that_was_alone_leaves_without_a_successor(world: World)
     assert world.llama.attempts == 1
 
 
-def test_one_persona_does_not_unload_the_others_runner(world: World) -> None:
-    """`keep_alive: 0` is for a runner that one model has alone."""
-    anna = world.persona("anna")
-    alone = world.ask(anna)
-    world.runners.unload(anna)
-    assert alone.closed.wait(LIMIT_S)
-    bert = world.persona("bert")
-    shared = world.ask(bert)
-    world.runners.unload(bert)
-    assert world.ask(anna) is shared
-
-
 def test_base_asked_for_longest_ago_leaves(world: World) -> None:
     """With room for two bases."""
     world.limit(max_runners=2)

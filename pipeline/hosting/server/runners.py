@@ -108,13 +108,6 @@ class Runners:
             for base in digests & self._embedders.keys():
                 self._note_retired(self._embedders.pop(base))
 
-    def unload(self, model: Manifest) -> None:
-        """Let go of the model's runner, unless it is there for others as well."""
-        with self._lock:
-            room = self._rooms.get(model.base)
-            if room and room.current and set(room.current.runner.adapters) <= set(model.adapters):
-                self._retire(room)
-
     def loaded(self) -> list[tuple[str, int]]:
         """Return (model used last, context) of each runner."""
         with self._lock:
@@ -231,7 +224,8 @@ class Runners:
     def _next_plan(self, base: str, room: Room) -> Plan | None:
         with self._lock:
             adapters = self._adapters.choose(base, [ticket.model for ticket in room.tickets])
-            if not room.tickets and self._is_stale(room) and not adapters:
+            is_for_nobody = not adapters or not self._store.has_blob(base)
+            if not room.tickets and self._is_stale(room) and is_for_nobody:
                 self._retire(room)
             if self._is_closed or (not room.tickets and not self._is_stale(room)):
                 room.is_starting = False
