@@ -379,7 +379,9 @@ def test_quantiser_is_killed_with_its_job(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F32)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     running = tmp_path / "pid"
-    quantizer = script(tmp_path, f"echo $$ > {running}.new; mv {running}.new {running}; sleep 600")
+    quantizer = script(
+        tmp_path, f"echo $$ > {running}.new; mv {running}.new {running}; exec sleep 600"
+    )
     with pytest.raises(JobCancelled):
         merge(
             spec_of(base, adapter, tmp_path / "work", quantization="q4_k_m", quantizer=quantizer),
