@@ -80,7 +80,7 @@ class MergePlan(Frozen):
     seconds: float
     """Guessed from bytes and weights, at the rates named in this module."""
     disk_bytes: int
-    """Taken at the worst moment."""
+    """Taken at the worst moment on the data folder's disk; a host keeps a copy of its own."""
 
 
 def plan_merge(base_gguf: Path, quantization: Quantization) -> MergePlan:

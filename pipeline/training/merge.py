@@ -28,7 +28,7 @@ from pipeline.hosting.merge_plan import (
 from pipeline.hosting.server.weights import Weights
 from pipeline.training.low_rank import LowRank, LowRankAdapter, read_at
 from pipeline.training.merged_header import header_bytes
-from pipeline.training.quantizer import quantize_file
+from pipeline.training.quantizer import quantize_file, require_quantizer
 from pipeline.training.row_blocks import merge_rows, row_bytes
 from schemas.errors import ArtefactCorrupt, JobCancelled
 from schemas.hosting import MERGED_FOLDER, MERGED_GGUF, MergeOutcome, MergeSpec
@@ -58,26 +58,24 @@ def merge(
     llama.cpp's quantiser then makes the whole file smaller.
 
     Raises AdapterMismatch for an adapter of another base and AdapterUnsupported for what cannot
-    be merged, both before anything is written; ArtefactCorrupt, QuantizerFailed, DiskUnavailable;
-    JobCancelled when `should_stop` says so.
+    be merged, both before anything is written; ArtefactCorrupt, QuantizerFailed, DiskUnavailable,
+    and JobCancelled when `should_stop` says so.
     """
     begun = clock()
     base = read_model(spec.base_gguf)
     _check_adapter(spec)
+    quantizer = require_quantizer(spec.quantizer) if spec.quantization == "q4_k_m" else None
     hashed: dict[str, str] = {}
     with LowRankAdapter(spec.adapter_gguf, base) as adapter:
-        layout = lay_out(base, spec.base_gguf.stat().st_size, adapter.targets)
-        for tensor in layout.tensors:
-            if tensor.is_touched:
-                row_bytes(tensor)
+        layout = _lay_out(spec, base, adapter)
         watch = _Watch(layout.size_bytes, on_progress, should_stop, clock)
         with folder_written_whole(spec.work_dir / MERGED_FOLDER, hashed) as folder:
             path = folder / MERGED_GGUF
             hashed[MERGED_GGUF] = _write(path, spec, base, adapter, layout, watch)
             _read_back(path, layout)
-            if spec.quantization == "q4_k_m":
-                del hashed[MERGED_GGUF]
-                quantize_file(path, spec.quantizer, watch.look)
+            if quantizer is not None:
+                del hashed[MERGED_GGUF]  # Of a file that is replaced.
+                quantize_file(path, quantizer, watch.look)
     path = spec.work_dir / MERGED_FOLDER / MERGED_GGUF
     return MergeOutcome(
         path=path,
@@ -155,6 +153,14 @@ def _write(
                 watch.look(len(block))
         checked.result()
     return digest.hexdigest()
+
+
+def _lay_out(spec: MergeSpec, base: Weights, adapter: LowRankAdapter) -> MergedLayout:
+    layout = lay_out(base, spec.base_gguf.stat().st_size, adapter.targets)
+    for tensor in layout.tensors:
+        if tensor.is_touched:
+            row_bytes(tensor)  # Refuses a type that cannot be read.
+    return layout
 
 
 def _check_adapter(spec: MergeSpec) -> None:

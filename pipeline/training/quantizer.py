@@ -32,17 +32,22 @@ except OSError as error:
 """
 
 
-def quantize_file(path: Path, quantizer: Path | None, look: Callable[[], None]) -> None:
+def require_quantizer(quantizer: Path | None) -> Path:
+    """Return the quantiser; raises QuantizerFailed where none is named or it is not there."""
+    if quantizer is None or not quantizer.is_file():
+        raise QuantizerFailed(
+            "q4_k_m needs llama.cpp's llama-quantize; set MODELSERVER_HOST__QUANTIZER, or "
+            "quantization to q8_0"
+        )
+    return quantizer
+
+
+def quantize_file(path: Path, quantizer: Path, look: Callable[[], None]) -> None:
     """Replace a GGUF file by its Q4_K_M form.
 
     `look` is called several times a second and may raise: the quantiser is then killed. Raises
     QuantizerFailed with the quantiser's last line, DiskFull.
     """
-    if quantizer is None:
-        raise QuantizerFailed(
-            "q4_k_m needs llama.cpp's llama-quantize; set MODELSERVER_HOST__QUANTIZER, or "
-            "quantization to q8_0"
-        )
     target = path.with_name(path.name + ".smaller")
     # Tensors that are quantised already are read and written again on purpose.
     command = [str(quantizer), "--allow-requantize", str(path), str(target), "Q4_K_M"]

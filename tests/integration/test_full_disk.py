@@ -86,14 +86,10 @@ def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: i
     assert not list(small_disk.glob(".partial-*"))
 
 
-@pytest.mark.parametrize("left", range(0, 65_536, 8192))
-def test_merge_that_finds_no_room_is_whole_or_not_there(
-    small_disk: Path, tmp_path: Path, left: int
-) -> None:
-    """Some 40 KiB: it is told before it begins, and while it writes where others fill the disk."""
-    base = write_base(tmp_path / "base.gguf", Kind.Q4_0, columns=64)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair(columns=64)})
-    spec = MergeSpec(
+def merge_spec(folder: Path, work_dir: Path) -> MergeSpec:
+    base = write_base(folder / "base.gguf", Kind.Q4_0, columns=64)
+    adapter = write_adapter(folder / "adapter.gguf", {TARGET: pair(columns=64)})
+    return MergeSpec(
         job_id="ANN_1",
         elder_id="ANN",
         fence=1,
@@ -101,9 +97,32 @@ def test_merge_that_finds_no_room_is_whole_or_not_there(
         adapter_gguf=adapter,
         adapter_sha256=hash_file(adapter),
         quantization="q8_0",
-        work_dir=small_disk,
+        work_dir=work_dir,
     )
-    plan, free = plan_merge(base, "q8_0"), os.statvfs(small_disk)
+
+
+def test_quantiser_that_finds_no_room_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
+    """It ends as for any other reason; the disk says which it was."""
+    quantizer = tmp_path / "llama-quantize"
+    quantizer.write_text('#!/bin/sh\nexec cp "$2" "$3"\n')
+    quantizer.chmod(0o755)
+    spec = merge_spec(tmp_path, small_disk).model_copy(
+        update={"quantization": "q4_k_m", "quantizer": quantizer}
+    )
+    with pytest.raises(DiskFull):
+        check_room(plan_merge(spec.base_gguf, "q4_k_m"), small_disk)
+    with pytest.raises(DiskFull):
+        merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("left", range(0, 65_536, 8192))
+def test_merge_that_finds_no_room_is_whole_or_not_there(
+    small_disk: Path, tmp_path: Path, left: int
+) -> None:
+    """Some 40 KiB: it is told before it begins, and while it writes where others fill the disk."""
+    spec = merge_spec(tmp_path, small_disk)
+    plan, free = plan_merge(spec.base_gguf, "q8_0"), os.statvfs(small_disk)
     (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
     if left < plan.disk_bytes:
         with pytest.raises(DiskFull, match="GiB free"):

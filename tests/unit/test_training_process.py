@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import popen_spawn_posix
 from pathlib import Path
@@ -171,17 +173,21 @@ def test_merge_that_was_broken_off_leaves_nothing_for_the_next_elder(
     assert process.merge(merge_spec_of("BEN"), nothing, nothing).path.parts[2] == "BEN"
 
 
-def test_real_child_merges_without_torch_and_errors_keep_their_code(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    spec = merge_spec_of("ANN").model_copy(
+def real_merge_spec(base: Path, adapter: Path, folder: Path) -> MergeSpec:
+    return merge_spec_of("ANN").model_copy(
         update={
             "base_gguf": base,
             "adapter_gguf": adapter,
             "adapter_sha256": hash_file(adapter),
-            "work_dir": tmp_path / "work",
+            "work_dir": folder / "work",
         }
     )
+
+
+def test_real_child_merges_without_torch_and_errors_keep_their_code(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
+    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
+    spec = real_merge_spec(base, adapter, tmp_path)
     with TrainingProcess() as process:
         outcome = process.merge(spec, nothing, nothing)
         check_folder(outcome.path.parent, outcome.hashes)
@@ -193,3 +199,36 @@ def test_real_child_merges_without_torch_and_errors_keep_their_code(tmp_path: Pa
         with pytest.raises(AdapterMismatch, match="qwen2"):
             process.merge(other, nothing, nothing)
         assert process.pid == child
+
+
+def test_quantiser_ends_with_the_child_that_started_it(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base.gguf", Kind.F32)
+    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
+    running, quantizer = tmp_path / "pid", tmp_path / "llama-quantize"
+    quantizer.write_text(
+        f"#!/bin/sh\necho $$ > {running}.new; mv {running}.new {running}; exec sleep 600\n"
+    )
+    quantizer.chmod(0o755)
+    spec = real_merge_spec(base, adapter, tmp_path).model_copy(
+        update={"quantization": "q4_k_m", "quantizer": quantizer}
+    )
+    with TrainingProcess() as process:
+
+        def strike(*_: object) -> None:
+            if running.exists():
+                os.kill(process.pid or 0, signal.SIGKILL)
+
+        with pytest.raises(TrainingKilled):
+            process.merge(spec, strike, nothing)
+    stat = Path("/proc", running.read_text().strip(), "stat")
+    limit = time.monotonic() + 10
+    while is_running(stat):
+        assert time.monotonic() < limit, "the quantiser outlives its job"
+        threading.Event().wait(0.02)
+
+
+def is_running(stat: Path) -> bool:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
