@@ -29,7 +29,8 @@ from consumers.embedded.process import ServerProcess, free_port
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
 from schemas.errors import OllamaUnavailable
-from tests.contract.conftest import CHATML, write_random_adapter
+from tests.contract.conftest import CHATML
+from tests.random_weights import write_random_adapter
 from tests.servers.llama_server import WHY_SKIPPED, llama_server_path
 
 LIMIT_S = 120.0
