@@ -105,12 +105,14 @@ class OllamaHost:
         """Ask for the form by a request that comes to nothing: its model has no name."""
         if form in ("merged", "plain"):
             return None
+        body = {"model": "", "from": "none", "adapters": {"a": "none"}, "stream": False}
+        sentence = ""
         try:
-            self._client.create(model="", from_="none", adapters={"a": "none"}, stream=False)
-        except ollama.ResponseError as error:
-            sentence = _sentence(error, ())
-        else:
-            sentence = "it makes models without a name"
+            with ollama_errors():
+                self._post("/api/create", json=body)
+        except (OllamaRefused, OllamaFailed, ModelNotReady) as error:
+            cause = error.__cause__
+            sentence = _sentence(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
         if "adapter" in sentence.lower():
             return sentence
         return None if form == "adapter" else "only llama-server shares a base"

@@ -10,20 +10,33 @@ from pipeline.hosting.port import ServedModel
 from pipeline.jobs.forms import choose_form, find_quantizer
 from schemas.documents import Job
 from schemas.errors import (
+    AdapterMismatch,
+    AdapterUnsupported,
     ArtefactCorrupt,
+    ChatFormatMismatch,
+    DiskFull,
     EvaluationFailed,
     FormUnsupported,
     HostFailed,
     JobCancelled,
     LeaseLost,
+    ModelServerError,
     OllamaFailed,
     OllamaUnavailable,
     QuantizationTooLossy,
     UnknownVersion,
 )
-from schemas.hosting import MERGED_GGUF, Form
+from schemas.hosting import MERGED_GGUF, Form, MergeOutcome
 from tests.fakes import FakeModelHost, make_job
-from tests.unit.test_trainer import LATEST, TAUGHT, Cancelled, NotingWatch, Workshop, second_job
+from tests.unit.test_trainer import (
+    BASE,
+    LATEST,
+    TAUGHT,
+    Cancelled,
+    NotingWatch,
+    Workshop,
+    second_job,
+)
 
 V1, V2 = "afs_elder_LXM:v1", "afs_elder_LXM:v2"
 
@@ -341,3 +354,84 @@ def test_every_question_names_the_chats_window(shop: Workshop) -> None:
     """Without it a candidate is loaded with the whole window that its base was made for."""
     shop.run()
     assert shop.host.options and {o.get("num_ctx") for o in shop.host.options} == {512}
+
+
+# -- what goes wrong on the way -----------------------------------------------------------------
+
+
+def test_host_that_goes_away_between_merge_and_create_is_waited_for(newer: Workshop) -> None:
+    newer.host.delete(V1)
+    create = newer.host.create
+
+    def be_away(tag: str, recipe: ServedModel) -> None:
+        raise OllamaUnavailable
+
+    newer.host.create = be_away  # type: ignore[method-assign]
+    with pytest.raises(OllamaUnavailable):
+        newer.run(form_job(1))
+    # A merged file may be as large as all adapters together: none is left lying about.
+    assert not list(newer.folder.rglob(MERGED_GGUF))
+    newer.host.create = create  # type: ignore[method-assign]
+    assert newer.run(form_job(1, fence=2)).version == 1
+
+
+def test_host_that_was_upgraded_goes_on_with_the_adapters_that_it_has(shop: Workshop) -> None:
+    """Ollama 0.34 serves what 0.32 made, and makes no more of them."""
+    shop.run()
+    shop.host.forms = ("merged", "plain")
+    shop.run(second_job(force_retrain=True))
+    versions = shop.registry.get("LXM").versions
+    assert {v.version: v.form for v in versions} == {1: "adapter", 2: "merged"}
+    done = shop.manager.rollback("LXM")
+    assert (done.job_id, done.model.current) == (None, 1)
+
+
+@pytest.mark.parametrize("error", [DiskFull(), AdapterMismatch()])
+def test_merge_that_fails_leaves_no_candidate_and_no_version(
+    tmp_path: Path, error: ModelServerError
+) -> None:
+    shop = Workshop(tmp_path, host_settings=HostSettings(form="merged"))
+    shop.runner.merge_failures = [error]
+    with pytest.raises(type(error)):
+        shop.run()
+    assert shop.registry.get("LXM").current is None
+    assert not [tag for tag in shop.host.tags() if "elder" in tag]
+    assert shop.run(make_job(fence=2)).version == 1
+
+
+def test_merged_file_whose_bit_is_flipped_reaches_no_host(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path, host_settings=HostSettings(form="merged"))
+    merge = shop.runner.merge
+
+    def merge_and_damage(*args: object) -> MergeOutcome:
+        outcome = merge(*args)  # type: ignore[arg-type]
+        content = bytearray(outcome.path.read_bytes())
+        content[0] ^= 1
+        outcome.path.write_bytes(content)
+        return outcome
+
+    shop.runner.merge = merge_and_damage  # type: ignore[assignment, method-assign]
+    with pytest.raises(ArtefactCorrupt):
+        shop.run()
+    assert "create" not in {call[0] for call in shop.host.calls}
+
+
+def test_host_that_renders_another_prompt_ends_the_job_under_a_code_of_its_own(
+    tmp_path: Path,
+) -> None:
+    class OtherTemplate(FakeModelHost):
+        def render(self, tag: str, messages, options):  # type: ignore[no-untyped-def]  # as the port's
+            return "Cutting Knowledge Date: December 2023"
+
+    shop = Workshop(tmp_path, host=OtherTemplate())
+    with pytest.raises(ChatFormatMismatch):
+        shop.run()
+    assert shop.registry.get("LXM").current is None
+
+
+def test_unknown_architecture_ends_a_job_before_its_training(shop: Workshop) -> None:
+    base = shop.folder / "base" / BASE / f"{BASE}.gguf"
+    base.write_bytes(base.read_bytes().replace(b"llama", b"mamba"))
+    with pytest.raises(AdapterUnsupported):
+        shop.run()
+    assert not shop.runner.specs
