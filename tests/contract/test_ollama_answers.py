@@ -1,4 +1,4 @@
-"""What ModelServer relies on in Ollama: answers, and that no persona meets another.
+"""What ModelServer relies on in Ollama: answers.
 
 Tried through the `ollama` client on each server.
 """
@@ -6,47 +6,21 @@ Tried through the `ollama` client on each server.
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import httpx
-import numpy as np
 import pytest
-
-from pipeline.hosting.server.profile import DEFAULT_MAX_RUNNERS
-from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from tests.contract.conftest import (
-        MakePersona,
-        MergedGguf,
         OllamaUnderTest,
         RefusalOf,
-        WriteAdapter,
     )
 
 STOP_LIMIT_S = 20
-# More than a server has slots, and each unlike the others: so a slot's state must give way.
-FILLERS = [f"{word} " * 60 for word in ("fox", "night", "hill", "north", "moon", "forest")]
 LONG_TEXT = "and then we walked along the river " * 200
-
-
-def minutes_left(server: OllamaUnderTest, model: str) -> float:
-    """Return how long a model stays as it looks now."""
-    (entry,) = [m for m in server.client.ps().models if m.model == f"{model}:latest"]
-    assert entry.expires_at is not None
-    return (entry.expires_at - datetime.now(UTC)).total_seconds() / 60
-
-
-def is_about(value: Callable[[], float], expected: float) -> bool:
-    """Say whether a value is within a tenth of what is expected."""
-    return abs(value() - expected) < expected / 10
 
 
 # -- answers ----------------------------------------------------------------------------------
@@ -113,72 +87,6 @@ def test_generate_renders_the_template_unless_raw(server: OllamaUnderTest, base:
     )
     assert rendered.response == by_hand.response == server.ask(base)
     assert (raw.prompt_eval_count or 0) < (rendered.prompt_eval_count or 0)
-
-
-def test_empty_prompt_loads_the_model(server: OllamaUnderTest, base: str) -> None:
-    """How a model is warmed up; it is then listed as loaded, unless its file was loaded already."""
-    server.unload(base)
-    answer = server.client.generate(base, "")
-    assert (answer.done, answer.done_reason) == (True, "load")
-    assert base in server.loaded
-
-
-def test_model_stays_as_long_as_asked_for(server: OllamaUnderTest, base: str) -> None:
-    """`keep_alive` moves the end that `/api/ps` tells; a request that says nothing keeps it."""
-    server.unload(base)
-    for wanted, minutes in ((None, 5), ("10m", 10), (None, 10), (90, 1.5)):
-        server.client.generate(base, "", keep_alive=wanted)
-        wait_for(partial(is_about, partial(minutes_left, server, base), minutes))
-    server.client.generate(base, "", keep_alive=-1)
-    wait_for(lambda: minutes_left(server, base) > 1e6)
-
-
-def test_model_leaves_after_an_answer_that_wants_it(server: OllamaUnderTest, base: str) -> None:
-    """With `keep_alive: 0`; asked to leave without a question, it answers `unload`."""
-    server.client.generate(base, "")
-    server.client.chat(base, server.question, options={"num_predict": 1}, keep_alive=0)
-    wait_for(lambda: base not in server.loaded)
-    assert server.client.generate(base, "", keep_alive=0).done_reason == "unload"
-
-
-def test_model_leaves_when_its_time_is_over(server: OllamaUnderTest, base: str) -> None:
-    """By the clock, without anybody asking."""
-    server.client.generate(base, "", keep_alive=0.05)
-    wait_for(lambda: base not in server.loaded)
-
-
-@pytest.mark.parametrize(
-    ("keep_alive", "sentence"),
-    [("soon", 'time: invalid duration "soon"'), (True, "Unsupported type: 'bool'")],
-)
-def test_time_to_stay_that_is_none_is_400(
-    server: OllamaUnderTest, base: str, keep_alive: object, sentence: str
-) -> None:
-    """Before anything is loaded."""
-    body = {"model": base, "messages": [*server.question], "keep_alive": keep_alive}
-    answer = httpx.post(f"{server.host}/api/chat", json=body)
-    assert (answer.status_code, answer.json()["error"]) == (400, sentence)
-
-
-def test_no_more_models_are_loaded_than_allowed(
-    server: OllamaUnderTest, merged_gguf: MergedGguf
-) -> None:
-    """Each merged model is a file of its own: the one asked longest ago gives way."""
-    names = []
-    for seed in (1, 2, 3, 4):
-        names.append(server.name(f"own{seed}"))
-        files = {"m.gguf": server.client.create_blob(merged_gguf(seed))}
-        options = {"num_ctx": 512}
-        server.client.create(names[-1], files=files, parameters=options, stream=False)
-        server.client.generate(names[-1], "")
-    limit = int(os.environ.get("OLLAMA_MAX_LOADED_MODELS") or DEFAULT_MAX_RUNNERS)
-    assert names[-1] in server.loaded
-    assert len(server.client.ps().models) <= limit
-    if limit < len(names):
-        assert names[0] not in server.loaded
-    for name in names:
-        server.unload(name)
-        server.client.delete(name)
 
 
 def test_too_long_prompt_leaves_room_for_the_answer(server: OllamaUnderTest, base: str) -> None:
@@ -294,113 +202,3 @@ def test_rendered_prompt_can_be_asked_for(server: OllamaUnderTest, base: str) ->
             answer = httpx.post(f"{server.host}/api/{path}", json=asked, timeout=60).json()
             assert answer["_debug_info"]["rendered_template"] == prompt
             assert answer["done"] is False
-
-
-# -- personas ---------------------------------------------------------------------------------
-
-# Tokens compared. llama.cpp adds up in another order when it works on several requests at once or
-# goes on from a prompt it has; further on, one of two equally likely words may then win that did
-# not win before. A random adapter's replies differ from the first word on.
-OPENING = 3
-
-
-def test_adapter_changes_the_answer_and_only_its_own(
-    server: OllamaUnderTest, base: str, make_persona: MakePersona
-) -> None:
-    """Base, Anna, Bert, in any order: each begins as it does alone, never with another's words."""
-    anna, bert = make_persona("anna", 1), make_persona("bert", 2)
-    alone = {model: server.ask(model, num_predict=OPENING) for model in (base, anna, bert)}
-    assert len(set(alone.values())) == 3
-    for model in (anna, base, bert, base, anna, bert):
-        assert server.ask(model, num_predict=OPENING) == alone[model]
-
-
-def test_base_after_persona_says_what_it_says_when_clean(
-    server: OllamaUnderTest, base: str, make_persona: MakePersona
-) -> None:
-    """The leak of llama.cpp's prompt cache: a persona's state, put aside, found by the base."""
-    anna = make_persona("anna", 1)
-    clean = server.ask(base, num_predict=OPENING)
-    for _ in range(2):
-        assert server.ask(anna, num_predict=OPENING) != clean
-        for filler in FILLERS:
-            server.client.generate(base, filler, raw=True, options={"num_predict": 1})
-        assert server.ask(base, num_predict=OPENING) == clean
-
-
-def test_personas_asked_at_once_do_not_mix(
-    server: OllamaUnderTest, base: str, make_persona: MakePersona
-) -> None:
-    """Requests under way together do not touch each other."""
-    models = [base, make_persona("anna", 1), make_persona("bert", 2)]
-    alone = {model: server.ask(model, num_predict=OPENING) for model in models}
-    assert len(set(alone.values())) == 3
-    asked = models * 4
-    with ThreadPoolExecutor(len(asked)) as askers:
-        answers = list(askers.map(lambda model: server.ask(model, num_predict=OPENING), asked))
-    assert answers == [alone[model] for model in asked]
-
-
-def test_new_persona_answers_while_another_is_talking(
-    server: OllamaUnderTest, base: str, make_persona: MakePersona
-) -> None:
-    """A version that was just trained does not cut off a conversation."""
-    anna = make_persona("anna", 1)
-    opening = server.ask(anna, num_predict=OPENING)
-    talking = server.client.chat(
-        anna, server.question, stream=True, options={"num_predict": 60, "stop": []}
-    )
-    pieces = [next(iter(talking))]
-    with ThreadPoolExecutor(1) as other:
-        persona = make_persona("newcomer", 3)
-        newcomer = other.submit(server.ask, persona, num_predict=OPENING)
-        pieces += talking
-        assert newcomer.result()
-    assert "".join(piece.message.content or "" for piece in pieces).startswith(opening)
-    assert pieces[-1].done and (pieces[-1].eval_count or 0) > 3
-
-
-def test_deleted_persona_is_gone_and_the_others_stay(
-    server: OllamaUnderTest, refusal_of: RefusalOf, base: str, make_persona: MakePersona
-) -> None:
-    """Forgetting one person touches nobody else."""
-    anna, gone = make_persona("anna", 1), make_persona("gone", 4)
-    before = server.ask(anna, num_predict=OPENING)
-    assert server.ask(gone, num_predict=OPENING) != before
-    server.client.delete(gone)
-    assert refusal_of(lambda: server.ask(gone)).status_code == 404
-    assert server.ask(anna, num_predict=OPENING) == before
-
-
-def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
-    server: OllamaUnderTest, base: str, make_persona: MakePersona
-) -> None:
-    """Personas with adapters evict each other; merged ones are models of their own."""
-    anna, bert = make_persona("anna", 1), make_persona("bert", 2)
-    for persona in (anna, bert):
-        server.ask(persona, num_predict=1)
-    assert bert in server.loaded
-    assert (anna in server.loaded) is not server.takes_adapters
-
-
-def test_adapter_that_would_crash_the_runner_is_refused(
-    server: OllamaUnderTest,
-    refusal_of: RefusalOf,
-    base: str,
-    write_adapter: WriteAdapter,
-    tmp_path: Path,
-) -> None:
-    """F64 tensors (easily made with NumPy) and wrong widths never reach llama.cpp."""
-    if not server.takes_adapters:
-        pytest.skip("this version takes no adapter at all")
-    if not server.is_embedded:
-        pytest.skip("a real Ollama accepts these and crashes its runner at the first chat")
-    name = server.name("crash")
-    double, narrow = tmp_path / "double", tmp_path / "narrow"
-    write_adapter(double, 5, dtype=np.float64)
-    write_adapter(narrow, 5, width=64)
-    for path in (double, narrow):
-        adapters = {"adapter.gguf": server.client.create_blob(path)}
-        create = partial(server.client.create, name, from_=base, adapters=adapters)
-        assert refusal_of(create).status_code == 400
-    assert server.ask(base, num_predict=2)
