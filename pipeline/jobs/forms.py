@@ -93,7 +93,10 @@ class FormMaker:
             return
         if self._quantization == "q4_k_m":
             find_quantizer(self._settings)
-        check_room(plan_merge(base.gguf_path, self._quantization), folder)
+        plan = plan_merge(base.gguf_path, self._quantization)
+        # The host's copy may be on the same disk, and is made before ours goes.
+        both = plan.model_copy(update={"disk_bytes": plan.disk_bytes + plan.size_bytes})
+        check_room(both, folder)
 
     def make(
         self,
