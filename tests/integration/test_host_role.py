@@ -13,8 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,19 +31,12 @@ from schemas.errors import OllamaUnavailable
 from tests.contract.conftest import CHATML
 from tests.random_weights import write_random_adapter
 from tests.servers.llama_server import WHY_SKIPPED, llama_server_path
+from tests.waiting import wait_for
 
 LIMIT_S = 120.0
 QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
 OPTIONS = {"temperature": 0, "seed": 1, "num_predict": 3, "num_ctx": 512}
 SECRET = "Fischbrötchen"
-
-
-def eventually(holds: Callable[[], object], what: str) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {LIMIT_S} s"
-        threading.Event().wait(0.05)
 
 
 class HostUnderTest:
@@ -109,6 +101,11 @@ class HostUnderTest:
         return float(value)
 
 
+def _count(host: HostUnderTest) -> int:
+    """The sockets of the llama-servers: one that listens each, and one a request under way."""
+    return sum(len(server.net_connections(kind="unix")) for server in host.llama_servers())
+
+
 def _runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
@@ -170,7 +167,7 @@ def test_under_load_with_swaps_nobody_hears_another(host: HostUnderTest) -> None
         assert [future.result(LIMIT_S) for future in asking] == [[], [], [], []]
     assert {seed: host.ask(f"new{seed}") for seed in new} == new
     assert host.metric("host_adapters_loaded") == 4
-    eventually(lambda: len(host.llama_servers()) == 1, "the replaced ones are drained and gone")
+    wait_for(lambda: len(host.llama_servers()) == 1)
 
 
 def test_killed_llama_server_fails_its_requests_and_is_replaced(host: HostUnderTest) -> None:
@@ -187,19 +184,12 @@ def test_killed_llama_server_fails_its_requests_and_is_replaced(host: HostUnderT
     (victim,) = host.llama_servers()
     with ThreadPoolExecutor(20) as askers:
         asking = [askers.submit(ask_long, number) for number in range(20)]
-        eventually(lambda: victim.cpu_times().user and _busy(host), "they are under way")
+        wait_for(lambda: _count(host) >= 4)
         victim.kill()
         outcomes = [future.result(LIMIT_S) for future in asking]
     assert outcomes.count("unavailable") >= 4
     assert host.ask(name) == expected
     assert victim.pid not in {each.pid for each in host.llama_servers()}
-
-
-def _busy(host: HostUnderTest) -> bool:
-    (server,) = host.llama_servers()
-    sockets = server.net_connections(kind="unix")
-    # One that listens, and one a request that is worked on.
-    return len(sockets) >= 4
 
 
 def test_client_that_leaves_frees_its_slot(host: HostUnderTest) -> None:
@@ -232,14 +222,10 @@ def test_end_finishes_what_is_under_way_and_leaves_no_process(host: HostUnderTes
     children = host.llama_servers()
     with ThreadPoolExecutor(1) as asker:
         asked = asker.submit(host.ask, name, num_predict=40)
-        eventually(lambda: _count(host) >= 2, "it is under way")
+        wait_for(lambda: _count(host) >= 2)
         os.kill(host.process.pid, signal.SIGTERM)
         assert asked.result(LIMIT_S) == whole
-    eventually(lambda: not any(map(_runs, children)), "llama-server is gone")
-
-
-def _count(host: HostUnderTest) -> int:
-    return sum(len(server.net_connections(kind="unix")) for server in host.llama_servers())
+    wait_for(lambda: not any(map(_runs, children)))
 
 
 def test_killed_role_takes_its_llama_servers_along(host: HostUnderTest) -> None:
@@ -248,7 +234,7 @@ def test_killed_role_takes_its_llama_servers_along(host: HostUnderTest) -> None:
     children = host.llama_servers()
     assert children
     os.kill(host.process.pid, signal.SIGKILL)
-    eventually(lambda: not any(map(_runs, children)), "llama-server is gone")
+    wait_for(lambda: not any(map(_runs, children)))
 
 
 @pytest.mark.parametrize("command", ["no-such-llama-server", "/bin/true"])

@@ -3,8 +3,7 @@
 import hashlib
 import random
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -20,17 +19,10 @@ from pipeline.hosting.server.shapes import Manifest
 from pipeline.hosting.server.store import Store
 from tests.fake_runner import FakeLlama, FakeRunner
 from tests.unit.test_ollama_store import ADAPTER, BASE, put
+from tests.waiting import wait_for
 
 LIMIT_S = 20.0
 CONTEXT = 512
-
-
-def eventually(holds: Callable[[], object], what: str) -> None:
-    """Wait until something holds."""
-    deadline = time.monotonic() + LIMIT_S
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {LIMIT_S} s"
-        threading.Event().wait(0.002)
 
 
 class World:
@@ -148,7 +140,7 @@ def test_new_persona_comes_in_without_a_gap(world: World) -> None:
     bert = world.persona("bert")
     world.llama.gate.clear()
     waiting = world.ask_in_thread(bert)
-    eventually(lambda: world.llama.attempts == 2, "a second start")
+    wait_for(lambda: world.llama.attempts == 2)
     assert world.ask(anna) is old
     assert not waiting.done()
     world.llama.gate.set()
@@ -164,9 +156,9 @@ def test_several_new_ones_that_wait_come_with_one_start(world: World) -> None:
     world.ask(world.persona("anna"))
     world.llama.gate.clear()
     first = world.ask_in_thread(world.persona("bert"))
-    eventually(lambda: world.llama.attempts == 2, "the start for the first")
+    wait_for(lambda: world.llama.attempts == 2)
     others = [world.ask_in_thread(world.persona(name)) for name in ("cleo", "dora", "emil")]
-    eventually(lambda: len(world.runners._rooms[first_base(world)].tickets) == 4, "all wait")
+    wait_for(lambda: len(world.runners._rooms[first_base(world)].tickets) == 4)
     world.llama.gate.set()
     first.result(LIMIT_S)
     assert len({id(each.result(LIMIT_S)) for each in others}) == 1
@@ -224,7 +216,7 @@ def test_everybody_is_served_where_one_adapter_is_all_there_is_room_for(
     asked = [world.ask_in_thread(personas[i % 3]) for i in range(60)]
     for each in asked:
         assert len(each.result(LIMIT_S).adapters) == 1
-    eventually(lambda: sum(not r.closed.is_set() for r in world.llama.loads) == 1, "one is left")
+    wait_for(lambda: sum(not r.closed.is_set() for r in world.llama.loads) == 1)
 
 
 def test_without_overlap_the_old_runner_is_closed_before_the_new_one_is_loaded(
@@ -234,7 +226,7 @@ def test_without_overlap_the_old_runner_is_closed_before_the_new_one_is_loaded(
     world.limit(max_adapters=1, overlaps=False)
     with world.runners.acquire(world.persona("anna"), CONTEXT) as old:
         waiting = world.ask_in_thread(world.persona("bert"))
-        eventually(lambda: not world.runners.loaded(), "the old one is retired")
+        wait_for(lambda: not world.runners.loaded())
         assert world.llama.attempts == 1
     waiting.result(LIMIT_S)
     assert isinstance(old, FakeRunner) and old.closed.is_set()
@@ -272,7 +264,7 @@ def test_start_that_fails_again_and_again_is_put_off_with_its_reason(world: Worl
     world.llama.damaged = set()
     world.now += 1.1
     world.ask(anna)
-    eventually(lambda: len(world.told) == 3, "all three starts are told")
+    wait_for(lambda: len(world.told) == 3)
     assert [bool(load.error) for load in world.told] == [True, True, False]
 
 
@@ -300,7 +292,7 @@ def test_removed_adapter_leaves_memory_and_nobody_waits_for_it(world: World) -> 
     old = world.ask(anna)
     world.llama.gate.clear()
     world.runners.drop(world.store.delete(bert.name))
-    eventually(lambda: world.llama.attempts == 2, "a start without the adapter")
+    wait_for(lambda: world.llama.attempts == 2)
     assert world.ask(anna) is old
     world.llama.gate.set()
     assert old.closed.wait(LIMIT_S)
@@ -314,7 +306,7 @@ def test_removed_adapter_that_was_alone_leaves_without_a_successor(world: World)
     old = world.ask(anna)
     world.runners.drop(world.store.delete(anna.name))
     assert old.closed.wait(LIMIT_S)
-    eventually(lambda: not world.runners.loaded(), "nothing is loaded")
+    wait_for(lambda: not world.runners.loaded())
     assert world.llama.attempts == 1
 
 
@@ -356,7 +348,7 @@ def test_end_refuses_new_requests_and_waits_for_those_under_way(world: World) ->
         runner = stack.enter_context(world.runners.acquire(anna, CONTEXT))
         world.llama.gate.clear()
         waiting = world.ask_in_thread(world.persona("bert"))
-        eventually(lambda: world.llama.attempts == 2, "the start")
+        wait_for(lambda: world.llama.attempts == 2)
         closing = world.threads.submit(world.runners.close)
         with pytest.raises(Refusal, match="about to end"):
             waiting.result(LIMIT_S)
@@ -366,7 +358,7 @@ def test_end_refuses_new_requests_and_waits_for_those_under_way(world: World) ->
         world.llama.gate.set()
     closing.result(LIMIT_S)
     assert isinstance(runner, FakeRunner) and runner.closed.is_set()
-    eventually(lambda: all(each.closed.is_set() for each in world.llama.loads), "all closed")
+    wait_for(lambda: all(each.closed.is_set() for each in world.llama.loads))
 
 
 def _starts_again(world: World, before: int) -> bool:
@@ -410,6 +402,6 @@ def test_under_load_with_swaps_deaths_and_removals_nobody_hears_another(
             removed = dice.randrange(8)
             gone, personas[removed] = personas[removed], world.persona(f"new{step}")
             world.runners.drop(world.store.delete(gone.name))
-        eventually(partial(_starts_again, world, loads), "the next start")
+        wait_for(partial(_starts_again, world, loads))
     ended.set()
     assert sum(asker.result(LIMIT_S) for asker in askers) > 40
