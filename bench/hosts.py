@@ -86,6 +86,8 @@ def main() -> None:
     found = {name: find_host(name) for name in names}
     for name in (name for name, host in found.items() if host is None):
         print(f"SKIPPED {HOSTS[name].title}: `make hosts` builds it", file=sys.stderr)
+    for host in (host for host in found.values() if host is not None and host.address):
+        sys.exit(f"{host.kind.variable}_HOST: unset it; only hosts that are started here compare")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         base = install_base(options.base, model_dir())
         hosts = [_open(host, Path(folder), base, options, stack) for host in found.values() if host]
