@@ -27,6 +27,8 @@ from tests.servers.model_hosts import FoundHost
 
 BASE = "smollm2-135m-instruct"
 GROUPS_LIMIT_S = 60.0
+# Each is a training: where personas share one base there are more of them to keep apart.
+ELDERS, ELDERS_WHERE_SHARED = 2, 4
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,8 @@ def family(
         wire = Wire(kafka.bootstrap_servers)
         try:
             with Service(settings, wire) as service:
-                family = Family(service)
+                is_shared = real_host[0].kind.form == "shared"
+                family = Family(service, ELDERS_WHERE_SHARED if is_shared else ELDERS)
                 family.wait_until(service.is_assigned, "each role has its group", GROUPS_LIMIT_S)
                 yield family
                 family.leave_no_model()
