@@ -23,7 +23,8 @@ def program(real_host: tuple[FoundHost, str]) -> FoundHost:
 def test_version_tells_the_form_that_the_story_expects(real_host: tuple[FoundHost, str]) -> None:
     found, address = real_host
     version = httpx.get(f"{address}/api/version").json()["version"]
-    assert forms_of(version)[0] == found.kind.form
+    forms = forms_of(version)
+    assert forms is not None and forms[0] == found.kind.form
 
 
 def test_ollama_of_the_cache_is_the_pinned_one(program: FoundHost, tmp_path: Path) -> None:
