@@ -114,8 +114,7 @@ def load_base(spec: BaseModelSpec) -> LoadedBase:
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
     """Load a language model; of one that sees too, its language part alone."""
-    local = {"local_files_only": True, "trust_remote_code": False}
-    whole = AutoConfig.from_pretrained(folder, **local)
+    whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     text = whole.get_text_config()
     model, report = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -124,8 +123,9 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         attn_implementation="sdpa",
         use_safetensors=True,
         output_loading_info=True,
+        local_files_only=True,
+        trust_remote_code=False,
         **({} if text is whole else {"key_mapping": _LANGUAGE_PART}),
-        **local,
     )
     missing = report["missing_keys"]
     if missing:

@@ -74,4 +74,4 @@ def test_models_are_loaded_from_local_safetensors_or_gguf_without_code() -> None
             assert "trust_remote_code=False" in told and "local_files_only=True" in told
             if "Model" in ast.unparse(node.func):
                 assert "use_safetensors=True" in told
-    assert calls == 4
+    assert calls == 5
