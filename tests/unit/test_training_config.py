@@ -30,7 +30,7 @@ def test_bundled_file_has_the_bases_and_numbers_of_the_design() -> None:
     assert (training.epochs, training.batch_size, training.learning_rate) == (3, 4, 5e-5)
     assert training.max_seq_length == 512
     assert (training.lora.rank, training.lora.alpha, training.lora.dropout) == (16, 32, 0.05)
-    assert config.quantization == "q4_k_m"
+    assert config.quantization == "q8_0"
 
 
 def test_model_folder_is_put_into_the_templates(tmp_path: Path) -> None:
