@@ -51,6 +51,11 @@ class LoadedBase:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def decode(self, tokens: list[int]) -> str:
+        """Turn tokens into text, without markers."""
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
+
     @contextmanager
     def lend(self, lora: LoraParameters, seed: int) -> Iterator[PeftModel]:
         """Lend the base with a fresh adapter on all linear layers; afterwards it has none."""
@@ -73,8 +78,9 @@ class LoadedBase:
 class BaseModelCache:
     """Keeps the last base model: loading one takes longer than training a small adapter."""
 
-    def __init__(self) -> None:
-        self._loaded: LoadedBase | None = None
+    def __init__(self, loaded: LoadedBase | None = None) -> None:
+        """`loaded` is a base that is in memory already."""
+        self._loaded = loaded
 
     def load(self, spec: BaseModelSpec) -> LoadedBase:
         """Return the base model, loading it unless it is the one in memory.

@@ -58,16 +58,10 @@ class LlamaApi(ABC):
         Raises:
             Refusal: as llama.cpp refused it; 400 for a prompt that is too long.
         """
-        if missing := set(adapters) - set(self.adapters):
-            # Never in anybody else's voice, nor in the base's own.
-            raise Refusal(500, f"{len(missing)} of the model's adapters are not loaded here")
-        request: dict[str, Any] = {
+        request = {
             **options.as_llama(),
             "prompt": self._fit(prompt, options, cuts=cuts),
-            "lora": [
-                {"id": index, "scale": 1.0 if digest in adapters else 0.0}
-                for index, digest in enumerate(self.adapters)
-            ],
+            "lora": self._scales(adapters),
             "stream": True,
         }
         if schema is not None:
@@ -120,6 +114,16 @@ class LlamaApi(ABC):
     @abstractmethod
     def _ask_embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
         """Ask for embeddings, in OpenAI's shape; raises Refusal for an error."""
+
+    def _scales(self, adapters: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the scale of every adapter, by its place."""
+        if missing := set(adapters) - set(self.adapters):
+            # Never in anybody else's voice, nor in the base's own.
+            raise Refusal(500, f"{len(missing)} of the model's adapters are not loaded here")
+        return [
+            {"id": index, "scale": 1.0 if digest in adapters else 0.0}
+            for index, digest in enumerate(self.adapters)
+        ]
 
     def _fit(self, prompt: str, options: Options, *, cuts: bool) -> str | list[int]:
         """Return the prompt, or what is left of it, as tokens, if it is too long."""
