@@ -20,7 +20,10 @@ from tests.agreement import (
 )
 
 # peft asks transformers for a name that transformers is giving up.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+    pytest.mark.timeout(900),  # On a busy machine a base takes minutes to convert and teach.
+]
 
 
 @pytest.fixture(scope="module")
