@@ -37,7 +37,7 @@ from schemas.training import ChatFormatName
 from tests.servers.model_hosts import HOSTS, FoundHost, find_host, open_host
 
 AT_ONCE = 8
-REPLY_TOKENS = 32
+REPLY_TOKENS = 16
 NUM_CTX = 1024
 _CALL_LIMIT_S = 600.0
 _BASE_NAME = "bench-base"
@@ -127,6 +127,7 @@ def measure_throughput(host: Host, personas: int, repeats: int) -> dict[str, lis
         for number in range(-1, repeats):
             for name in list(ways) if number % 2 else list(ways)[::-1]:
                 rate = _rate(host, pool, ways[name], f"Round {number}: what did you cook?")
+                print(f"{name}: {rate:.2f} replies a second", file=sys.stderr, flush=True)
                 if number >= 0:
                     rates[name].append(rate)
     rates["several / one (paired)"] = [
