@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaHost]:
-    server = OllamaServer(tmp_path_factory.mktemp("ollama"))
+    server = OllamaServer(tmp_path_factory.mktemp("ollama"), "ollama-0.32")
     with server.process:
         host = OllamaHost(OllamaSettings(host=server.host))
         yield host

@@ -75,7 +75,7 @@ def personas(tmp_path_factory: pytest.TempPathFactory) -> Any:
     spec = spec_of(folder, base)
     outcome = merged(spec)
     assert outcome.touched_tensors == 30
-    server = OllamaServer(folder / "ollama")
+    server = OllamaServer(folder / "ollama", "ollama-0.32")
     with server.process:
         client = ollama.Client(server.host, timeout=120)
         for name, path in (("plain", base), ("merged", outcome.path)):
