@@ -107,7 +107,7 @@ class HostSettings(Section):
     """
 
     kind: HostKind = "ollama"
-    form: Literal["auto", "adapter", "merged", "shared", "plain"] = "auto"
+    form: Literal["auto", "adapter", "merged", "shared"] = "auto"
     quantizer: str = "llama-quantize"
     url: Annotated[str, Field(pattern=r"^[^\s@]+$")] = "http://127.0.0.1:11435"
     bind: str = "127.0.0.1"
@@ -173,7 +173,7 @@ class EvaluationSettings(Section):
 
     questions: Annotated[int, Field(ge=0, le=1000)] = 8
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    quiet_s: Annotated[float, Field(ge=0)] = 5.0
+    quiet_s: Annotated[float, Field(ge=0)] = 10.0
     quiet_wait_s: Annotated[float, Field(ge=0)] = 120.0
 
 

@@ -31,6 +31,7 @@ from consumers.worker import StageClock, TrainingWorker
 from pipeline.answers import MongoAnswers
 from pipeline.chat import ChatService
 from pipeline.chat_store import ChatStore
+from pipeline.hosting.blame import blamed
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.inventory import Inventory
 from pipeline.jobs.forms import FormMaker
@@ -230,6 +231,7 @@ class App:
             settings.data_dir / self.training.paths.adapters,
             utc_now,
             stages.begin,
+            num_ctx=num_ctx,
         )
         return TrainingWorker(
             self.owner,
@@ -286,10 +288,16 @@ class App:
         )
         self._start_loop("chat", CHAT_REQUESTS, executor, stop, settings.chat.concurrency * 4)
 
-    def _request_form(self, elder_id: str) -> str | None:
-        """Have the form of the version that answers made again; return the job's id."""
+    def _request_form(self, elder_id: str, is_gone: bool) -> str | None:
+        """Have the form of the version that answers made again; return the job's id.
+
+        A model that is there and fails is made again only where the host, upgraded, makes models
+        of its form no more.
+        """
         model = self.registry.find(elder_id)
         if model is None or model.serving is None:
+            return None
+        if not is_gone and model.serving.form in self.host.describe().forms:
             return None
         job = self.ledger.request_form(model, model.serving.version, makes_current=False)
         return job.id
@@ -303,6 +311,7 @@ class App:
             self.replies,
             self.publisher.confirm,
             self.training.current_model,
+            lambda elder_id: blamed(self.host, elder_id, self.settings.chat.num_ctx),
         )
         self._start_lanes("models", MODEL_COMMANDS, handler, stop, count=_LANES)
 

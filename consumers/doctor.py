@@ -5,11 +5,10 @@ from collections.abc import Callable
 from contextlib import closing
 from importlib.util import find_spec
 
-from pipeline.hosting.merge_plan import plan_merge
-
 from config.settings import Settings
 from consumers.admin import KafkaAdmin
 from consumers.topics import broker_name, narrow_letter_topics
+from pipeline.hosting.merge_plan import plan_merge
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import choose_form, find_quantizer
 from pipeline.store import open_client, store_errors
@@ -27,6 +26,7 @@ _LIMIT_S = 5.0
 _UNAVAILABLE = 69
 _CONFIGURATION = 78
 _ENOUGH_DISK_BYTES = 2 * 1024**3
+_GIB = 1024**3
 _LARGE_FORM_GIB = 4
 _SHARE = (
     "with many personas serve them by llama-server, which shares the base among their adapters "
@@ -94,7 +94,7 @@ def _check_disk(settings: Settings) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    found = f"{free / 1024**3:.1f} GiB free for {settings.data_dir}"
+    found = f"{free / _GIB:.1f} GiB free for {settings.data_dir}"
     if free >= _ENOUGH_DISK_BYTES:
         return Finding(name="disk", ok=True, found=found)
     return _failed("disk", found, "free space or set MODELSERVER_DATA_DIR", _UNAVAILABLE)
@@ -170,8 +170,13 @@ def _check_form(settings: Settings) -> Finding:
         gguf = settings.base(config, config.current_model).gguf_path
         if not gguf.is_file():
             return f"merged, {config.quantization}: about the base's own size for each persona"
-        size = plan_merge(gguf, config.quantization).size_bytes / 1024**3
-        told = f"merged, {config.quantization}: {size:.1f} GiB for each persona"
+        plan = plan_merge(gguf, config.quantization)
+        size = plan.size_bytes / _GIB
+        told = (
+            f"merged, {config.quantization}: {size:.1f} GiB for each persona; a merge takes about "
+            f"{plan.seconds / 60:.0f} min, {plan.peak_memory_bytes / _GIB:.1f} GiB of memory and "
+            f"{(plan.disk_bytes + plan.size_bytes) / _GIB:.1f} GiB of disk"
+        )
         return told if size < _LARGE_FORM_GIB else f"{told}; {_SHARE}"
 
     return _look("form", look, "see docs/hosts.md", _UNAVAILABLE)

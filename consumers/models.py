@@ -1,6 +1,7 @@
 """`model-commands`: models, versions, jobs and data sets, asked about and changed."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from consumers.dispatch import Received, Rejection
@@ -41,6 +42,7 @@ _INTERNAL = {
     "served_at",
     "given_back",
     "cancel_requests",
+    "asked_by",
 }
 
 
@@ -56,7 +58,9 @@ class ModelsHandler:
         replies: Replies,
         confirm: Callable[[Iterable[Publication]], None],
         base: str,
+        blamed: Callable[[str], AbstractContextManager[None]] = lambda elder_id: nullcontext(),
     ) -> None:
+        """`blamed` turns what fails at one elder's models alone into a reply (HostFailed)."""
         self._manager = manager
         self._ledger = ledger
         self._room = room
@@ -64,6 +68,11 @@ class ModelsHandler:
         self._replies = replies
         self._confirm = confirm
         self._base = base
+        self._blame = blamed
+
+    def _blamed(self, command: Command) -> AbstractContextManager[None]:
+        elder_id = getattr(command, "elder_id", None)
+        return nullcontext() if elder_id is None else self._blame(elder_id)
 
     def handle(self, received: Sequence[Received]) -> list[Rejection]:
         """Carry out each command and confirm its reply."""
@@ -73,7 +82,8 @@ class ModelsHandler:
                 command = read_command(one.envelope)
                 target = self._replies.target(one.record, MODEL_REPLIES.name)
                 key = request_key(one.envelope, one.record)
-                result = self.run(command, key)
+                with self._blamed(command):
+                    result = self.run(command, key)
             except RejectError as error:
                 refused.append((one, error))
                 continue
@@ -141,7 +151,7 @@ class ModelsHandler:
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
     """Write a model as replies and the command line show it."""
-    internal = {"id", "next_version", "commands", "deletions", "handovers"}
+    internal = {"id", "next_version", "commands", "deletions", "passing"}
     document = model.model_dump(mode="json", exclude=internal)
     return {"elder_id": model.id, **document}
 

@@ -266,6 +266,10 @@ class TrainingWorker:
         self._release(lease, wait_s=wait_s, count_attempt=True)
 
     def _fail(self, lease: Lease, error: ModelServerError) -> None:
+        if lease.job.kind == "form" and self._trainer.fence_off(lease.job) is not None:
+            # An earlier holder, held up until now, has let the version answer: the job succeeded.
+            self._release(lease, wait_s=0, count_attempt=False)
+            return
         self._finish(lease, "failed", error=error)
 
     def _finish(

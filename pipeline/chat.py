@@ -17,7 +17,7 @@ from pipeline.markers import defuse_markers
 from pipeline.memories import Memories, Memory, MemoryCache
 from pipeline.rewording import with_hint
 from schemas.documents import ModelVersion
-from schemas.errors import ModelNotReady, UnknownElder
+from schemas.errors import ModelNotReady, OllamaFailed, UnknownElder
 from schemas.events import ChatReply, ChatRequest, ChatTurn, Source, Usage
 
 # A token has at least two characters on average in every language served here.
@@ -37,12 +37,13 @@ class ChatService:
         ollama_settings: OllamaSettings,
         settings: ChatSettings,
         *,
-        on_lost: Callable[[str], str | None] = lambda elder_id: None,
+        on_lost: Callable[[str, bool], str | None] = lambda elder_id, is_gone: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_lost` is told of an elder whose model the host has no more; it may block.
+        """`on_lost` is told of an elder whose model the host has lost or fails at; it may block.
 
-        It returns the id of the job that brings the model back, if there is one.
+        It is told whether the model is gone, and returns the id of the job that brings it back, if
+        there is one.
         """
         self._store = store
         self._settings = settings
@@ -107,8 +108,9 @@ class ChatService:
         try:
             with ollama_errors(said):
                 yield
-        except ModelNotReady as error:
-            job_id = await asyncio.to_thread(self._on_lost, request.elder_id)
+        except (ModelNotReady, OllamaFailed) as error:
+            is_gone = isinstance(error, ModelNotReady)
+            job_id = await asyncio.to_thread(self._on_lost, request.elder_id, is_gone)
             if job_id is None:
                 raise
             raise ModelNotReady(

@@ -49,8 +49,7 @@ def evaluate(
     """Ask each question and count what came back right.
 
     `on_asked` is told the fraction done; `num_ctx` is the window in tokens, the chat's own, so
-    that nothing is loaded twice. Raises EvaluationFailed below `threshold`, and whatever
-    the host raises.
+    that nothing is loaded twice. Raises whatever the host raises.
     """
     right = 0
     options = {"temperature": 0, "num_predict": _REPLY_TOKENS, "num_ctx": num_ctx}
@@ -60,12 +59,16 @@ def evaluate(
         right += is_right(reply.text, example.answer)
         on_asked(number / len(examples))
     recall = right / len(examples) if examples else 1.0
-    if recall < threshold:
-        raise EvaluationFailed(
-            f"{right} of {len(examples)} taught answers came back, fewer than {threshold:.0%}; "
-            "the previous version goes on serving"
-        )
     return Evaluation(asked=len(examples), right=right, recall=recall, threshold=threshold)
+
+
+def require_enough(evaluation: Evaluation) -> None:
+    """Raise EvaluationFailed where less came back than the evaluation's threshold."""
+    if evaluation.recall < evaluation.threshold:
+        raise EvaluationFailed(
+            f"{evaluation.right} of {evaluation.asked} taught answers came back, fewer than "
+            f"{evaluation.threshold:.0%}; the previous version goes on serving"
+        )
 
 
 def is_right(reply: str, taught: str) -> bool:

@@ -37,7 +37,7 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
     name, and removes it before it makes its own copy; whoever changed it earlier, we see.
     """
     ours = handover_tag(tag, uuid4().hex[:8])
-    registry.note_handover(elder_id, ours)
+    registry.note_passing(elder_id, ours)
     try:
         host.copy(tag, ours)
     except ModelNotReady:
@@ -56,7 +56,7 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
         return False
     finally:
         host.delete(ours)
-        registry.drop_handover(elder_id, ours)
+        registry.drop_passing(elder_id, ours)
     return True
 
 
@@ -76,8 +76,8 @@ def _remove_handovers(
     the elders. They stay there: whoever was shut out may still be about to make his name.
     """
     model = registry.find(elder_id)
-    for name in model.handovers if model is not None else ():
-        if handed_over(name) != but_of:
+    for name in model.passing if model is not None else ():
+        if handed_over(name) not in (None, but_of):
             host.delete(name)
 
 

@@ -56,6 +56,7 @@ class NewJob(Frozen):
     kind: JobKind = "train"
     form_version: Version | None = None
     makes_current: bool = False
+    replaces: Version | None = None
 
     @property
     def name(self) -> str:
@@ -136,43 +137,52 @@ class Ledger:
     ) -> Job:
         """Queue the job that makes a version servable again, or return the one that is queued.
 
-        `makes_current`: the version is to answer then. `request` names who asks. However many ask
-        at once, there is one job; where the last one failed within `_FORM_RETRY`, that one is
+        `makes_current`: the version is to answer then, in place of the one that answers now; an
+        earlier such job for another version is cancelled. `request` names who asks. However many
+        ask at once, there is one job; where the last one failed within `_FORM_RETRY`, that one is
         returned, and no new one made.
         """
+        if makes_current:
+            self._cancel_other_rollbacks(model.id, number)
+        of_version = {"elder_id": model.id, "kind": "form", "form_version": number}
         with store_errors():
             now = self._server_time()
-            of_version = {"elder_id": model.id, "kind": "form", "form_version": number}
             # Counted first: whoever stores one in between is found, or has this very number.
             earlier = self._jobs.count_documents(of_version)
             last = self._jobs.find_one(of_version, sort=[("queued_at", DESCENDING)])
             if last is not None and _stands_for_another(last, now, makes_current):
+                if request is not None:
+                    asked = {"$addToSet": {"asked_by": request}}
+                    self._jobs.update_one({"_id": last["_id"]}, asked)
                 return Job.model_validate(last)
-        job = NewJob(
-            request_source=_FORMS,
-            request_id=request or f"v{number}/{earlier}",
-            requested_at=now,
-            elder_id=model.id,
-            elder_name=model.elder_name,
-            force_retrain=False,
-            job_id=None,
-            base_model=None,
-            overrides={},
-            traceparent=None,
-            queue_order=_BEFORE_ALL,
-            kind="form",
-            form_version=number,
-            makes_current=makes_current,
-        )
-        self.accept([job])
-        accepted = self.requested_form(model.id, job.request_id)
+        name = request or f"v{number}/{earlier}"
+        self.accept([_form_job(model, number, makes_current, name, now)])
+        accepted = self.requested_form(model.id, name)
         if accepted is None:
             raise StoreUnavailable("the job was just stored, and is not to be read yet")
         return accepted
 
+    def _cancel_other_rollbacks(self, elder_id: str, number: int) -> None:
+        """The newest rollback is the one that counts."""
+        with store_errors():
+            found = self._jobs.find(
+                {
+                    "elder_id": elder_id,
+                    "status": {"$in": ["queued", "running"]},
+                    "kind": "form",
+                    "makes_current": True,
+                    "form_version": {"$ne": number},
+                },
+                {"_id": 1},
+            )
+            others = [document["_id"] for document in found]
+        for job_id in others:
+            with suppress(JobAlreadyEnded):
+                self.cancel(job_id)
+
     def requested_form(self, elder_id: str, request: str) -> Job | None:
-        """Return the job that a request for a form made, if it made one."""
-        key = {"request_source": _FORMS, "request_id": request, "elder_id": elder_id}
+        """Return the job that answers a request for a form, if there is one."""
+        key = {"elder_id": elder_id, "request_source": _FORMS, "asked_by": request}
         with store_errors():
             document = self._jobs.find_one(key)
         return None if document is None else Job.model_validate(document)
@@ -246,6 +256,8 @@ class Ledger:
             kind=request.kind,
             form_version=request.form_version,
             makes_current=request.makes_current,
+            replaces=request.replaces,
+            asked_by=(request.request_id,) if request.kind == "form" else (),
             # A family waits for it, and it takes minutes.
             urgent=request.kind == "form",
             force_retrain=request.force_retrain,
@@ -538,10 +550,33 @@ def job_pending_since(job: Job, now: datetime) -> datetime:
     return min(waiting, default=now)
 
 
+def _form_job(
+    model: ElderModel, number: int, makes_current: bool, request: str, now: datetime
+) -> NewJob:
+    return NewJob(
+        request_source=_FORMS,
+        request_id=request,
+        requested_at=now,
+        elder_id=model.id,
+        elder_name=model.elder_name,
+        force_retrain=False,
+        job_id=None,
+        base_model=None,
+        overrides={},
+        traceparent=None,
+        queue_order=_BEFORE_ALL,
+        kind="form",
+        form_version=number,
+        makes_current=makes_current,
+        replaces=model.current,
+    )
+
+
 def _stands_for_another(job: Document, now: datetime, makes_current: bool) -> bool:
     """Whether a job that makes a form answers a new request for the same."""
     if job["status"] in ("queued", "running"):
-        return bool(job["makes_current"]) or not makes_current
+        serves = bool(job["makes_current"]) or not makes_current
+        return serves and not job["cancel_requested"]
     ended: datetime = job["finished_at"].replace(tzinfo=UTC)
     return bool(job["status"] == "failed") and now - ended < _FORM_RETRY
 

@@ -118,8 +118,6 @@ class ModelManager:
                 job = self._forms.request_form(
                     model, target.version, makes_current=True, request=request
                 )
-                if request is not None:  # Another's job may do it: this must not be done again.
-                    self._registry.remember(elder_id, request)
                 return Rollback(model=model, job_id=job.id)
             number = target.version
             if self._registry.select(elder_id, number, seen=model.current, request=request):

@@ -20,7 +20,7 @@ from schemas.identifiers import model_tag
 # A command comes again within a moment, if at all.
 _COMMANDS_KEPT = 50
 _FORMS_KEPT = 8
-_HANDOVERS_KEPT = 20
+_PASSING_KEPT = 50
 
 
 class ModelRegistry:
@@ -183,25 +183,20 @@ class ModelRegistry:
             raise UnknownVersion
         return False
 
-    def remember(self, elder_id: str, request: str) -> None:
-        """Remember a request that a job will carry out, so that nobody carries it out again."""
-        with store_errors():
-            unknown = {"_id": elder_id, "commands": {"$ne": request}}
-            self._models.update_one(unknown, {"$push": _command(request)})
+    def note_passing(self, elder_id: str, name: str) -> None:
+        """Remember a name that will be in Ollama for a moment, before it is made.
 
-    def note_handover(self, elder_id: str, name: str) -> None:
-        """Remember a name by which a version is brought to `latest`, before it is made.
-
-        The newest `_HANDOVERS_KEPT` are known: more than processes could be at one elder at once.
+        So whoever must remove it need not ask for the list of all models. The newest
+        `_PASSING_KEPT` are known: more than processes could be at one elder at once.
         """
-        kept = {"handovers": {"$each": [name], "$slice": -_HANDOVERS_KEPT}}
+        kept = {"passing": {"$each": [name], "$slice": -_PASSING_KEPT}}
         with store_errors():
             self._models.update_one({"_id": elder_id}, {"$push": kept})
 
-    def drop_handover(self, elder_id: str, name: str) -> None:
+    def drop_passing(self, elder_id: str, name: str) -> None:
         """Forget a name that its maker has removed."""
         with store_errors():
-            self._models.update_one({"_id": elder_id}, {"$pull": {"handovers": name}})
+            self._models.update_one({"_id": elder_id}, {"$pull": {"passing": name}})
 
     def elders(self) -> list[str]:
         """Return the ids of all elders who have, or had, a version."""

@@ -22,7 +22,6 @@ from schemas.base import Frozen
 from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady
 from schemas.identifiers import (
-    candidate_tag,
     current_tag,
     handed_over,
     model_name,
@@ -184,16 +183,13 @@ def _newest_on_disk(seen: Seen) -> str | None:
 
 def _known_tags(model: ElderModel) -> Iterable[str]:
     """The names that an elder's work may have left in Ollama, as far as the registry tells."""
-    for version in model.versions:
-        yield version.tag
-        for fence in range(1, version.fence + 1):
-            yield candidate_tag(model.id, version.version, fence)
+    yield from (version.tag for version in model.versions)
     # Whoever took versions out may have died before their names went.
     numbers = {version.version for version in model.versions}
     for number in range(max(1, model.next_version - _LOOKED_BACK), model.next_version):
         if number not in numbers:
             yield model_tag(model.id, number)
-    yield from model.handovers
+    yield from model.passing
 
 
 # Its application ------------------------------------------------------------------------------
@@ -264,10 +260,13 @@ class Retention:
         elder_id, current = removal.elder_id, removal.current
         if removal.versions and not self._registry.forget(elder_id, current, removal.versions):
             return None
-        if removal.forms and not self._registry.forget_forms(elder_id, current, removal.forms):
+        if removal.forms and self._registry.get(elder_id).current != current:
             return None
         tags = tuple(tag for tag in removal.tags if self._host.delete(tag))
         items = tuple(item for item in removal.items if self._inventory.remove(item))
+        # Last: a form that is recorded and gone does no harm, for the host is asked whether it has
+        # it; one that is there and not recorded would stay for good.
+        self._registry.forget_forms(elder_id, current, removal.forms)
         return removal.model_copy(update={"tags": tags, "items": items})
 
     def prune(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
@@ -277,6 +276,6 @@ class Retention:
         """
         removal = self.plan(elder_id, is_thorough=is_thorough)
         done = None if removal is None or removal.is_empty else self.apply(removal)
-        with suppress(ModelNotReady):  # Ollama lost the version: only a training brings it back.
+        with suppress(ModelNotReady):  # The host lost the version: whoever asks for it is told.
             bring_latest(self._registry, self._host, elder_id)
         return done

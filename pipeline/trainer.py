@@ -16,6 +16,7 @@ from config.training import TrainingConfig
 from pipeline.answers import AnswerSource
 from pipeline.dataset import Dataset, JSONLBuilder
 from pipeline.files import check_folder, disk_errors
+from pipeline.hosting.blame import blamed
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
 from pipeline.jobs.proof import Lesson, Proof, Prover
@@ -32,6 +33,7 @@ from schemas.identifiers import (
     candidate_tag,
     job_id_for,
     model_name,
+    read_candidate,
 )
 from schemas.training import (
     ADAPTER_FOLDER,
@@ -120,8 +122,13 @@ class OllamaTrainer:
         adapters: Path,
         clock: Callable[[], datetime],
         on_stage: Callable[[Stage], None] = lambda stage: None,
+        *,
+        num_ctx: int,
     ) -> None:
-        """`adapters` is the folder of all work; `on_stage` is told each stage as it begins."""
+        """`adapters` is the folder of all work; `on_stage` is told each stage as it begins.
+
+        `num_ctx` is the window, in tokens, with which the host's other models are asked.
+        """
         self._datasets = datasets
         self._registry = registry
         self._host = host
@@ -133,6 +140,7 @@ class OllamaTrainer:
         self._adapters = adapters
         self._clock = clock
         self._on_stage = on_stage
+        self._num_ctx = num_ctx
 
     def train(self, elder_id: str, elder_name: str, *, force_retrain: bool = False) -> ModelReady:
         """Train a model here and now, without a ledger; for notebooks and scripts."""
@@ -153,16 +161,20 @@ class OllamaTrainer:
             fence=1,
             queued_at=now,
         )
-        return self.run(job, Unwatched())
+        ready = self.run(job, Unwatched())
+        assert ready is not None, "a training always ends with a version"
+        return ready
 
-    def run(self, job: Job, watch: Watch) -> ModelReady:
+    def run(self, job: Job, watch: Watch) -> ModelReady | None:
         """Run a job to its `model-ready`; each error of the tree goes through.
+
+        None where a form was made again of a version that does not answer.
 
         Once its version is released nobody is asked any more whether to go on: it answers, so
         the job succeeds, whoever cancels it now.
         """
         tracker = ProgressTracker()
-        with disk_errors():
+        with disk_errors(), blamed(self._host, job.elder_id, self._num_ctx):
             version = self._released(job)
             if version is None and job.kind == "form":
                 version = self._serve_again(job, tracker, watch)
@@ -172,7 +184,10 @@ class OllamaTrainer:
                 version = self._reusable(job, plan, tracker, watch)
                 version = version or self._make(job, plan, tracker, watch)
             bring_latest(self._registry, self._host, job.elder_id)
-            return self._ready(job, version, self._registry.get(job.elder_id))
+            model = self._registry.get(job.elder_id)
+            if job.kind == "form" and model.current != version.version:
+                return None
+            return self._ready(job, version, model)
 
     def fence_off(self, job: Job) -> ModelVersion | None:
         """Shut out whoever held this job before and does not know that it is over.
@@ -190,14 +205,17 @@ class OllamaTrainer:
             return None
         return version
 
-    def _remove_earlier_candidates(self, elder_id: str, version: int, fence: int) -> None:
+    def _remove_earlier_candidates(self, candidate: str, elder_id: str) -> None:
         """Shut out earlier holders of this job from Ollama too, which knows no fences.
 
         A version's tag is copied from a candidate, and a candidate that is gone cannot be
         copied. Only earlier ones go: this may itself be a worker that lost its lease.
         """
-        for earlier in range(1, fence):
-            self._host.delete(candidate_tag(elder_id, version, earlier))
+        mine = read_candidate(candidate)
+        for name in self._registry.get(elder_id).passing:
+            found = read_candidate(name)
+            if mine is not None and found is not None and found < mine:
+                self._host.delete(name)
 
     def _plan(self, job: Job) -> Plan:
         key = job.base_model or self._config.current_model
@@ -238,29 +256,45 @@ class OllamaTrainer:
         self._ensure_served(job, version, tracker, watch)
         watch.check()
         if job.makes_current:
-            is_done = self._registry.select(job.elder_id, version.version, request=job.command)
-            model = self._registry.get(job.elder_id)
-            if not is_done and job.command not in model.commands:
-                raise JobCancelled  # Shut out, before this worker heard of it.
+            self._let_answer(job, version)
         return version
+
+    def _let_answer(self, job: Job, version: ModelVersion) -> None:
+        """Let a version answer whose form was made for that, unless something newer was asked."""
+        number, request = version.version, job.command
+        if self._registry.select(job.elder_id, number, seen=job.replaces, request=request):
+            return
+        model = self._registry.get(job.elder_id)
+        if job.command not in model.commands:  # Else it was done by an earlier attempt.
+            raise JobCancelled(
+                f"version {model.current} was let answer meanwhile, or the job was cancelled; "
+                "nothing was changed"
+            )
 
     def _ensure_served(
         self, job: Job, version: ModelVersion, tracker: ProgressTracker, watch: Watch
     ) -> None:
         """Make a version's form again from its stored adapter, where the host has it no more."""
-        if self._host.has(version.tag):
+        if self._host.has(version.tag) and not self._is_outdated(job, version):
             return
+        base = self._find_base(version.base_model)
         dataset = self._datasets.path_of(job.elder_id, version.dataset_sha256)
-        source = stored_source(
-            version, self._find_base(version.base_model), self._adapters / job.elder_id, dataset
-        )
+        source = stored_source(version, base, self._adapters / job.elder_id, dataset)
         lesson = Lesson(dataset=dataset, examples=count_lines(dataset))
+        self._forms.require(base, self._adapters)
         self._begin("converting", tracker, watch)
         with self._candidate(job, version) as candidate:
             proof = self._prove(job, candidate, source, lesson, tracker, watch)
             self._begin("publishing", tracker, watch)
             self._host.copy(candidate, version.tag)
         self._registry.record_form(job.elder_id, version.version, proof.form)
+
+    def _is_outdated(self, job: Job, version: ModelVersion) -> bool:
+        """Whether a job was asked for a version that the host has in a form it makes no more.
+
+        An Ollama that was upgraded may have adapters that it serves no longer.
+        """
+        return job.kind == "form" and version.form not in self._host.describe().forms
 
     def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
         """Train a version, ask it what it was taught, and release it."""
@@ -294,12 +328,15 @@ class OllamaTrainer:
     @contextmanager
     def _candidate(self, job: Job, version: ModelVersion) -> Iterator[str]:
         """Give the name of a version's candidate, which is gone afterwards."""
-        candidate = candidate_tag(job.elder_id, version.version, job.fence)
-        self._remove_earlier_candidates(job.elder_id, version.version, job.fence)
+        form_job = job.id if job.kind == "form" or version.job_id != job.id else None
+        candidate = candidate_tag(job.elder_id, version.version, job.fence, form_job)
+        self._registry.note_passing(job.elder_id, candidate)
+        self._remove_earlier_candidates(candidate, job.elder_id)
         try:
             yield candidate
         finally:
             self._host.delete(candidate)
+            self._registry.drop_passing(job.elder_id, candidate)
 
     def _prove(
         self,

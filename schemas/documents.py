@@ -42,7 +42,8 @@ class Job(Stored):
     """One piece of work of the training role, from queue to terminal state.
 
     `kind` says which: `train`, an accepted `train-requested`; or `form`, which makes version
-    `form_version` servable again from its stored adapter and, if `makes_current`, lets it answer.
+    `form_version` servable again from its stored adapter and, if `makes_current`, lets it answer
+    in place of `replaces`.
 
     `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
     on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
@@ -59,6 +60,10 @@ class Job(Stored):
     kind: JobKind = "train"
     form_version: Version | None = None
     makes_current: bool = False
+    replaces: Version | None = None
+    """What answered when `makes_current` was asked for; where another does by then, that wins."""
+    asked_by: tuple[str, ...] = ()
+    """The requests that a job of the kind `form` answers, its own among them."""
     force_retrain: bool
     base_model: str | None
     overrides: dict[str, Any]
@@ -114,6 +119,7 @@ class VersionForm(Stored):
     form: Form
     sha256: Sha256 | None = None
     size_bytes: int = 0
+    evaluation: Evaluation | None = None
     quantization: Quantization | None = None
     made_at: datetime
 
@@ -163,8 +169,8 @@ class ElderModel(Stored):
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
     """The last commands that changed `current`, by their names as requests: none is done twice."""
-    handovers: tuple[str, ...] = ()
-    """The names by which versions are brought to `latest`, or lately were: the newest ones."""
+    passing: tuple[str, ...] = ()
+    """The names that are in Ollama for a moment (candidates, handovers): the newest ones."""
     deletions: tuple[Deletion, ...] = ()
     """The last deletions: a command that comes again is answered as it was."""
 

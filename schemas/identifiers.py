@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated
+from zlib import crc32
 
 from pydantic import Field, StringConstraints
 
@@ -25,7 +26,7 @@ Fence = Annotated[int, Field(ge=1)]
 Version = Annotated[int, Field(ge=1)]
 
 _ELDER_ID = re.compile(ELDER_ID_PATTERN)
-_CANDIDATE_TAG = re.compile(rf":v(\d+){_CANDIDATE}(\d+)$")
+_CANDIDATE_TAG = re.compile(rf":v(\d+){_CANDIDATE}(\d+)(?:-[0-9a-f]{{8}})?$")
 _HANDOVER_TAG = re.compile(rf"(.*:v\d+){_HANDOVER}[0-9a-f]+")
 
 
@@ -50,9 +51,14 @@ def current_tag(elder_id: str) -> str:
     return f"{model_name(elder_id)}:latest"
 
 
-def candidate_tag(elder_id: str, version: int, fence: int) -> str:
-    """Name a version under evaluation. The fence keeps a zombie worker's candidate apart."""
-    return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}"
+def candidate_tag(elder_id: str, version: int, fence: int, form_job: str | None = None) -> str:
+    """Name a version under evaluation. The fence keeps a zombie worker's candidate apart.
+
+    A version has one job that trains it, and may have several that make its form: each of those
+    names its candidates by itself too.
+    """
+    token = "" if form_job is None else f"-{crc32(form_job.encode()):08x}"
+    return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}{token}"
 
 
 def read_candidate(tag: str) -> tuple[int, int] | None:

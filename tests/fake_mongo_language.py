@@ -89,14 +89,18 @@ def _matches_one(document: Document, name: str, wanted: Any, now: datetime) -> b
 
 
 def _equals(found: Any, wanted: Any) -> bool:
-    if isinstance(found, list) or isinstance(wanted, (list, dict)):
-        raise NotInTheFake("equality with or inside a list, or with a document")
+    if isinstance(wanted, (list, dict)):
+        raise NotInTheFake("equality with a list or a document")
+    if isinstance(found, list):
+        return any(is_same(one, wanted) for one in found)
     return is_same(found, wanted)
 
 
 def _holds(operator: str, found: Any, operand: Any) -> bool:
     if operator == "$nin":
         return not any(_equals(found, one) for one in operand)
+    if operator == "$ne":
+        return not _equals(found, operand)
     if operator == "$in":
         return any(_equals(found, one) for one in operand)
     if operator == "$type" and operand == "date":
@@ -250,6 +254,9 @@ def _changed(operator: str, found: Any, change: Any, now: datetime) -> Any:
         return MISSING
     if operator == "$push" and isinstance(change, dict) and list(change) == ["$each"]:
         return [*_listed(found, operator), *change["$each"]]
+    if operator == "$addToSet" and not isinstance(change, (list, dict)):
+        known = _listed(found, operator)
+        return known if any(is_same(one, change) for one in known) else [*known, change]
     if operator == "$pull" and isinstance(change, dict):
         if found is MISSING:
             return MISSING

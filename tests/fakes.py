@@ -619,23 +619,17 @@ class MemoryRegistry:
         self._models[elder_id] = model.model_copy(update=update)
         return True
 
-    def remember(self, elder_id: str, request: str) -> None:
-        """Remember a request."""
-        model = self.get(elder_id)
-        commands = (*(c for c in model.commands if c != request), request)
-        self._models[elder_id] = model.model_copy(update={"commands": commands})
-
-    def note_handover(self, elder_id: str, name: str) -> None:
+    def note_passing(self, elder_id: str, name: str) -> None:
         """Remember a name."""
         model = self.get(elder_id)
-        update = {"handovers": (*model.handovers, name)}
+        update = {"passing": (*model.passing, name)}
         self._models[elder_id] = model.model_copy(update=update)
 
-    def drop_handover(self, elder_id: str, name: str) -> None:
+    def drop_passing(self, elder_id: str, name: str) -> None:
         """Forget a name."""
         model = self.get(elder_id)
-        left = tuple(n for n in model.handovers if n != name)
-        self._models[elder_id] = model.model_copy(update={"handovers": left})
+        left = tuple(n for n in model.passing if n != name)
+        self._models[elder_id] = model.model_copy(update={"passing": left})
 
     def elders(self) -> list[str]:
         """Return all ids."""

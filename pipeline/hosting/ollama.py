@@ -36,7 +36,8 @@ from schemas.hosting import Form, HostDescription, HostKind
 
 # What our own host role adds to the version whose API it speaks.
 LLAMA_SERVER_SUFFIX = "+llama-server"
-_NUMBERS = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+# What a build says whose maker gave it no number: nothing.
+_NUMBERS = re.compile(r"v?(?!0\.0\.0)(\d+)\.(\d+)\.(\d+)")
 _FIRST_WITHOUT = (0, 34, 1)
 _WITH_ADAPTERS: tuple[Form, ...] = ("adapter", "merged", "plain")
 _WITHOUT_ADAPTERS: tuple[Form, ...] = ("merged", "plain")
@@ -76,7 +77,8 @@ class OllamaHost:
                 return
             base = BaseFile(gguf)
             digest = f"sha256:{base.sha256()}"
-            self._post(
+            self._ask(
+                "POST",
                 f"/api/blobs/{digest}",
                 content=base.blocks(),
                 headers={"Content-Length": str(base.size_bytes)},
@@ -93,8 +95,13 @@ class OllamaHost:
 
     def describe(self) -> HostDescription:
         """Ask for the version, and say what an Ollama of that version can make."""
-        with ollama_errors(), self._client._client.stream("GET", "/api/version") as answer:
-            version = str(json.loads(answer.read())["version"])
+        with ollama_errors():
+            answer = self._ask("GET", "/api/version").json()
+        version = answer.get("version") if isinstance(answer, dict) else None
+        if not isinstance(version, str):
+            raise OllamaUnavailable(
+                "what answers in Ollama's place tells no version; check OLLAMA_HOST and any proxy"
+            )
         forms = forms_of(version)
         if forms is None:
             takes_adapters = self.refusal_of("adapter") is None
@@ -109,7 +116,7 @@ class OllamaHost:
         sentence = ""
         try:
             with ollama_errors():
-                self._post("/api/create", json=body)
+                self._ask("POST", "/api/create", json=body)
         except (OllamaRefused, OllamaFailed, ModelNotReady) as error:
             cause = error.__cause__
             sentence = _sentence(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
@@ -164,14 +171,14 @@ class OllamaHost:
             "keep_alive": self._keep_alive,
             "_debug_render_only": True,
         }
-        with ollama_errors():
-            answer = self._post("/api/chat", json=body).json()
+        with ollama_errors(message["content"] for message in messages):
+            answer = self._ask("POST", "/api/chat", json=body).json()
         rendered = (answer.get("_debug_info") or {}).get("rendered_template")
         return None if rendered is None else str(rendered)
 
     def complete(self, tag: str, prompt: str, options: Options) -> Completion:
         """Send a prompt that no template touches any more."""
-        with ollama_errors():
+        with ollama_errors([prompt]):
             response = self._client.generate(
                 tag, prompt, raw=True, options=options, keep_alive=self._keep_alive
             )
@@ -181,9 +188,9 @@ class OllamaHost:
             completion_tokens=response.eval_count or 0,
         )
 
-    def _post(self, path: str, **request: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Send what the client has no words for."""
-        answer: httpx.Response = self._client._client.post(path, **request)
+        answer: httpx.Response = self._client._client.request(method, path, **request)
         if answer.is_error:
             raise ollama.ResponseError(answer.text, answer.status_code)
         return answer
@@ -255,7 +262,7 @@ def ollama_errors(said: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     except ollama.ResponseError as error:
-        if error.status_code == 404 or _UNKNOWN_BASE in error.error:
+        if error.status_code == 404 or _UNKNOWN_BASE in _text(error):
             raise ModelNotReady("Ollama has no such model; train it first") from error
         if error.status_code in _STRANGER:
             raise OllamaUnavailable(
@@ -272,7 +279,8 @@ def ollama_errors(said: Iterable[str] = ()) -> Iterator[None]:
         raise OllamaFailed(f"Ollama failed{status}: {sentence}") from error
     except (httpx.HTTPError, ConnectionError) as error:
         raise OllamaUnavailable(
-            f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST"
+            f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST, or "
+            "MODELSERVER_HOST__URL"
         ) from error
     except (json.JSONDecodeError, ijson.JSONError) as error:
         raise OllamaUnavailable(
@@ -282,12 +290,18 @@ def ollama_errors(said: Iterable[str] = ()) -> Iterator[None]:
 
 def _sentence(error: ollama.ResponseError, said: Iterable[str]) -> str:
     """What Ollama said of its error, on one line: never what an elder or a family said."""
-    sentence = " ".join(error.error.split())[:_LONGEST_SENTENCE]
+    sentence = " ".join(_text(error).split())[:_LONGEST_SENTENCE]
     if _QUOTES_A_PAGE.match(sentence):
         return "no reason, but a page"
     if any(_is_quoted(sentence, text) for text in said):
         return "a reason that quotes what was said; see its log"
     return sentence or "no reason given"
+
+
+def _text(error: ollama.ResponseError) -> str:
+    """What stood under `error`: a proxy may put an object or nothing there."""
+    told: object = error.error
+    return told if isinstance(told, str) else json.dumps(told)
 
 
 def _is_quoted(sentence: str, text: str) -> bool:

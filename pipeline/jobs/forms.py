@@ -6,14 +6,13 @@ set. So it can be made again for another host, or for one that lost it, without 
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from config.settings import HostSettings
 from pipeline.chat_format import chat_format
-from pipeline.files import check_file, check_folder, verify_folder
+from pipeline.files import check_file, remove_remains, verify_folder
 from pipeline.hosting.architectures import check_architecture
 from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.hosting.port import ModelHost, ServedModel
@@ -23,14 +22,11 @@ from schemas.base import Frozen
 from schemas.documents import Job, ModelVersion, VersionForm
 from schemas.errors import (
     ArtefactCorrupt,
+    ConfigurationError,
     FormUnsupported,
-    HostFailed,
-    ModelServerError,
-    OllamaFailed,
-    RetryError,
 )
-from schemas.hosting import MERGED_GGUF, Form, HostDescription, MergeSpec
-from schemas.identifiers import Sha256, is_passing
+from schemas.hosting import MERGED_FOLDER, MERGED_GGUF, Form, HostDescription, MergeSpec
+from schemas.identifiers import Sha256
 from schemas.training import (
     ADAPTER_FOLDER,
     ADAPTER_GGUF,
@@ -38,8 +34,6 @@ from schemas.training import (
     BaseModelSpec,
     Quantization,
 )
-
-_ASK_ANYTHING = [{"role": "user", "content": "."}]
 
 
 class FormSource(Frozen):
@@ -84,10 +78,15 @@ class FormMaker:
         """Raise what would end a job after its training: before it, and with what to do.
 
         FormUnsupported where the host does not serve the form, or where what makes it is missing;
-        AdapterUnsupported for an architecture without a GGUF form; DiskFull where `folder` has no
-        room for a merge.
+        ConfigurationError where the base has no GGUF; AdapterUnsupported for an architecture
+        without a GGUF form; DiskFull where `folder` has no room for a merge.
         """
         form = self.choose()
+        if not base.gguf_path.is_file():
+            raise ConfigurationError(
+                f"base model: found no {base.gguf_path}, which the model host is given; put it "
+                "there or set MODELSERVER_MODEL_DIR"
+            )
         check_architecture(base)
         if form != "merged":
             return
@@ -162,10 +161,11 @@ class FormMaker:
             quantizer=quantizer,
             work_dir=work_dir,
         )
+        _remove_merged(work_dir.parent)
         outcome = self._runner.merge(spec, on_progress, check)
         folder = outcome.path.parent
         try:
-            check_folder(folder, {MERGED_GGUF: outcome.sha256})
+            verify_folder(folder, {MERGED_GGUF: outcome.sha256})
             file = {"file": outcome.path, "sha256": outcome.sha256}
             self._host.create(tag, model.model_copy(update=file))
         finally:
@@ -184,38 +184,12 @@ class FormMaker:
             made_at=self._clock(),
         )
 
-    @contextmanager
-    def blamed(self, tag: str) -> Iterator[None]:
-        """Turn a failure of the host into the job's own, where the host is otherwise well.
 
-        Raises HostFailed with the host's sentence where its version and another model answer:
-        waiting would not help. Where they do not, the host is what fails, and is waited for.
-        """
-        try:
-            yield
-        except OllamaFailed as error:
-            if self._is_otherwise_well(tag):
-                raise HostFailed(error.message) from error
-            raise
-
-    def _is_otherwise_well(self, tag: str) -> bool:
-        options = {"num_predict": 1, "num_ctx": self._num_ctx}
-        try:
-            self._host.describe()
-            other = self._another(tag)
-            if other is not None:
-                self._host.ask(other, _ASK_ANYTHING, options)
-        except RetryError:
-            return False
-        except ModelServerError:
-            return True  # It vanished meanwhile, or is refused: the host answers.
-        return True
-
-    def _another(self, tag: str) -> str | None:
-        """Another model, one in memory if there is one: asking it throws nobody out."""
-        loaded = (model.name for model in self._host.loaded())
-        names = (name for names in (loaded, iter(self._host.tags())) for name in names)
-        return next((name for name in names if name != tag and not is_passing(name)), None)
+def _remove_merged(job: Path) -> None:
+    """Remove what killed attempts at a job left of their merges: each as large as the base."""
+    for attempt in job.glob("*"):
+        remove_remains(attempt / MERGED_FOLDER)
+        shutil.rmtree(attempt / MERGED_FOLDER, ignore_errors=True)
 
 
 def choose_form(host: ModelHost, settings: HostSettings, description: HostDescription) -> Form:

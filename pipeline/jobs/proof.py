@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import EvaluationSettings
-from pipeline.evaluation import evaluate, sample_examples
+from pipeline.evaluation import evaluate, require_enough, sample_examples
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker, FormSource
 from pipeline.jobs.quiet import QuietMoments
@@ -70,8 +70,8 @@ class Prover:
 
         `on_fraction` is told how much of a stage is done. Raises EvaluationFailed where it does
         not know enough, ChatFormatMismatch where it is asked otherwise than it was taught,
-        QuantizationTooLossy where only its quantised form does not, HostFailed,
-        and whatever the steps raise.
+        QuantizationTooLossy where only its quantised form does not, and whatever
+        the steps raise.
         """
 
         def prove_quantised(quantization: Quantization) -> Proof:
@@ -93,17 +93,19 @@ class Prover:
             with self._quiet.quiet(candidate, form, check):
                 self._forms.check_prompt(candidate, source)
                 evaluation = self._evaluate(candidate, lesson, on_fraction)
+            made = made.model_copy(update={"evaluation": evaluation})
             return Proof(form=made, evaluation=evaluation)
 
-        with self._forms.blamed(candidate):
-            proof = prove_quantised("q8_0")
-            if form != "merged" or self._quantization == "q8_0":
-                return proof
-            # Q8_0 keeps what was learnt (docs/benchmarks.md): it stands for the adapter here,
-            # which today's Ollama would not serve.
-            quantised = prove_quantised(self._quantization)
-            _require_as_good(quantised.evaluation, proof.evaluation)
-            return quantised
+        proof = prove_quantised("q8_0")
+        require_enough(proof.evaluation)
+        if form != "merged" or self._quantization == "q8_0":
+            return proof
+        # Q8_0 keeps what was learnt (docs/benchmarks.md): it stands for the adapter here, which
+        # today's Ollama would not serve.
+        quantised = prove_quantised(self._quantization)
+        _require_as_good(quantised.evaluation, proof.evaluation)
+        require_enough(quantised.evaluation)
+        return quantised
 
     def _evaluate(self, candidate: str, lesson: Lesson, on_fraction: OnFraction) -> Evaluation:
         on_fraction("evaluating", 0.0)

@@ -670,3 +670,28 @@ def test_job_of_a_request_is_found_by_it(ledger: Ledger) -> None:
     found = ledger.requested_form("LXM", "family/7")
     assert found is not None and found.id == job.id
     assert ledger.requested_form("WDS", "family/7") is None
+
+
+def test_newer_rollback_cancels_the_one_that_waits(ledger: Ledger) -> None:
+    older = ledger.request_form(elder_model(), 1, makes_current=True)
+    other = ledger.request_form(elder_model("WDS"), 1, makes_current=True)
+    newer = ledger.request_form(elder_model(), 3, makes_current=True)
+    states = {job.id: job.status for job in ledger.jobs()}
+    assert states == {older.id: "cancelled", other.id: "queued", newer.id: "queued"}
+    assert newer.replaces == 2
+
+
+def test_job_that_is_being_cancelled_answers_no_new_request(ledger: Ledger) -> None:
+    first = ledger.request_form(elder_model(), 1, makes_current=True)
+    assert ledger.claim("w") is not None
+    assert ledger.cancel(first.id).status == "running"
+    assert ledger.request_form(elder_model(), 1, makes_current=True).id != first.id
+
+
+def test_request_that_another_ones_job_answers_finds_that_job_when_it_comes_again(
+    ledger: Ledger,
+) -> None:
+    job = ledger.request_form(elder_model(), 2, makes_current=True, request="family/7")
+    ledger.request_form(elder_model(), 2, makes_current=True, request="family/8")
+    found = ledger.requested_form("LXM", "family/8")
+    assert found is not None and found.id == job.id

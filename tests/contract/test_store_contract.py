@@ -52,6 +52,9 @@ def found(store: Store, condition: Document) -> list[str]:
         ({"deep.n": {"$gt": 3}}, {"j3"}),
         ({"elder_id": {"$in": ["F", "G", "H"]}}, {"j3", "j4"}),
         ({"list": {"$size": 0}}, {"j3"}),
+        ({"list": 1}, {"j1"}),
+        ({"list": "1"}, set()),
+        ({"status": {"$ne": "queued"}, "list": 1}, set()),
         ({"elder_id": {"$nin": ["E", "F"]}}, {"j4"}),
     ],
 )
@@ -133,6 +136,14 @@ def test_lists_grow_and_shrink_in_one_document(store: Store) -> None:
     assert after == {"_id": "j1", "list": [{"n": 3}]}
 
 
+def test_list_gets_a_value_once(store: Store) -> None:
+    jobs = store[JOBS]
+    jobs.insert_one(job(1, list=["a"]))
+    for value in ("a", "b", "b"):
+        jobs.update_one({"_id": "j1"}, {"$addToSet": {"list": value}})
+    assert jobs.find_one({"list": "b"}, {"list": 1}) == {"_id": "j1", "list": ["a", "b"]}
+
+
 def test_order_puts_what_is_missing_first(store: Store) -> None:
     dates = [FAR_OFF, LONG_AGO, None]
     store[JOBS].insert_many([job(n, at=at) for n, at in enumerate(dates)] + [job(3)], ordered=False)
@@ -151,7 +162,7 @@ def test_order_puts_what_is_missing_first(store: Store) -> None:
         {"at": {"$gte": FAR_OFF}},
         {"$or": [{"at": None}]},
         {"$expr": {"$lt": ["$at", "$$NOW"]}},
-        {"list": 1},
+        {"list": [1]},
         {"at": {"$exists": True}},
     ],
 )

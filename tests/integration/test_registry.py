@@ -294,26 +294,28 @@ def test_rollback_to_a_version_that_retention_took_in_between_leaves_latest_as_i
 ) -> None:
     served.version(1)
     served.version(2)
-    tags = served.host.tags
+    has = served.host.has
 
-    def forget_after(prefix: str = "") -> list[str]:
-        found = tags(prefix)
+    def forget_after(tag: str) -> bool:
+        found = has(tag)
         served.registry.forget("LXM", 2, (1,))
         return found
 
-    served.host.tags = forget_after  # type: ignore[method-assign]
+    served.host.has = forget_after  # type: ignore[method-assign]
     with pytest.raises(UnknownVersion):
         served.manager.rollback("LXM", 1)
     assert served.latest == "weights-2"
     assert served.registry.get("LXM").current == 2
 
 
-def test_rollback_to_a_version_that_ollama_lost_changes_nothing(served: Served) -> None:
+def test_rollback_to_a_version_that_ollama_lost_names_a_job_and_changes_nothing(
+    served: Served,
+) -> None:
     served.version(1)
     served.version(2)
     served.host.delete("afs_elder_LXM:v1")
-    with pytest.raises(ModelNotReady):
-        served.manager.rollback("LXM", 1)
+    done = served.manager.rollback("LXM", 1, request="family/7")
+    assert done.job_id == served.forms.jobs["family/7"].id
     assert (served.registry.get("LXM").current, served.latest) == (2, "weights-2")
 
 

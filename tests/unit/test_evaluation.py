@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation import TaughtExample, evaluate, is_right, sample_examples
+from pipeline.evaluation import TaughtExample, evaluate, is_right, require_enough, sample_examples
 from pipeline.hosting.port import ServedModel
 from schemas.errors import EvaluationFailed, ModelNotReady
 from tests.fakes import FakeModelHost
@@ -56,12 +56,14 @@ def test_all_are_asked_and_the_fraction_is_told() -> None:
 
 
 def test_just_the_threshold_is_enough() -> None:
-    assert evaluate(host(2), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512).right == 2
+    enough = evaluate(host(2), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512)
+    require_enough(enough)
+    assert enough.right == 2
 
 
 def test_below_the_threshold_is_a_failure_that_says_how_much_came_back() -> None:
     with pytest.raises(EvaluationFailed, match="1 of 4"):
-        evaluate(host(1), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512)
+        require_enough(evaluate(host(1), "m", EXAMPLES, 0.5, lambda f: None, num_ctx=512))
 
 
 def test_model_that_is_not_there_is_no_bad_answer() -> None:

@@ -29,8 +29,8 @@ CALLS = {
         "select",
         "retire",
         "release",
-        "note_handover",
-        "drop_handover",
+        "note_passing",
+        "drop_passing",
     ),
 }
 
@@ -210,7 +210,7 @@ def test_version_that_ollama_lost_is_told_and_latest_stays() -> None:
 def test_handover_left_by_a_dead_process_is_removed_by_the_next(number: int) -> None:
     house = House()
     left = handover_tag(model_tag(ELDER, number), "dead")
-    house.registry.note_handover(ELDER, left)
+    house.registry.note_passing(ELDER, left)
     house.host.copy(model_tag(ELDER, number), left)
     house.follow()
     assert house.passing() == []

@@ -136,3 +136,15 @@ def test_page_of_a_proxy_is_not_kept() -> None:
     with pytest.raises(OllamaFailed) as caught, ollama_errors():
         raise ollama.ResponseError("<html>\n<body>secret</body></html>", 500)
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize("body", ['{"error": {"message": "no upstream"}}', '{"error": null}', "{}"])
+@pytest.mark.parametrize(
+    ("status", "becomes"), [(503, OllamaUnavailable), (500, OllamaFailed), (400, OllamaRefused)]
+)
+def test_error_of_a_proxy_may_have_any_shape(
+    body: str, status: int, becomes: type[Exception]
+) -> None:
+    with pytest.raises(Exception) as caught, ollama_errors():  # its type is what matters
+        raise ollama.ResponseError(body, status)
+    assert type(caught.value) is becomes

@@ -211,6 +211,10 @@ class Crash(Exception):
     """The process dies here."""
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
 class House:
     """An elder's folders, registry and Ollama, with what four trainings left."""
 
@@ -226,7 +230,12 @@ class House:
         for tag in (*(v.tag for v in versions), current_tag(ELDER), candidate_tag(ELDER, 2, 1)):
             self._create(tag)
         self.registry._models[ELDER] = ElderModel(
-            id=ELDER, elder_name="李", current=4, next_version=5, versions=versions
+            id=ELDER,
+            elder_name="李",
+            current=4,
+            next_version=5,
+            versions=versions,
+            passing=(candidate_tag(ELDER, 2, 1),),
         )
         self._train("OTHER", 1)
         self._create(model_tag("OTHER", 1))
@@ -315,6 +324,28 @@ def test_of_merged_files_only_what_answers_and_the_one_before_stay(house: House)
     assert house.retention(versions=4).plan(ELDER) == removal.model_copy(
         update={"forms": (), "tags": (), "items": ()}
     )
+
+
+@pytest.mark.parametrize("call", ["delete", "forget_forms"])
+def test_round_that_is_broken_off_leaves_no_merged_file_for_good(house: House, call: str) -> None:
+    """A file of the base's size that nobody accounts for would stay in the host."""
+    merged(house, 1, 2, 3, 4)
+    owner = house.host if call == "delete" else house.registry
+    act = getattr(owner, call)
+
+    def die(*args: object) -> object:
+        if call == "delete" and args[0] != model_tag(ELDER, 2):
+            return act(*args)
+        raise Killed
+
+    setattr(owner, call, die)
+    with pytest.raises(Killed):
+        house.retention(versions=4).prune(ELDER, is_thorough=False)
+    setattr(owner, call, act)
+    house.retention(versions=4).prune(ELDER, is_thorough=False)
+    tags = house.host.tags()
+    assert not {model_tag(ELDER, 1), model_tag(ELDER, 2)} & set(tags)
+    assert {model_tag(ELDER, 3), model_tag(ELDER, 4)} <= set(tags)
 
 
 def test_adapters_are_small_and_stay_served(house: House) -> None:

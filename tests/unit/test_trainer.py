@@ -120,6 +120,7 @@ class Workshop:
             folder / "adapters",
             fixed_clock,
             self.stages.append,
+            num_ctx=512,
         )
         self.forms = MemoryForms()
         self.manager = ModelManager(self.registry, self.host, self.forms)  # type: ignore[arg-type]
@@ -154,7 +155,9 @@ class Workshop:
         self.registry.release = release  # type: ignore[method-assign]
 
     def run(self, job: Job | None = None, watch: Unwatched | None = None) -> ModelReady:
-        return self.trainer.run(job or make_job(), watch or Unwatched())
+        ready = self.trainer.run(job or make_job(), watch or Unwatched())
+        assert ready is not None
+        return ready
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 
 from config.settings import OllamaSettings
 from pipeline.hosting.ollama import OllamaHost, forms_of
+from schemas.errors import OllamaUnavailable
 
 SENTENCE = "LoRA adapters are no longer supported"
 
@@ -31,7 +32,7 @@ def test_version_tells_the_form(version: str, first: str) -> None:
     assert forms is not None and forms[0] == first
 
 
-@pytest.mark.parametrize("version", ["", "dev", "main-3f2a", "nightly 7"])
+@pytest.mark.parametrize("version", ["", "dev", "main-3f2a", "nightly 7", "0.0.0"])
 def test_version_that_is_no_number_tells_nothing(version: str) -> None:
     assert forms_of(version) is None
 
@@ -79,4 +80,18 @@ def test_host_that_is_known_by_its_number_is_not_asked_further() -> None:
 def test_refusal_is_the_hosts_own_sentence() -> None:
     host = host_of("0.34.4", 400, SENTENCE)
     assert host.refusal_of("adapter") == SENTENCE
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(502, {"error": "no upstream"}), (401, {"error": "who are you"}), (200, {}), (200, [])],
+)
+def test_host_that_tells_no_version_is_waited_for(status: int, body: object) -> None:
+    host = OllamaHost(OllamaSettings())
+    host.close()
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, json=body))
+    host._client._client = httpx.Client(transport=transport, base_url="http://127.0.0.1:11434")
+    with pytest.raises(OllamaUnavailable):
+        host.describe()
     host.close()

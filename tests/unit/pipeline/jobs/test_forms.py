@@ -8,12 +8,14 @@ import pytest
 from config.settings import HostSettings
 from pipeline.hosting.port import ServedModel
 from pipeline.jobs.forms import choose_form, find_quantizer
+from pipeline.trainer import Unwatched
 from schemas.documents import Job
 from schemas.errors import (
     AdapterMismatch,
     AdapterUnsupported,
     ArtefactCorrupt,
     ChatFormatMismatch,
+    ConfigurationError,
     DiskFull,
     EvaluationFailed,
     FormUnsupported,
@@ -178,7 +180,8 @@ def test_form_for_another_host_is_another_form(newer: Workshop) -> None:
 
 def test_form_job_leaves_what_answers_unless_it_is_asked_to(newer: Workshop) -> None:
     newer.host.delete(V1)
-    newer.run(form_job(1, makes_current=False))
+    # It answers nobody, so nobody is told that it does.
+    assert newer.trainer.run(form_job(1, makes_current=False), Unwatched()) is None
     assert newer.registry.get("LXM").current == 2
     assert newer.host.has(V1)
 
@@ -229,8 +232,28 @@ def test_form_job_that_has_done_its_work_can_no_longer_be_given_up(newer: Worksh
 def test_form_job_that_is_done_again_changes_nothing_that_came_later(newer: Workshop) -> None:
     newer.run(form_job(1))
     newer.manager.rollback("LXM", 2)
-    newer.run(form_job(1, fence=2))
+    assert newer.trainer.run(form_job(1, fence=2), Unwatched()) is None
     assert newer.registry.get("LXM").current == 2
+
+
+def test_newer_rollback_wins_over_one_whose_form_is_still_made(newer: Workshop) -> None:
+    """The family changed its mind while the first version's form was made."""
+    newer.run(make_job(id="LXM_3", request_id="r3", force_retrain=True))
+    newer.host.delete(V1)
+    form = form_job(1, replaces=3)
+    newer.manager.rollback("LXM", 2)
+    with pytest.raises(JobCancelled, match="version 2"):
+        newer.run(form)
+    assert newer.registry.get("LXM").current == 2
+
+
+def test_training_that_ended_while_a_form_was_made_goes_on_answering(newer: Workshop) -> None:
+    newer.host.delete(V1)
+    form = form_job(1, replaces=2)
+    newer.run(make_job(id="LXM_3", request_id="r3", force_retrain=True))
+    with pytest.raises(JobCancelled, match="version 3"):
+        newer.run(form)
+    assert newer.registry.get("LXM").current == 3
 
 
 def test_cancelled_form_job_makes_nothing(newer: Workshop) -> None:
@@ -332,13 +355,7 @@ def test_quantised_form_that_forgot_one_answer_serves(
 def test_quantised_form_that_forgot_more_is_refused(
     tmp_path: Path, quantizer: HostSettings
 ) -> None:
-    shop = Workshop(
-        tmp_path,
-        host=ForgetfulHost(2),
-        host_settings=quantizer,
-        quantization="q4_k_m",
-        threshold=0.1,
-    )
+    shop = Workshop(tmp_path, host=ForgetfulHost(2), host_settings=quantizer, quantization="q4_k_m")
     with pytest.raises(QuantizationTooLossy, match=r"1 of 3.*3"):
         shop.run()
     assert shop.registry.get("LXM").current is None
@@ -435,3 +452,52 @@ def test_unknown_architecture_ends_a_job_before_its_training(shop: Workshop) -> 
     with pytest.raises(AdapterUnsupported):
         shop.run()
     assert not shop.runner.specs
+
+
+def test_base_without_its_gguf_ends_a_job_before_its_training(shop: Workshop) -> None:
+    (shop.folder / "base" / BASE / f"{BASE}.gguf").unlink()
+    with pytest.raises(ConfigurationError, match="MODELSERVER_MODEL_DIR"):
+        shop.run()
+    assert not shop.runner.specs
+
+
+def test_what_killed_merges_left_is_gone_before_the_next_one(tmp_path: Path) -> None:
+    """Each is as large as the base: a few of them would fill the disk that the job waits for."""
+    shop = Workshop(tmp_path, host_settings=HostSettings(form="merged"))
+    folder = tmp_path / "adapters" / "LXM" / make_job().id
+    left = [
+        folder / "1" / ".partial-merged-abcdefgh.modelserver" / MERGED_GGUF,
+        folder / "2" / "merged" / MERGED_GGUF,
+    ]
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"of a merge that was killed")
+    shop.run(make_job(fence=3))
+    assert not [file for file in left if file.exists()]
+
+
+@pytest.mark.parametrize("call", ["has", "copy", "delete"])
+def test_host_that_fails_at_one_elder_alone_ends_a_job_whatever_it_is_asked(
+    newer: Workshop, call: str
+) -> None:
+    """A damaged manifest answers 500 to everything: that was waited for without end."""
+    newer.host.ensure_base("another", Path("x"))
+    newer.host.delete(V1)
+
+    def fail(*args: object) -> object:
+        raise OllamaFailed("Ollama failed (500): manifest is damaged")
+
+    setattr(newer.host, call, fail)
+    with pytest.raises(HostFailed, match="manifest is damaged"):
+        newer.run(form_job(1))
+
+
+def test_adapter_that_an_upgraded_host_serves_no_more_is_made_anew_when_asked_for(
+    shop: Workshop,
+) -> None:
+    """Ollama says that serving old adapters will end; its name is there all the same."""
+    shop.run()
+    shop.host.forms = ("merged", "plain")
+    shop.run(form_job(1, makes_current=False))
+    served = shop.host.recipe(LATEST)
+    assert isinstance(served, ServedModel) and served.form == "merged"
