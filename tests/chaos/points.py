@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from schemas.base import Frozen
 from schemas.errors import KafkaUnavailable
+from schemas.hosting import MERGED_GGUF
 from schemas.training import ADAPTER_FOLDER
 from tests.chaos.faults import Fault
 
@@ -145,6 +146,8 @@ def _around_the_disk(injector: Injector) -> None:
             kind = "checkpoint"
         if f"/{ADAPTER_FOLDER}/" in path:
             kind = "adapter"
+        if path.endswith(f"/{MERGED_GGUF}"):
+            kind = "merged"
         if kind and injector.strikes(f"sync of {kind}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(fd)
@@ -224,12 +227,32 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
+    _around_the_merge(injector)
     around(OllamaTrainer, "fence_off", injector.at("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=injector.at("after the release"))
     rollback = injector.at("before the rollback"), injector.at("after the rollback")
     around(ModelRegistry, "select", *rollback)
     around(ModelsHandler, "run", after=injector.at("after the command"))
+
+
+def _around_the_merge(injector: Injector) -> None:
+    from pipeline.training_process import TrainingProcess
+
+    merge = TrainingProcess.merge
+
+    def merging(self: Any, spec: Any, on_progress: Any, check: Any) -> Any:
+        def note(progress: Any) -> None:
+            injector.passed("in the merge")
+            on_progress(progress)
+
+        outcome = merge(self, spec, note, check)
+        if injector.strikes("damage to the merged model"):
+            _change_a_bit(outcome.path)
+        injector.passed("before the create")
+        return outcome
+
+    TrainingProcess.merge = merging  # type: ignore[method-assign]
 
 
 def _change_a_bit(path: Path) -> None:
