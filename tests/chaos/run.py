@@ -27,8 +27,9 @@ from schemas.topics import CATALOGUE
 from tests.chaos.checker import Verdict, check, is_settled
 from tests.chaos.evidence import Case, Remains
 from tests.chaos.faults import AGAIN, NONE, Fault
+from tests.chaos.injector import Plan
 from tests.chaos.member import Member
-from tests.chaos.points import VARIABLE, Plan
+from tests.chaos.points import VARIABLE
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.workload import Operation, Upstream, make_elders, store_answers
 from tests.chaos.world import World
