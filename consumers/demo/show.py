@@ -21,6 +21,8 @@ from consumers.cli.wiring import open_sender
 from consumers.demo.elders import Elder, load_elders
 from consumers.demo.story import Asked, ask_all, store_answers, train_all
 from consumers.embedded.session import StackSession, model_dir, running_service
+from pipeline.base_weights import CONFIG, weights_folder
+from schemas.documents import ModelVersion
 from schemas.topics import DATASET_READY, MODEL_READY
 
 RECALL_WANTED = 0.95
@@ -77,7 +79,11 @@ def run_demo(*, base: str, json: bool, keep: bool) -> int:
         with timer.phase("chat"):
             asked = _chat(settings, sender, elders)
         report: dict[str, Any] = {
-            "elders": [_summary(e, ready[e.elder_id], progress, asked) for e in elders],
+            "elders": [
+                _summary(e, ready[e.elder_id], progress, asked)
+                | describe_form(app.manager.get_model(e.elder_id).serving)
+                for e in elders
+            ],
             "seconds": timer.total(),
         }
         _show(report, asked, json)
@@ -104,11 +110,12 @@ def _prepare(session: StackSession, base: str) -> Settings:
     settings = load_settings()
     configure_logs(LogSettings(level="warning", format="console", file=False))
     spec = settings.base(settings.training(), base)
-    if not (spec.hf_path / "config.json").is_file():
+    weights = weights_folder(spec)
+    if not (weights / CONFIG).is_file():
         _say("Converting the base model for training (once; about a minute)")
         from pipeline.base_model import convert_gguf
 
-        convert_gguf(spec.gguf_path, spec.hf_path)
+        convert_gguf(spec.gguf_path, weights)
     return settings
 
 
@@ -184,6 +191,14 @@ def _summary(
     }
 
 
+def describe_form(version: ModelVersion | None) -> dict[str, Any]:
+    """Say in which form a version is served, and how large the file is that its host was given."""
+    if version is None:
+        return {"form": None, "form_bytes": 0}
+    newest = version.forms[-1] if version.forms else None
+    return {"form": version.form, "form_bytes": newest.size_bytes if newest else 0}
+
+
 def _passed(elder: dict[str, Any]) -> bool:
     """The taught facts came back, and no other elder's did."""
     recall: dict[str, int] = elder["recall"]
@@ -217,6 +232,8 @@ def _show(report: dict[str, Any], asked: Sequence[Asked], json: bool) -> None:
             f"{other['right']}/{other['asked']}, another's facts told {leaks['leaked']}/"
             f"{leaks['asked']}, trained in {elder['train_seconds']} s"
         )
+        size_mb = elder["form_bytes"] / 1e6
+        results.print(f"  served in the form [bold]{elder['form']}[/], a file of {size_mb:.0f} MB")
     results.print(f"Seconds: {report['seconds']}")
 
 

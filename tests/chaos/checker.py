@@ -23,6 +23,7 @@ from schemas.errors import (
 from schemas.identifiers import current_tag, is_passing, model_name, model_tag
 from schemas.record import Record
 from tests.chaos.evidence import Case
+from tests.chaos.served import may_be_gone, mixed_models
 from tests.chaos.workload import ROLLBACK, SOURCE, Elder, doomed_job
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
@@ -184,29 +185,19 @@ def _mixed(case: Case) -> Iterable[str]:
             for other in case.elders:
                 if (other.mark.encode() in content) != (other is elder):
                     yield f"data set {name} of {elder.id}: {other.id}'s mark is wrong"
-    yield from _mixed_models(case)
-
-
-def _mixed_models(case: Case) -> Iterable[str]:
-    """What answers for an elder has her memory, nobody else's, and the adapter of her version."""
-    for model in case.models():
-        for version in (v for v in model["versions"] if v["ready"]):
-            served = case.evidence.served(version["tag"])
-            if served is None:
-                yield f"{version['tag']} is not in Ollama"
-                continue
-            for elder in case.elders:
-                if (elder.mark in served.text) != (elder.id == model["_id"]):
-                    yield f"{version['tag']}: {elder.id}'s mark is wrong"
-            if served.adapters != {version["gguf_sha256"]}:
-                wanted = version["gguf_sha256"]
-                yield f"{version['tag']} has the adapter {set(served.adapters)}, not {wanted}"
+    yield from mixed_models(case)
 
 
 def _unlike_what_is_told(case: Case) -> Iterable[str]:
     """A job that succeeded has a model that answers; the names agree; the files are whole."""
     ready = ready_by_job(case)
     digests, ends = case.evidence.tags(), ends_by_job(case)
+    gone = {
+        version["tag"]
+        for model in case.models()
+        for version in model["versions"]
+        if may_be_gone(model, version)
+    }
     for job in (job for found in jobs_by_request(case).values() for job in found):
         if job["status"] not in _possible_ends(case, job):
             yield f"job {job['_id']} {job['status']}: {(job['error'] or {}).get('code')}"
@@ -217,7 +208,8 @@ def _unlike_what_is_told(case: Case) -> Iterable[str]:
             if job["_id"] not in ready:
                 yield f"job {job['_id']} succeeded without model-ready"
             tag = model_tag(job["elder_id"], job["version"])
-            if tag not in digests or not case.evidence.answers(tag):
+            is_there = tag in digests and case.evidence.answers(tag)
+            if not is_there and (tag in digests or tag not in gone):
                 yield f"{tag} does not answer"
     yield from _ready_of_another(case)
     yield from _wrongly_refused(case)

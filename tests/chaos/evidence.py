@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 from typing import Any, Protocol
 
 import ollama
@@ -16,7 +18,9 @@ from consumers.embedded.stack import StackAddresses
 from consumers.loop import to_record
 from consumers.topics import broker_name
 from pipeline.store import Store
+from pipeline.training.merge import merge
 from schemas.base import Frozen
+from schemas.hosting import MergeSpec
 from schemas.record import Record
 from schemas.topics import all_topics
 from schemas.training import ADAPTER_GGUF
@@ -26,6 +30,8 @@ LIMIT_S = 30.0
 _PAUSE_S = 0.5
 _QUESTION = "Where were you born?"
 _ADAPTER = re.compile(r"^ADAPTER .*sha256[:-]([0-9a-f]{64})", re.MULTILINE)
+# Ollama gives the blob's path, the embedded one its digest, or the name of a model.
+_WEIGHTS = re.compile(r"^FROM .*sha256[:-]([0-9a-f]{64})", re.MULTILINE)
 _ROLES = {
     "answers-updated": "answers",
     "train-requested": "training",
@@ -41,6 +47,8 @@ class Served(Frozen):
     """Its Modelfile, system prompt and all."""
     adapters: frozenset[str]
     """The SHA-256 of each adapter."""
+    weights: str | None = None
+    """The SHA-256 of the model's own GGUF; None where it names another model's."""
 
 
 class Evidence(Protocol):
@@ -67,6 +75,9 @@ class Evidence(Protocol):
     def adapters(self, elder_id: str) -> set[str]:
         """The SHA-256 of each of an elder's GGUF adapters on the disk."""
 
+    def merged(self, elder_id: str, adapter: str) -> str | None:
+        """The SHA-256 of base and adapter in one file; None where she has no such adapter."""
+
     def tags(self) -> dict[str, str]:
         """The digest of each model in Ollama, by its tag."""
 
@@ -80,7 +91,11 @@ class Evidence(Protocol):
 class Remains(Evidence):
     """The evidence of a session on real servers."""
 
-    def __init__(self, servers: StackAddresses, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, servers: StackAddresses, settings: Settings, store: Store, base_gguf: Path
+    ) -> None:
+        self._base_gguf = base_gguf
+        self._merged: dict[str, str] = {}
         self._settings = settings
         self._store = store
         self._ollama = ollama.Client(servers.ollama_host, timeout=LIMIT_S)
@@ -135,8 +150,34 @@ class Remains(Evidence):
 
     def adapters(self, elder_id: str) -> set[str]:
         """Read the disk."""
+        return set(self._adapters_of(elder_id))
+
+    def _adapters_of(self, elder_id: str) -> dict[str, Path]:
         found = (self._adapters / elder_id).rglob(ADAPTER_GGUF)
-        return {hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+        return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in found}
+
+    def merged(self, elder_id: str, adapter: str) -> str | None:
+        """Merge them once more, aside."""
+        path = self._adapters_of(elder_id).get(adapter)
+        if path is None:
+            return None
+        if adapter not in self._merged:
+            self._merged[adapter] = self._merge(elder_id, adapter, path)
+        return self._merged[adapter]
+
+    def _merge(self, elder_id: str, adapter: str, path: Path) -> str:
+        with tempfile.TemporaryDirectory(prefix="chaos-merge-") as folder:
+            spec = MergeSpec(
+                job_id="checker",
+                elder_id=elder_id,
+                fence=1,
+                base_gguf=self._base_gguf,
+                adapter_gguf=path,
+                adapter_sha256=adapter,
+                quantization="q8_0",
+                work_dir=Path(folder),
+            )
+            return merge(spec, on_progress=lambda _: None, should_stop=lambda: False).sha256
 
     def tags(self) -> dict[str, str]:
         """Ask Ollama."""
@@ -148,9 +189,14 @@ class Remains(Evidence):
             shown = self._ollama.show(tag)
         except ollama.ResponseError:
             return None
-        adapters = frozenset(_ADAPTER.findall(shown.modelfile or ""))
         # The client's model of the answer leaves the system prompt out.
-        return Served(text=shown.modelfile or "", adapters=adapters)
+        text = shown.modelfile or ""
+        weights = _WEIGHTS.search(text)
+        return Served(
+            text=text,
+            adapters=frozenset(_ADAPTER.findall(text)),
+            weights=weights[1] if weights else None,
+        )
 
     def answers(self, tag: str) -> bool:
         """Ask Ollama."""

@@ -61,6 +61,8 @@ _POINTS_OF_DEATH: dict[str, int] = {
     "after the claim": 3,
     "in mid-training": 8,
     "after the artefact": 2,
+    "in the merge": 2,
+    "before the create": 2,
     "before the version tag": 2,
     "after the release": 2,
     "before the handover": 3,
@@ -84,6 +86,7 @@ _POINTS_OF_OFTEN = ("after the claim", "in mid-training", "before the end")
 _POINTS_OF_SLEEP = (
     "after the claim",
     "in mid-training",
+    "before the create",
     "before the version tag",
     "after the release",
     "before the handover",
@@ -146,6 +149,12 @@ FAULTS: tuple[Fault, ...] = (
         name="kill -9 of the training child", point="in mid-training", action="kill_child", up_to=8
     ),
     Fault(
+        name="kill -9 of the child in the merge",
+        point="in the merge",
+        action="kill_child",
+        up_to=2,
+    ),
+    Fault(
         name="out of memory in training", point="a training step", action="out_of_memory", up_to=4
     ),
     Fault(name="commit refused", point="the commit", action="refuse", up_to=3, times=3),
@@ -176,9 +185,16 @@ FAULTS: tuple[Fault, ...] = (
         up_to=4,
         times=3,
     ),
+    Fault(
+        name="disk full at the merged model",
+        point="sync of merged",
+        action="disk_full",
+        up_to=2,
+        times=3,
+    ),
     *(
         Fault(name=f"a bit changes in the {what}", point=f"damage to the {what}", action="damage")
-        for what in ("adapter", "data set", "checkpoints")
+        for what in ("adapter", "data set", "checkpoints", "merged model")
     ),
     *(
         Fault(

@@ -7,7 +7,6 @@ strikes `times` times in a run and not again in the process that takes the victi
 
 import errno
 import functools
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -16,69 +15,12 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from schemas.base import Frozen
 from schemas.errors import KafkaUnavailable
+from schemas.hosting import MERGED_GGUF
 from schemas.training import ADAPTER_FOLDER
-from tests.chaos.faults import Fault
+from tests.chaos.injector import Injector
 
 VARIABLE = "CHAOS_PLAN"
-
-
-class Plan(Frozen):
-    """A fault, when it strikes, and the folder of its fuses."""
-
-    fault: Fault
-    nth: int
-    fuses: Path
-
-
-class Injector:
-    """Counts the passings of its point and strikes."""
-
-    def __init__(self, path: Path) -> None:
-        """`path` has the plan; another one may be written there at any time."""
-        self._path = path
-        self._written = 0
-        self._passed = 0
-        self._plan = self._read()
-
-    def strikes(self, point: str) -> bool:
-        """Say whether the fault is due at this passing, and burn a fuse if it is."""
-        if self._path.stat().st_mtime_ns != self._written:
-            self._plan, self._passed = self._read(), 0
-        if point != self._plan.fault.point:
-            return False
-        self._passed += 1
-        return self._passed >= self._plan.nth and self._burn()
-
-    def _read(self) -> Plan:
-        self._written = self._path.stat().st_mtime_ns
-        return Plan.model_validate_json(self._path.read_text())
-
-    def _burn(self) -> bool:
-        for number in range(self._plan.fault.times):
-            try:
-                (self._plan.fuses / f"{number}").touch(exist_ok=False)
-                return True
-            except FileExistsError:
-                continue
-        return False
-
-    def passed(self, point: str) -> None:
-        """Pass a point; a signal may be all that is heard of this process."""
-        if not self.strikes(point):
-            return
-        action = self._plan.fault.action
-        if action == "kill_child":
-            for child in multiprocessing.active_children():
-                os.kill(child.pid or 0, signal.SIGKILL)
-            return
-        number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
-        os.kill(os.getpid(), number[action or ""])
-
-    def at(self, point: str) -> Callable[..., None]:
-        """Return what passes the point, whatever the method it is laid around is called with."""
-        return lambda *a, **k: self.passed(point)
 
 
 def around(
@@ -145,6 +87,8 @@ def _around_the_disk(injector: Injector) -> None:
             kind = "checkpoint"
         if f"/{ADAPTER_FOLDER}/" in path:
             kind = "adapter"
+        if path.endswith(f"/{MERGED_GGUF}"):
+            kind = "merged"
         if kind and injector.strikes(f"sync of {kind}"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(fd)
@@ -224,12 +168,32 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
+    _around_the_merge(injector)
     around(OllamaTrainer, "fence_off", injector.at("after the claim"))
     around(OllamaHost, "copy", before_copy, after_copy)
     around(ModelRegistry, "release", after=injector.at("after the release"))
     rollback = injector.at("before the rollback"), injector.at("after the rollback")
     around(ModelRegistry, "select", *rollback)
     around(ModelsHandler, "run", after=injector.at("after the command"))
+
+
+def _around_the_merge(injector: Injector) -> None:
+    from pipeline.training_process import TrainingProcess
+
+    merge = TrainingProcess.merge
+
+    def merging(self: Any, spec: Any, on_progress: Any, check: Any) -> Any:
+        def note(progress: Any) -> None:
+            injector.passed("in the merge")
+            on_progress(progress)
+
+        outcome = merge(self, spec, note, check)
+        if injector.strikes("damage to the merged model"):
+            _change_a_bit(outcome.path)
+        injector.passed("before the create")
+        return outcome
+
+    TrainingProcess.merge = merging  # type: ignore[method-assign]
 
 
 def _change_a_bit(path: Path) -> None:

@@ -27,8 +27,9 @@ from schemas.topics import CATALOGUE
 from tests.chaos.checker import Verdict, check, is_settled
 from tests.chaos.evidence import Case, Remains
 from tests.chaos.faults import AGAIN, NONE, Fault
+from tests.chaos.injector import Plan
 from tests.chaos.member import Member
-from tests.chaos.points import VARIABLE, Plan
+from tests.chaos.points import VARIABLE
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.workload import Operation, Upstream, make_elders, store_answers
 from tests.chaos.world import World
@@ -116,7 +117,9 @@ class Session:
         self.settings = self._settings()
         ensure_indexes(self._store, 1)
         apply_topics(self.settings, PARTITIONS)
-        self._evidence = Remains(self._world.servers, self.settings, self._store)
+        self._evidence = Remains(
+            self._world.servers, self.settings, self._store, self._world.base_gguf
+        )
         self._stack.callback(self._evidence.close)
         self._write_plan(Plan(fault=NONE, nth=1, fuses=self._folder))
         self._upstream = Upstream(self._world.servers.kafka_bootstrap_servers, self._name)
@@ -305,6 +308,9 @@ class Session:
             "MODELSERVER_WORKER__PROGRESS_INTERVAL_S": "0.1",
             "MODELSERVER_EVALUATION__QUESTIONS": "1",
             "MODELSERVER_EVALUATION__THRESHOLD": "0",
+            # Another session's chats go on for as long as its fault does.
+            "MODELSERVER_EVALUATION__QUIET_S": "0.2",
+            "MODELSERVER_EVALUATION__QUIET_WAIT_S": "1",
             "MODELSERVER_CHAT__MAX_TOKENS": "4",
             "MODELSERVER_DATA_DIR": str(self._folder / "data"),
             "MODELSERVER_MODEL_DIR": str(self._world.folder / "models"),

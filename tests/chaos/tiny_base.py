@@ -39,7 +39,7 @@ _TINY = {
 
 def make_tiny_base(folder: Path) -> Path:
     """Write the model, its safetensors and a training configuration; return the latter's path."""
-    target = folder / KEY / f"{KEY}.gguf"
+    target = tiny_gguf(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tiny_gguf(install_base("smollm2-135m-instruct", folder), target)
     convert_gguf(target, folder / KEY / "hf")
@@ -48,6 +48,11 @@ def make_tiny_base(folder: Path) -> Path:
     whole |= {"current_model": KEY, "base_models": {KEY: _TINY}}
     configuration.write_text(yaml.safe_dump(whole), encoding="utf-8")
     return configuration
+
+
+def tiny_gguf(folder: Path) -> Path:
+    """Where the model lies below the model folder."""
+    return folder / KEY / f"{KEY}.gguf"
 
 
 def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = None) -> None:

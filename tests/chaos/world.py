@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from consumers.embedded.stack import EmbeddedStack, StackAddresses
-from tests.chaos.tiny_base import make_tiny_base
+from tests.chaos.tiny_base import make_tiny_base, tiny_gguf
 from tests.servers.apache_kafka import ApacheKafka
 
 KafkaKind = Literal["embedded", "apache"]
@@ -52,6 +52,11 @@ class World:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    @property
+    def base_gguf(self) -> Path:
+        """The tiny base's GGUF."""
+        return tiny_gguf(self.folder / "models")
 
     @property
     def mongodb_port(self) -> int:

@@ -49,6 +49,8 @@ def test_each_elder_has_a_model_of_30_answers_or_more(report: dict[str, Any]) ->
         assert elder["model"] == f"afs_elder_{elder['elder_id']}"
         assert elder["tag"] == f"{elder['model']}:v1"
         assert elder["job_id"].startswith(elder["elder_id"])
+        assert elder["form"] == "merged"
+        assert elder["form_bytes"] > 0
 
 
 def test_what_was_taught_comes_back(report: dict[str, Any]) -> None:

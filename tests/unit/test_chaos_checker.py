@@ -60,6 +60,9 @@ class Planted(Evidence):
     def adapters(self, elder_id: str) -> set[str]:
         return self.gguf.get(elder_id, set())
 
+    def merged(self, elder_id: str, adapter: str) -> str | None:
+        return merged_with(adapter) if adapter in self.adapters(elder_id) else None
+
     def tags(self) -> dict[str, str]:
         return self.ollama
 
@@ -73,6 +76,11 @@ class Planted(Evidence):
         value = json.dumps(data).encode()
         headers = (("ce_id", event_id.encode()), *more)
         self.topics[topic].append(record(value, *headers, topic=topic, key=elder.id.encode()))
+
+
+def merged_with(adapter: str) -> str:
+    """The hash of base and adapter in one file."""
+    return hashlib.sha256(f"base and {adapter}".encode()).hexdigest()
 
 
 def good_run() -> tuple[Planted, Case]:
@@ -131,14 +139,22 @@ def add_model(evidence: Planted, elder: Elder) -> None:
     dataset = hashlib.sha256(content).hexdigest()
     gguf = hashlib.sha256(f"gguf of {elder.id}".encode()).hexdigest()
     tag = f"afs_elder_{elder.id}:v1"
+    merged = merged_with(gguf)
     version = {
-        "version": 1, "ready": True, "tag": tag, "dataset_sha256": dataset, "gguf_sha256": gguf
-    }  # fmt: skip
+        "version": 1,
+        "ready": True,
+        "tag": tag,
+        "dataset_sha256": dataset,
+        "gguf_sha256": gguf,
+        "forms": [{"form": "merged", "sha256": merged}],
+    }
     evidence.registry[elder.id] = {"_id": elder.id, "current": 1, "versions": [version]}
     evidence.jsonl[elder.id] = {dataset: content}
     evidence.gguf[elder.id] = {gguf}
     evidence.ollama |= {tag: f"digest of {tag}", f"afs_elder_{elder.id}:latest": f"digest of {tag}"}
-    evidence.models_served[tag] = Served(text=content.decode(), adapters=frozenset({gguf}))
+    evidence.models_served[tag] = Served(
+        text=content.decode(), adapters=frozenset(), weights=merged
+    )
 
 
 def add_reply(evidence: Planted, elder: Elder, request: str, text: str) -> None:
@@ -246,10 +262,71 @@ def mix_prompt(evidence: Planted, elders: tuple[Elder, ...]) -> None:
     evidence.models_served[f"afs_elder_{RUN}-A:v1"] = other
 
 
+def serve(evidence: Planted, **changed: object) -> None:
+    """Let the first elder's tag be something else in Ollama."""
+    tag = f"afs_elder_{RUN}-A:v1"
+    evidence.models_served[tag] = evidence.models_served[tag].model_copy(update=changed)
+
+
+def served_by_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    """An Ollama before 0.34.1 was given the adapter, and no merged file."""
+    adapter = version_of(evidence)["gguf_sha256"]
+    version_of(evidence)["forms"] = [{"form": "adapter", "sha256": adapter}]
+    serve(evidence, adapters=frozenset({adapter}), weights="0" * 64)
+
+
 def mix_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
-    served = evidence.models_served[f"afs_elder_{RUN}-A:v1"]
-    other = served.model_copy(update={"adapters": frozenset({"0" * 64})})
-    evidence.models_served[f"afs_elder_{RUN}-A:v1"] = other
+    served_by_adapter(evidence, elders)
+    serve(evidence, adapters=frozenset({"0" * 64}))
+
+
+def lose_adapter(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    served_by_adapter(evidence, elders)
+    serve(evidence, adapters=frozenset())
+
+
+def file_of(evidence: Planted, elder: Elder) -> str | None:
+    return evidence.models_served[f"afs_elder_{elder.id}:v1"].weights
+
+
+def serve_her_file(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    serve(evidence, weights=file_of(evidence, elders[1]))
+
+
+def record_her_file(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    """Both Ollama and the registry have the other's: it was merged with her adapter."""
+    serve_her_file(evidence, elders)
+    version_of(evidence)["forms"] = [{"form": "merged", "sha256": file_of(evidence, elders[1])}]
+
+
+def serve_an_earlier_version(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    """It was merged with the adapter of another of her own versions."""
+    file = merged_with("another adapter of hers")
+    serve(evidence, weights=file)
+    version_of(evidence)["forms"] = [{"form": "merged", "sha256": file}]
+
+
+def add_version_without_form(evidence: Planted) -> None:
+    """A version after the one that answers, and of which retention took the merged file."""
+    evidence.registry[f"{RUN}-A"]["versions"].append(
+        version_of(evidence)
+        | {"version": 2, "tag": f"afs_elder_{RUN}-A:v2", "forms": [], "job_id": "x"}
+    )
+    job = job_of(evidence)
+    evidence.ledger["second"] = job | {"_id": "second", "request_id": "second", "version": 2}
+    elder = make_elders(RUN)[0]
+    evidence.tell("train-progress", elder, "second/1", progress("second", "succeeded", 1))
+    evidence.tell("model-ready", elder, "second/ready", {"job_id": "second", "elder_id": elder.id})
+
+
+def serve_what_is_left(evidence: Planted, elders: tuple[Elder, ...]) -> None:
+    """A death between the registry and Ollama leaves a name: it must be hers all the same."""
+    add_version_without_form(evidence)
+    tag = f"afs_elder_{RUN}-A:v2"
+    evidence.ollama[tag] = tag
+    evidence.models_served[tag] = evidence.models_served[f"afs_elder_{RUN}-A:v1"].model_copy(
+        update={"weights": "0" * 64}
+    )
 
 
 def come_late(evidence: Planted, elders: tuple[Elder, ...]) -> None:
@@ -323,11 +400,19 @@ MIXED: dict[str, Plant] = {
     "from another's memories": answer_from_another,
     "data set other of": mix_jsonl,
     "v1: r1-B's mark is wrong": mix_prompt,
-    "has the adapter": mix_adapter,
+    f"has the adapter {{'{'0' * 64}'}}": mix_adapter,
+    "has the adapter set()": lose_adapter,
+    "v1 is served from": serve_her_file,
+    "v1 is served from the file of r1-A": serve_her_file,
+    "and its adapter gives": serve_an_earlier_version,
+    "B:v1 is served from the file of r1-A": record_her_file,
+    "v1 is served from None, and not from": lambda e, _: serve(e, weights=None),
+    "v2 is served from": serve_what_is_left,
     "r1-A and r1-B have the same adapter": take_her_adapter,
 }
 OTHER: dict[str, Plant] = {
     "succeeded without model-ready": lambda e, _: drop(e, "model-ready", f"{RUN}-A_1/model-ready"),
+    "v1 does not answer": lambda e, _: e.ollama.pop(f"afs_elder_{RUN}-A:v1"),
     "does not answer": lambda e, _: e.silent.add(f"afs_elder_{RUN}-A:v1"),
     "_1 failed: no_answers": lambda e, _: job_of(e).update(
         status="failed", error={"code": "no_answers"}
@@ -396,6 +481,25 @@ def test_a_repeat_is_no_fault() -> None:
     for records in evidence.topics.values():
         records += records
     assert verdict(case).faults == ()
+
+
+def test_an_adapter_is_no_fault_on_a_host_that_takes_adapters() -> None:
+    evidence, case = good_run()
+    served_by_adapter(evidence, case.elders)
+    assert verdict(case).faults == ()
+
+
+def test_a_merged_file_that_retention_took_is_no_fault() -> None:
+    evidence, case = good_run()
+    add_version_without_form(evidence)
+    assert verdict(case).faults == ()
+
+
+def test_what_answers_is_never_gone() -> None:
+    evidence, case = good_run()
+    version_of(evidence)["forms"] = []
+    evidence.models_served.pop(f"afs_elder_{RUN}-A:v1")
+    assert verdict(case).mixed == (f"afs_elder_{RUN}-A:v1 is not in Ollama",)
 
 
 def test_what_the_broker_has_counts_although_the_driver_does_not_know() -> None:

@@ -12,7 +12,8 @@ from consumers.loop import ConsumerLoop
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import KafkaUnavailable
 from tests.chaos.faults import NONE, Fault
-from tests.chaos.points import Injector, Plan, _around_kafka
+from tests.chaos.injector import Injector, Plan
+from tests.chaos.points import _around_kafka
 
 LETTER = Publication(topic="train-requested-dlt", key=b"E", value=b"{}", headers=())
 OTHER = LETTER.model_copy(update={"topic": "train-progress"})
