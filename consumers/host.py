@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import ClassVar, Final
 
 import structlog
 import uvicorn
@@ -26,8 +26,9 @@ from pipeline.hosting.llama_server import LlamaServers, find_llama_server
 from pipeline.hosting.server.app import build_app
 from pipeline.hosting.server.profile import PROFILES
 from pipeline.hosting.server.runners import Load, Residency, Runners
+from pipeline.hosting.server.serving import configure_server
 from pipeline.hosting.server.store import Store
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, ModelServerError
 
 FOLDER: Final = "host"
 _PROFILE: Final = "llama-server"
@@ -36,6 +37,12 @@ _ANSWERS_AT_ONCE: Final = 512
 _START_CHECK_S: Final = 0.02
 
 log = structlog.get_logger(__name__)
+
+
+class HostEnded(ModelServerError):
+    """The host's server ended by itself; its log has the reason. Start it again."""
+
+    code: ClassVar[str] = "host_ended"
 
 
 class HostServer:
@@ -51,28 +58,31 @@ class HostServer:
         host = settings.host
         command = find_llama_server(host.command)
         self._stop = stop
+        self._has_ended = False
         self._resources = ExitStack()
         with ExitStack() as opened:
             self._socket = opened.enter_context(_listen(host))
             store = _open_store(settings)
             opened.callback(store.close)
             logs = settings.data_dir / FOLDER / "logs"
+            servers = LlamaServers(command, logs.absolute(), start_limit_s=host.start_s)
+            opened.callback(servers.close)
+            watch = _Watch(metrics)
             self._runners = Runners(
                 store,
-                LlamaServers(command, logs.absolute(), start_limit_s=host.start_s),
+                servers,
                 _residency(host),
                 threads=host.threads or len(os.sched_getaffinity(0)),
-                on_load=_Watch(metrics).note,
+                on_load=watch.note,
             )
             metrics.host_adapters.set_function(self._runners.loaded_adapters)
             executor = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
             opened.callback(executor.shutdown, wait=False, cancel_futures=True)
             opened.callback(self._runners.close)
             self._resources = opened.pop_all()
-        app = _with_operations(
-            build_app(store, self._runners, executor, PROFILES[_PROFILE]), metrics
-        )
-        self._server = uvicorn.Server(_configure(app, host))
+        api = build_app(store, self._runners, executor, PROFILES[_PROFILE])
+        app = _with_operations(api, metrics, watch)
+        self._server = uvicorn.Server(configure_server(app, grace_s=host.drain_s))
         self._thread = threading.Thread(target=self._serve, name="host")
 
     @property
@@ -82,11 +92,21 @@ class HostServer:
         return f"http://{name}:{port}"
 
     def start(self) -> None:
-        """Listen, and return when it answers."""
+        """Listen, and return when it answers.
+
+        Raises:
+            HostEnded: it ended before it did.
+        """
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
             self._thread.join(_START_CHECK_S)
+        self.check()
         log.info("host.started", address=self.address)
+
+    def check(self) -> None:
+        """Raise HostEnded if it ended by itself."""
+        if self._has_ended:
+            raise HostEnded
 
     def close(self) -> None:
         """Accept nothing more, finish what is under way, end the llama-servers."""
@@ -101,6 +121,7 @@ class HostServer:
             self._server.run(sockets=[self._socket])
         finally:
             if not self._stop.is_set():
+                self._has_ended = True
                 log.error("host.ended")
                 self._stop.set()
 
@@ -110,9 +131,12 @@ class _Watch:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.down_reason: str | None = None
+        """Why the last start could not load its base; None: it could, or there was none."""
 
     def note(self, load: Load) -> None:
         """Tell of one start."""
+        self.down_reason = load.error if load.is_down else None
         self._metrics.host_loads.labels("failed" if load.error else "loaded").inc()
         self._metrics.host_load_seconds.observe(load.seconds)
         told = {"base": load.base, "adapters": load.adapters, "seconds": round(load.seconds, 2)}
@@ -124,14 +148,20 @@ class _Watch:
 
 @contextmanager
 def running_host(settings: Settings, metrics: Metrics, stop: threading.Event) -> Iterator[str]:
-    """Run the role while the context is open; gives its address."""
+    """Run the role while the context is open; gives its address.
+
+    Raises:
+        HostEnded: it ended before it was told to; at the end of the context, if nothing else is
+            raised there.
+    """
     server = HostServer(settings, metrics, stop)
-    server.start()
     try:
+        server.start()
         yield server.address
     finally:
         stop.set()
         server.close()
+    server.check()
 
 
 def _residency(host: HostSettings) -> Residency:
@@ -167,23 +197,18 @@ def _open_store(settings: Settings) -> Store:
         raise ConfigurationError(f"{folder} cannot be used: {error}") from error
 
 
-def _with_operations(api: Starlette, metrics: Metrics) -> Starlette:
+def _with_operations(api: Starlette, metrics: Metrics, watch: _Watch) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def say_ok(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    probes = [Route(path, say_ok) for path in ("/livez", "/healthz", "/readyz")]
+    async def say_ready(_request: Request) -> Response:
+        if (reason := watch.down_reason) is not None:
+            return JSONResponse({"status": "unavailable", "reason": reason}, 503)
+        return JSONResponse({"status": "ok"})
+
+    probes = [Route(path, say_ok) for path in ("/livez", "/healthz")]
+    probes.append(Route("/readyz", say_ready))
     return Starlette(routes=[Route("/metrics", show_metrics), *probes, Mount("/", api)])
-
-
-def _configure(app: Starlette, host: HostSettings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=max(int(host.drain_s), 1),
-    )

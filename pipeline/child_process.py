@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from os import _exit, environ, getpid, getppid, killpg
+from os import P_PID, WEXITED, WNOWAIT, _exit, environ, getpid, getppid, killpg, waitid
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -92,6 +92,7 @@ class ServerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._spawned = threading.Event()
         self._ended = threading.Event()
+        self._reaping = threading.Lock()
         self._spawn_error: OSError | None = None
         self._stopping = False
 
@@ -155,7 +156,7 @@ class ServerProcess:
         return self._failure(f"ended by itself ({self._exit_words()})").message
 
     def stop(self) -> None:
-        """Ask the server to end, insist after the stop limit, and take its children along."""
+        """Ask the server to end, insist after the stop limit; its children end with it."""
         is_first, self._stopping = not self._stopping, True
         if self._process is None or not is_first:
             return
@@ -163,8 +164,6 @@ class ServerProcess:
         if not self._ended.wait(self._stop_limit_s):
             self._signal_group(signal.SIGKILL)
             self._ended.wait()
-        # What the server itself started has its session, and may have outlived it.
-        self._signal_group(signal.SIGKILL)
 
     def kill(self) -> None:
         """End the server and its children at once, as a crash would."""
@@ -182,8 +181,13 @@ class ServerProcess:
             return
         finally:
             self._spawned.set()
-        self._process.wait()
-        self._ended.set()
+        # The process is not reaped yet, so its id is still its own and its group's.
+        waitid(P_PID, self._process.pid, WEXITED | WNOWAIT)
+        # What the server itself started has its session, and may have outlived it.
+        self._signal_group(signal.SIGKILL)
+        with self._reaping:
+            self._process.wait()
+            self._ended.set()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +205,10 @@ class ServerProcess:
             )
 
     def _signal_group(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
-            killpg(self.pid, number)
+        """Signal the server and what it started, unless it has been reaped: its id is free then."""
+        with self._reaping, suppress(ProcessLookupError):
+            if not self._ended.is_set():
+                killpg(self.pid, number)
 
     def _exit_words(self) -> str:
         code = self._process.returncode if self._process is not None else None

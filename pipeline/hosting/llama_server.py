@@ -1,42 +1,33 @@
 """One `llama-server` process: started, checked, asked, ended.
 
-It listens on a socket in a folder that is this process's alone, and wants a key that was drawn for
+It listens on a socket in a folder that is this program's alone, and wants a key that was drawn for
 it: a request can reach no other process, and nobody else reaches this one. It dies with us. Its
 log has warnings and errors, and no prompts.
 """
 
 import itertools
 import json
-import os
-import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 
-from pipeline.child_process import ServerProcess, ServerProcessFailed
+from pipeline.hosting.llama_process import CALL_LIMIT_S, LlamaProcess, LogNumbers
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
+from pipeline.hosting.sockets import SocketFolder
 from schemas.errors import ConfigurationError
 
-_URL: Final = "http://llama-server"
-_READY_LIMIT_S = 2.0
-_CALL_LIMIT_S = 60.0
 # A stream says something every second, be it only that it lives.
 _PING_S = 1
-_SILENCE_LIMIT_S = 60.0
 _HELP_LIMIT_S = 60.0
-_STOP_LIMIT_S = 5.0
 _LOGS_KEPT = 16
 _WARNINGS = "2"
 _END = "[DONE]"
-# As many connections as there are requests: they wait for a slot before they ask.
-_ANY_NUMBER: Final = httpx.Limits(max_connections=None)
 # What keeps the personas apart, and what else is told whatever it is for. A slot's own last
 # prompt, and nothing else, may be gone on from; slots.py says by whom.
 _ALWAYS: Final = (
@@ -55,6 +46,8 @@ _ALWAYS_WITH_VALUE: Final = {
     "--cache-reuse": "0",
     "--sse-ping-interval": str(_PING_S),
     "--log-verbosity": _WARNINGS,
+    # Less context than was asked for, to fit into memory, would cut what a persona is told.
+    "--fit": "off",
 }
 
 
@@ -66,7 +59,12 @@ class LlamaServers:
         self._command = command
         self.logs = logs
         self._start_limit_s = start_limit_s
-        self._numbers = itertools.count()
+        self._sockets = SocketFolder()
+        self._numbers = LogNumbers(_LOGS_KEPT)
+
+    def close(self) -> None:
+        """Remove the sockets' folder; all processes have ended."""
+        self._sockets.close()
 
     def __call__(
         self,
@@ -100,8 +98,15 @@ class LlamaServers:
             argv += ["--embeddings", "--batch-size", str(context), "--ubatch-size", str(context)]
         if pools_last_token:
             argv += ["--pooling", "last"]
-        log = self.logs / f"llama-server-{next(self._numbers) % _LOGS_KEPT}.log"
-        process = _Process(argv, base.parent, log, self._start_limit_s)
+        number = self._numbers.take()
+        process = LlamaProcess(
+            argv,
+            base.parent,
+            self._sockets.path,
+            log_path=self.logs / f"llama-server-{number}.log",
+            start_limit_s=self._start_limit_s,
+            on_stop=lambda: self._numbers.give_back(number),
+        )
         try:
             process.start(names)
             return LlamaServer(process, adapters, context=context, slots=slots)
@@ -114,7 +119,7 @@ class LlamaServer(LlamaApi):
     """A loaded llama-server; immutable: another set of adapters is another process."""
 
     def __init__(
-        self, process: "_Process", adapters: Mapping[str, Path], *, context: int, slots: int
+        self, process: LlamaProcess, adapters: Mapping[str, Path], *, context: int, slots: int
     ) -> None:
         self._process = process
         super().__init__(adapters, context=context, slots=slots)
@@ -147,7 +152,7 @@ class LlamaServer(LlamaApi):
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         with self._errors():
-            reply = self._process.client.post(path, json=body, timeout=_CALL_LIMIT_S)
+            reply = self._process.client.post(path, json=body, timeout=CALL_LIMIT_S)
         if reply.is_error:
             raise _refusal_in(reply)
         answer: dict[str, Any] = reply.json()
@@ -158,67 +163,18 @@ class LlamaServer(LlamaApi):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn a broken connection into what the client of Ollama sees when a runner ends."""
+        """Turn a broken connection into 503: it is no fault of the model's that was asked."""
         try:
             yield
         except httpx.TimeoutException as error:
-            raise Refusal(500, "llama-server hangs; look at its GPU and its log") from error
+            raise Refusal(503, "llama-server hangs; look at its GPU and its log") from error
         except httpx.HTTPError as error:
-            raise Refusal(500, "llama-server ended while it answered; ask again") from error
-
-
-class _Process:
-    """The process, its private folder and the connection to it."""
-
-    def __init__(self, argv: list[str], folder: Path, log_path: Path, start_limit_s: float) -> None:
-        key = secrets.token_hex(16)
-        # Readable by this user alone; short, as a socket's path must be.
-        self._folder = Path(tempfile.mkdtemp(prefix="llama-"))
-        socket = self._folder / "llama.sock"
-        self.client = httpx.Client(
-            base_url=_URL,
-            headers={"Authorization": f"Bearer {key}"},
-            transport=httpx.HTTPTransport(uds=str(socket), limits=_ANY_NUMBER),
-            timeout=httpx.Timeout(_SILENCE_LIMIT_S),
-        )
-        self.server = ServerProcess(
-            "llama-server",
-            [*argv, "--host", str(socket)],
-            log_path=log_path,
-            is_ready=self._is_ready,
-            # Not in the command line, where everybody on this machine could read it.
-            environment=os.environ | {"LLAMA_API_KEY": key},
-            folder=folder,
-            start_limit_s=start_limit_s,
-            stop_limit_s=_STOP_LIMIT_S,
-        )
-
-    def start(self, adapters: list[str]) -> None:
-        """Start it, and return when it answers and has these adapters in this order.
-
-        Raises:
-            Refusal: 500, it does not.
-        """
-        try:
-            self.server.start()
-            self.server.wait_until_ready()
-            loaded = self.client.get("/lora-adapters", timeout=_CALL_LIMIT_S).json()
-        except (ServerProcessFailed, httpx.HTTPError) as error:
-            raise Refusal(500, f"llama-server cannot load the model: {error}") from error
-        found = [(each["id"], each["path"]) for each in loaded]
-        if found != list(enumerate(adapters)):
-            raise Refusal(500, "llama-server loaded other adapters than it was told; not used")
-
-    def stop(self) -> None:
-        """End it and leave nothing behind but its log."""
-        self.server.stop()
-        self.client.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _is_ready(self, _pid: int) -> bool:
-        with suppress(httpx.HTTPError):
-            return self.client.get("/health", timeout=_READY_LIMIT_S).is_success
-        return False
+            raise Refusal(503, "llama-server ended while it answered; ask again") from error
+        except RuntimeError as error:
+            # So httpx refuses what was queued for an instance that has been closed since.
+            if not self._process.client.is_closed:
+                raise
+            raise Refusal(503, "llama-server was closed before it answered; ask again") from error
 
 
 def find_llama_server(command: str) -> Path:

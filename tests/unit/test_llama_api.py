@@ -116,16 +116,16 @@ def test_slot_is_not_trusted_after_a_request_that_did_not_end_well(
 
 
 def test_llama_cpps_error_keeps_its_code_and_sentence() -> None:
-    """A stream that breaks off without one is a 500."""
+    """A stream that breaks off without one is a 503: no fault of the model that was asked."""
     llama = ScriptedLlama()
     llama.script = [piece("a"), {"error": {"code": 400, "message": "too long"}}]
     with pytest.raises(Refusal, match="too long") as refused:
         ask(llama, [])
     assert refused.value.status == 400
     llama.script = [piece("a")]
-    with pytest.raises(Refusal, match="broke off") as broken:
+    with pytest.raises(Refusal, match="ended while it answered") as broken:
         ask(llama, [])
-    assert broken.value.status == 500
+    assert broken.value.status == 503
 
 
 def test_usage_and_probabilities_are_read() -> None:

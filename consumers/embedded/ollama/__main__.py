@@ -27,6 +27,7 @@ from pipeline.hosting.server.profile import (
 )
 from pipeline.hosting.server.runner import Runner
 from pipeline.hosting.server.runners import Residency, Runners
+from pipeline.hosting.server.serving import configure_server
 from pipeline.hosting.server.store import Store
 
 _ANSWERS_AT_ONCE: Final = 32
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     load = LlamaRunner if profile.takes_adapters else _load_with_warning
     runners = Runners(store, load, residency, threads=arguments.threads)
     app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE), profile)
-    server = uvicorn.Server(_configure(_LogRequests(app), arguments.port))
+    server = uvicorn.Server(
+        configure_server(_LogRequests(app), grace_s=_GRACE_S, port=arguments.port)
+    )
     threading.Thread(target=_end_on_signal, args=(server,), daemon=True).start()
     server.run()
     logging.shutdown()
@@ -78,19 +81,6 @@ def _max_runners(environment: Mapping[str, str]) -> int:
 def _end_on_signal(server: uvicorn.Server) -> None:
     signal.sigwait(_END_SIGNALS)
     server.should_exit = True
-
-
-def _configure(app: ASGIApp, port: int) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=port,
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=_GRACE_S,
-    )
 
 
 def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

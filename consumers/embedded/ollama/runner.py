@@ -55,7 +55,7 @@ class LlamaRunner(LlamaApi):
         if pools_last_token:
             parameters.pooling_type = getattr(xllamacpp.llama_pooling_type, _LAST_POSITION_POOLING)
         try:
-            self._server = xllamacpp.Server(parameters)
+            self._server: Any = xllamacpp.Server(parameters)
         except RuntimeError as error:
             raise Refusal(500, f"llama.cpp cannot load the model: {error}") from error
         super().__init__(adapters, context=context, slots=slots)
@@ -65,20 +65,33 @@ class LlamaRunner(LlamaApi):
         return None
 
     def close(self) -> None:
-        """Do nothing: the memory goes with the last reference."""
+        """Let go of llama.cpp: its memory goes with the last request that is under way."""
+        self._server = None
+
+    def _loaded(self) -> Any:
+        """Return llama.cpp, for one request.
+
+        Raises:
+            Refusal: 503, it was closed.
+        """
+        server = self._server
+        if server is None:
+            raise Refusal(503, "the model was unloaded before it answered; ask again")
+        return server
 
     def _stream(self, request: dict[str, Any], chunks: Chunks) -> None:
-        self._server.handle_completions(request, chunks)
+        self._loaded().handle_completions(request, chunks)
 
     def _ask_embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = self._server.handle_embeddings(body)
+        answer: dict[str, Any] = self._loaded().handle_embeddings(body)
         if "error" in answer:
             raise refusal_of(answer["error"])
         return answer
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        server = self._loaded()
         connection = HTTPConnection(
-            urlsplit(self._server.listening_address).netloc, timeout=_HTTP_LIMIT_S
+            urlsplit(server.listening_address).netloc, timeout=_HTTP_LIMIT_S
         )
         try:
             headers = {"Authorization": f"Bearer {self._api_key}"}

@@ -9,6 +9,7 @@ no images and no tools.
     shapes.py       requests, replies, and what lies on disk
     names.py        model names and blob digests
     store.py        blobs and manifests on disk
+    catalogue.py    the manifests in memory, and which blobs they need
     weights.py      what a GGUF file says about itself, and whether an adapter fits a base
     creation.py     /api/create: from a request to a manifest
     description.py  /api/show, /api/tags, /api/ps
@@ -19,6 +20,7 @@ no images and no tools.
     llama.py        what all llama.cpp have in common: prompts, adapters, streams
     slots.py        which slot a request is worked on, and what may be gone on from there
     runners.py      which llama.cpp are loaded, and when the next one takes over
+    residents.py    what is in memory, who gives way to whom, what is on its way out
     residency.py    how many of them, and with how much
     rooms.py        one base: what answers, and who waits for the next one
     instances.py    one loaded llama.cpp and its requests in flight
@@ -27,4 +29,5 @@ no images and no tools.
     backoff.py      what failed lately is not tried again at once
     answers.py      /api/chat and /api/generate: one answer, whole or in pieces
     app.py          the routes
+    serving.py      how they are served
 """

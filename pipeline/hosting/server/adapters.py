@@ -5,9 +5,8 @@ adapter must not silence the others: what was part of a failed start is left out
 until it has been loaded by itself.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.hosting.server.shapes import Manifest
 from pipeline.hosting.server.store import Store
 
 
@@ -35,6 +34,11 @@ class AdapterChoice:
         """Remember that one of these, perhaps, cannot be loaded."""
         self._suspected |= set(digests) - self._proven
 
+    def note_damaged(self, digests: Iterable[str]) -> None:
+        """Remember that these alone cannot be loaded, whatever they could before."""
+        self._proven -= set(digests)
+        self._suspected |= set(digests)
+
     def forget(self, digests: Iterable[str]) -> None:
         """Remember nothing of these any more."""
         for digest in digests:
@@ -42,22 +46,24 @@ class AdapterChoice:
             self._proven.discard(digest)
             self._suspected.discard(digest)
 
-    def choose(self, base: str, waiting: Iterable[Manifest]) -> tuple[str, ...]:
+    def choose(self, base: str, waiting: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         """Return what to load: for those who wait in their order, then as company.
 
         The company is what was asked for last; of what never was, the newest, as a persona that
-        was just made is the likeliest to be asked for.
+        was just made is the likeliest to be asked for. Where one adapter is all there is room
+        for, whoever waits longest gets hers, or the base alone, as in Ollama.
         """
+        if self._limit == 1:
+            return waiting[0] if waiting else ()
         chosen: dict[str, None] = {}
-        for model in waiting:
-            joined = chosen | dict.fromkeys(model.adapters)
+        for adapters in waiting:
+            joined = chosen | dict.fromkeys(adapters)
             if not chosen or len(joined) <= self._limit:
                 chosen = joined
-        company = [d for d in dict.fromkeys(self._known(base)) if d not in self._suspected]
-        company.sort(key=lambda digest: -self._asked_at.get(digest, 0.0))
-        for digest in company:
-            if len(chosen) < self._limit:
-                chosen.setdefault(digest)
+        for digest in self._company(base):
+            if len(chosen) >= self._limit:
+                break
+            chosen.setdefault(digest)
         return tuple(chosen)
 
     def only_proven(self, chosen: Iterable[str], own: Iterable[str]) -> tuple[str, ...]:
@@ -65,7 +71,9 @@ class AdapterChoice:
         needed = set(own)
         return tuple(d for d in chosen if d in needed or d in self._proven)
 
-    def _known(self, base: str) -> Iterator[str]:
-        for model in self._store.models():
-            if model.base == base:
-                yield from (d for d in model.adapters if self._store.has_blob(d))
+    def _company(self, base: str) -> Iterator[str]:
+        known = sorted(
+            self._store.adapters_of(base), key=lambda digest: -self._asked_at.get(digest, 0.0)
+        )
+        # Whether a file is there is looked at as late as can be: a base may have thousands.
+        return (d for d in known if d not in self._suspected and self._store.has_blob(d))

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.options import Options
 from pipeline.hosting.server.rendering import PromptTemplate, fit_prompt
+from pipeline.hosting.server.runner import Runner
 from pipeline.hosting.server.runners import Runners
 from pipeline.hosting.server.shapes import Manifest, TokenLogprob, Turn, Usage
 
@@ -135,7 +136,7 @@ class Answer:
             if self._is_cancelled.is_set():
                 raise Refusal(499, "request canceled")
             usage = runner.complete(
-                self._prompt(runner.count_tokens),
+                self._prompt(runner),
                 question.options,
                 adapters=question.model.adapters,
                 cuts=question.cuts,
@@ -151,15 +152,17 @@ class Answer:
     def _render(self) -> str:
         question = self._question
         with self._runners.acquire(question.model, question.options.num_ctx) as runner:
-            return self._prompt(runner.count_tokens)
+            return self._prompt(runner)
 
-    def _prompt(self, count_tokens: Callable[[str], int]) -> str:
+    def _prompt(self, runner: Runner) -> str:
         question = self._question
         if question.prompt is not None:
             return question.prompt
         if not question.cuts:
             return question.template.render(question.turns)
-        return fit_prompt(question.template, question.turns, question.options.num_ctx, count_tokens)
+        # A runner may have less than was asked for; it would cut through the system's words.
+        limit = min(question.options.num_ctx, runner.context)
+        return fit_prompt(question.template, question.turns, limit, runner.count_tokens)
 
     def _send(self, piece: Piece) -> None:
         self._loop.call_soon_threadsafe(self._events.put_nowait, piece)

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -129,7 +130,8 @@ class _Models:
         asked = await read_body(request, CopyRequest)
         _require_name("source", asked.source)
         _require_name("destination", asked.destination)
-        await asyncio.to_thread(copy_model, self._store, asked.source, asked.destination)
+        removed = await asyncio.to_thread(copy_model, self._store, asked.source, asked.destination)
+        await asyncio.to_thread(self._runners.drop, removed)
         return Response(status_code=200)
 
     async def delete(self, request: Request) -> Response:
@@ -167,10 +169,14 @@ class _Models:
     def _create(self, asked: CreateRequest) -> tuple[list[str], Refusal | None]:
         steps: list[str] = []
         try:
-            steps.extend(create_model(self._store, self._profile, asked))
+            steps.extend(self._steps(asked))
         except Refusal as refusal:
             return steps, refusal
         return steps, None
+
+    def _steps(self, asked: CreateRequest) -> Iterator[str]:
+        removed = yield from create_model(self._store, self._profile, asked)
+        self._runners.drop(removed)
 
     def _find_embedder(self, name: str) -> Manifest:
         try:
@@ -181,12 +187,12 @@ class _Models:
             raise Refusal(404, f'model "{name}" not found, try pulling it first') from error
 
     def _find_loaded(self) -> Iterator[Loaded]:
-        models = {model.name: model for model in self._store.models()}
         for name, context in self._runners.loaded():
-            model = models.get(name)
-            expires_at = self._stays.expiry(model.base) if model else None
-            if model is not None and expires_at is not None:
-                yield Loaded(model, context, expires_at)
+            # A runner may outlive the model that it answered for last.
+            with suppress(Refusal):
+                model = self._store.find(name)
+                if (expires_at := self._stays.expiry(model.base)) is not None:
+                    yield Loaded(model, context, expires_at)
 
 
 def _embed(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,8 +35,13 @@ _UNITS: Final = ((10**9, "B", 1), (10**6, "M", 2), (10**3, "K", 0))
 _NOT_IN_DIGEST: Final = {"name", "digest", "modified_at"}
 
 
-def create_model(store: Store, profile: Profile, request: CreateRequest) -> Iterator[str]:
+def create_model(
+    store: Store, profile: Profile, request: CreateRequest
+) -> Generator[str, None, frozenset[str]]:
     """Make a model and yield the steps, in Ollama's words.
+
+    Returns:
+        The blobs that were removed with the model which it replaces.
 
     Raises:
         Refusal: 4xx, the request is wrong; 500, a file is missing or damaged, or `from` names a
@@ -54,14 +59,18 @@ def create_model(store: Store, profile: Profile, request: CreateRequest) -> Iter
         check_quantizable(start.quantization, request.quantize)
     manifest = start.model_copy(update={"adapters": adapters, **_told(request, start)})
     _check_template(manifest)
-    store.save(_seal(store, manifest, name))
+    removed = store.save(_seal(store, manifest, name))
     yield from (f"using existing layer {digest}" for digest in (start.base, *adapters))
     yield "writing manifest"
     yield "success"
+    return removed
 
 
-def copy_model(store: Store, source: str, destination: str) -> None:
+def copy_model(store: Store, source: str, destination: str) -> frozenset[str]:
     """Give a model a second name; one that had that name is replaced.
+
+    Returns:
+        The blobs that were removed with the model which it replaces.
 
     Raises:
         Refusal: 404, there is no such source; 400, a name is none.
@@ -70,7 +79,7 @@ def copy_model(store: Store, source: str, destination: str) -> None:
         manifest = store.find(source)
     except Refusal as error:
         raise Refusal(error.status, f'model "{source}" not found') from error
-    store.save(_seal(store, manifest, ModelName.parse(destination)))
+    return store.save(_seal(store, manifest, ModelName.parse(destination)))
 
 
 def _start(

@@ -191,13 +191,13 @@ class Chunks:
         """Return how it went; what a stopped answer cost is known by its pieces only.
 
         Raises:
-            Refusal: llama.cpp's error, or 500 where the stream broke off.
+            Refusal: llama.cpp's error, or 503 where the stream broke off.
         """
         if self._error is not None:
             raise refusal_of(self._error)
         if not self._last:
             if not self.is_stopped:
-                raise Refusal(500, "llama.cpp broke off the answer; ask again")
+                raise Refusal(503, "llama.cpp ended while it answered; ask again")
             return Usage(
                 done_reason="cancelled",
                 prompt_tokens=0,

@@ -49,6 +49,11 @@ class ModelName(Frozen):
         return f"{self.model}:{self.tag}"
 
 
+def is_digest(text: str) -> bool:
+    """Say whether this is a SHA-256 digest, as in requests or as in a blob's file name."""
+    return _DIGEST.fullmatch(text) is not None
+
+
 def parse_digest(text: str) -> str:
     """Return the digest as `sha256:<hex>`.
 

@@ -11,12 +11,14 @@ class Residency(Frozen):
     """How much is loaded at once."""
 
     max_runners: int = 3
-    """Bases; one that is being replaced counts once."""
+    """Bases, and those that embed; one that is being replaced counts once."""
     max_adapters: int = 16
-    """Adapters that one loaded base may hold; 1: asking another persona replaces the runner."""
+    """Adapters that one loaded base may hold. 1: as in Ollama, whoever asks with other adapters
+    or another context than what is loaded replaces it."""
     overlaps: bool = True
     """Whether a runner answers until its successor is ready; else it is closed first, and
-    whoever asks meanwhile waits, as with Ollama."""
+    whoever asks meanwhile waits, as with Ollama. Where a base does not fit into memory twice,
+    it is closed first all the same."""
     drain_s: float = 120.0
     """How long requests on a runner that was replaced may still take."""
     slots: int = _SLOTS
@@ -34,3 +36,5 @@ class Load(Frozen):
     adapters: int
     seconds: float
     error: str | None = None
+    is_down: bool = False
+    """Whether nothing of the base could be loaded, so that nobody is answered."""

@@ -41,8 +41,8 @@ class Runner(Protocol):
                 probabilities are not computed.
 
         Raises:
-            Refusal: as llama.cpp refused it; 400 for a prompt that is too long; 500 where it
-                ended while it answered.
+            Refusal: as llama.cpp refused it; 400 for a prompt that is too long; 503 where it
+                ended or was closed, before or while it answered.
         """
 
     def count_tokens(self, text: str) -> int:

@@ -9,25 +9,31 @@ A new persona is not loaded ahead of its first question: that question alone wai
 else does, and of several made in a row all come in with one start.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Final
 
 from pipeline.hosting.server.adapters import AdapterChoice
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.instances import Instance
 from pipeline.hosting.server.residency import DEFAULT_CONTEXT, Load, Residency
+from pipeline.hosting.server.residents import Residents
 from pipeline.hosting.server.rooms import Room, Ticket
 from pipeline.hosting.server.runner import LoadRunner, Runner
 from pipeline.hosting.server.shapes import Manifest
-from pipeline.hosting.server.starts import Plan, start_runner
+from pipeline.hosting.server.starts import Plan, Started, Starter
 from pipeline.hosting.server.store import Store
 
 __all__ = ["DEFAULT_CONTEXT", "Load", "Residency", "Runners"]
 
-_EMBED_CONTEXT = 2048
+_EMBED_CONTEXT: Final = 2048
+_ENDING: Final = "this server is about to end; ask again"
+# Who asks with a manifest that was read just before it was replaced.
+_REPLACED: Final = "the model was replaced or removed; ask again"
+_LOG = logging.getLogger(__name__)
 
 
 class Runners:
@@ -44,17 +50,13 @@ class Runners:
         on_load: Callable[[Load], None] = lambda _load: None,
     ) -> None:
         self._store = store
-        self._load_runner = load
         self._residency = residency
-        self._threads = threads
         self._clock = clock
         self._on_load = on_load
         self._lock = threading.RLock()
-        self._rooms: dict[str, Room] = {}
-        self._embedders: dict[str, Instance] = {}
-        self._embedder_lock = threading.Lock()
+        self._residents = Residents(store, residency, clock)
         self._adapters = AdapterChoice(store, residency.max_adapters)
-        self._retired: list[Instance] = []
+        self._starter = Starter(store, load, residency, self._adapters, self._lock, threads=threads)
         self._is_closed = False
 
     @contextmanager
@@ -66,32 +68,20 @@ class Runners:
         Raises:
             Refusal: 500, llama.cpp cannot load them; 503, it failed lately, or this is the end.
         """
-        instance = self._enter(model, context)
-        try:
-            yield instance.runner
-        finally:
-            with self._lock:
-                instance.leave()
+        with self._admitted(model, model.adapters, context, embeds=False) as runner:
+            yield runner
 
     @contextmanager
     def acquire_embedder(self, model: Manifest) -> Iterator[Runner]:
         """Give a runner that embeds with the model's base, without its adapters.
 
+        It is one more runner: counted, replaced and closed as the others are.
+
         Raises:
-            Refusal: 500, llama.cpp cannot load it.
+            Refusal: as `acquire`.
         """
-        with self._embedder_lock:
-            instance = self._embedders.get(model.base)
-            if instance is None or instance.is_retired or instance.runner.fault() is not None:
-                instance = Instance(self._load_embedder(model), model.name, self._clock())
-                self._embedders[model.base] = instance
-            with self._lock:
-                instance.admit(model.name, self._clock())
-        try:
-            yield instance.runner
-        finally:
-            with self._lock:
-                instance.leave()
+        with self._admitted(model, (), _EMBED_CONTEXT, embeds=True) as runner:
+            yield runner
 
     def drop(self, digests: frozenset[str]) -> None:
         """Let go of these blobs, in memory too; requests under way end first.
@@ -100,192 +90,208 @@ class Runners:
         """
         with self._lock:
             self._adapters.forget(digests)
-            for base, room in self._rooms.items():
-                if base in digests or (not self._residency.overlaps and self._holds(room, digests)):
-                    self._retire(room)
-                elif self._holds(room, digests):
-                    self._ensure_start(base, room)
-            for base in digests & self._embedders.keys():
-                self._note_retired(self._embedders.pop(base))
+            for room in self._residents.rooms():
+                holds = room.current and digests & set(room.current.runner.adapters)
+                if room.base in digests or (holds and not self._residency.overlaps):
+                    self._residents.retire(room)
+                elif holds:
+                    self._ensure_start(room)
+            self._residents.forget_idle()
 
     def loaded(self) -> list[tuple[str, int]]:
-        """Return (model used last, context) of each runner."""
+        """Return (model used last, context) of each runner that answers."""
         with self._lock:
-            return [(each.model, each.runner.context) for each in self._current()]
+            return self._residents.loaded()
 
     def loaded_adapters(self) -> int:
         """Return how many adapters are loaded and answer."""
         with self._lock:
-            return sum(len(each.runner.adapters) for each in self._current())
+            return self._residents.loaded_adapters()
+
+    def waiting(self) -> int:
+        """Return how many requests wait for a runner."""
+        with self._lock:
+            return sum(len(room.tickets) for room in self._residents.rooms())
 
     def close(self) -> None:
-        """Admit nobody any more, wait for the requests under way, close all runners."""
+        """Admit nobody any more, wait for starts and requests under way, close all runners."""
+        deadline = self._clock() + 2 * self._residency.drain_s
         with self._lock:
             self._is_closed = True
-            for room in self._rooms.values():
-                self._retire(room)
-                self._refuse_all(room)
-            for instance in self._embedders.values():
-                self._note_retired(instance)
-            retired = list(self._retired)
-        deadline = self._clock() + 2 * self._residency.drain_s
+            for room in self._residents.rooms():
+                self._residents.retire(room)
+                room.dismiss(Refusal(503, _ENDING))
+            starters = [room.starter for room in self._residents.rooms() if room.starter]
+        for starter in starters:
+            starter.join(max(deadline - self._clock(), 0.0))
+        with self._lock:
+            retired = self._residents.retired()
         for instance in retired:
             instance.wait_until_closed(max(deadline - self._clock(), 0.0))
 
+    @contextmanager
+    def _admitted(
+        self, model: Manifest, adapters: tuple[str, ...], context: int, *, embeds: bool
+    ) -> Iterator[Runner]:
+        limit = self._context_limit(model.base)
+        is_exact = self._residency.max_adapters == 1
+        ticket = Ticket(model.name, adapters, min(context, limit), is_exact=is_exact)
+        with self._lock:
+            self._admit(model.base, ticket, embeds=embeds)
+        instance = ticket.wait()
+        try:
+            yield instance.runner
+        finally:
+            with self._lock:
+                instance.leave()
+
     # Under the lock -------------------------------------------------------------------------
 
-    def _enter(self, model: Manifest, context: int) -> Instance:
-        ticket = Ticket(model, self._bounded_context(model, context))
-        with self._lock:
-            if self._is_closed:
-                raise Refusal(503, "this server is about to end; ask again")
-            now = self._clock()
-            self._adapters.note_asked(model.adapters, now)
-            room = self._rooms.setdefault(model.base, Room(self._clock))
-            if dead := room.take_dead():
-                self._note_retired(dead)
-            if room.current is not None and ticket.fits(room.current):
-                ticket.give(room.current, now)
-            else:
-                room.check(model)
-                room.tickets.append(ticket)
-                self._ensure_start(model.base, room)
-        return ticket.wait()
+    def _admit(self, base: str, ticket: Ticket, *, embeds: bool) -> None:
+        """Let a request in, or let it wait for an instance that is about to be started."""
+        if self._is_closed:
+            raise Refusal(503, _ENDING)
+        now = self._clock()
+        self._adapters.note_asked(ticket.adapters, now)
+        room = self._residents.room(base, embeds=embeds)
+        if dead := room.take_dead():
+            self._residents.note_retired(dead)
+        if room.current is not None and ticket.fits(room.current):
+            ticket.give(room.current, now)
+        else:
+            if not self._has_files(base, ticket):
+                raise Refusal(503, _REPLACED)
+            room.check(ticket.adapters)
+            room.tickets.append(ticket)
+            self._ensure_start(room)
 
-    def _ensure_start(self, base: str, room: Room) -> None:
-        if not room.is_starting and not self._is_closed:
-            room.is_starting = True
-            name = f"start-{base.removeprefix('sha256:')[:8]}"
-            threading.Thread(target=self._fill, args=(base, room), name=name, daemon=True).start()
+    def _ensure_start(self, room: Room) -> None:
+        if room.starter is not None or self._is_closed:
+            return
+        name = f"start-{room.base.removeprefix('sha256:')[:8]}"
+        room.starter = threading.Thread(target=self._fill, args=(room,), name=name, daemon=True)
+        try:
+            room.starter.start()
+        except RuntimeError:
+            room.starter = None
+            room.dismiss(Refusal(503, "this machine has no thread left to load a model; ask again"))
 
-    def _current(self) -> list[Instance]:
-        return [room.current for room in self._rooms.values() if room.current is not None]
+    def _has_files(self, base: str, ticket: Ticket) -> bool:
+        return all(map(self._store.has_blob, (base, *ticket.adapters)))
 
-    def _retire(self, room: Room) -> Instance | None:
-        instance = room.current
-        if instance is not None:
-            room.current = None
-            self._note_retired(instance)
-        return instance
-
-    def _note_retired(self, instance: Instance) -> None:
-        instance.retire(self._residency.drain_s)
-        self._retired = [each for each in self._retired if not each.wait_until_closed(0)]
-        self._retired.append(instance)
-
-    def _refuse_all(self, room: Room) -> None:
-        for ticket in room.tickets:
-            ticket.refuse(Refusal(503, "this server is about to end; ask again"))
-        room.tickets = []
-
-    @staticmethod
-    def _holds(room: Room, digests: frozenset[str]) -> bool:
-        return room.current is not None and bool(digests & set(room.current.runner.adapters))
-
-    def _is_stale(self, room: Room) -> bool:
-        """Say whether the current instance holds an adapter that was removed."""
-        held = room.current.runner.adapters if room.current else ()
-        return any(not self._store.has_blob(digest) for digest in held)
-
-    def _retire_least_used(self, besides: Room | None = None) -> list[Instance]:
-        """Make room for one more base; return what was retired."""
-        others = [r for r in self._rooms.values() if r is not besides and r.current is not None]
-        others.sort(key=lambda room: room.current.used_at if room.current else 0.0)
-        surplus = len(others) - (self._residency.max_runners - 1)
-        return [gone for room in others[: max(surplus, 0)] if (gone := self._retire(room))]
-
-    def _bounded_context(self, model: Manifest, asked: int) -> int:
-        made_for = self._store.weights(model.base).context_length
+    def _context_limit(self, base: str) -> int:
+        made_for = self._store.weights(base).context_length
         limits = [limit for limit in (made_for, self._residency.max_context) if limit]
-        return min((asked, *limits))
+        return min((2**31, *limits))
 
     # In a room's starting thread ------------------------------------------------------------
 
-    def _fill(self, base: str, room: Room) -> None:
+    def _fill(self, room: Room) -> None:
         """Start instances until nobody waits for one any more."""
-        while (plan := self._next_plan(base, room)) is not None:
-            began = self._clock()
-            error: str | None = None
-            adapters = plan.adapters
-            try:
-                runner = start_runner(plan, partial(self._load, plan), self._adapters, self._lock)
-            except Refusal as refusal:
-                error = refusal.sentence
-                self._give_up(room, plan, refusal)
-            except Exception as fault:  # the thread's edge: whoever waits must hear of it
-                error = type(fault).__name__
-                self._give_up(room, plan, Refusal(500, f"the model cannot be loaded: {error}"))
-            else:
-                adapters = runner.adapters
-                self._take_over(room, Instance(runner, self._name(plan), self._clock()))
-            seconds = self._clock() - began
-            self._on_load(Load(base=base, adapters=len(adapters), seconds=seconds, error=error))
+        try:
+            while (plan := self._next_plan(room)) is not None:
+                self._start(room, plan)
+        except Exception as fault:  # the thread's edge: whoever waits must hear of it
+            name = type(fault).__name__
+            _LOG.exception("the start of %s failed: %s", room.base, name)
+            with self._lock:
+                room.starter = None
+                room.refuse_all(Refusal(500, f"the model cannot be loaded: {name}"))
 
-    def _next_plan(self, base: str, room: Room) -> Plan | None:
+    def _next_plan(self, room: Room) -> Plan | None:
         with self._lock:
-            adapters = self._adapters.choose(base, [ticket.model for ticket in room.tickets])
-            is_for_nobody = not adapters or not self._store.has_blob(base)
-            if not room.tickets and self._is_stale(room) and is_for_nobody:
-                self._retire(room)
-            if self._is_closed or (not room.tickets and not self._is_stale(room)):
-                room.is_starting = False
-                return None
+            room.dismiss(
+                Refusal(503, _REPLACED), lambda ticket: not self._has_files(room.base, ticket)
+            )
             first = room.tickets[0] if room.tickets else None
-            context = self._context_of(base, room)
-            ending: list[Instance] = []
-            if not self._residency.overlaps:
-                ending = [gone for gone in (self._retire(room),) if gone]
-                ending += self._retire_least_used(besides=room)
-        for instance in ending:
-            instance.wait_until_closed(2 * self._residency.drain_s)
-        return Plan(base, adapters, first, context)
+            if self._is_closed or (first is None and not self._residents.is_stale(room)):
+                room.starter = None
+                return None
+            waiting = [ticket.adapters for ticket in room.tickets]
+            adapters = () if room.embeds else self._adapters.choose(room.base, waiting)
+            if first is None and not (adapters and self._store.has_blob(room.base)):
+                self._residents.retire(room)
+                room.starter = None
+                return None
+            plan = Plan(
+                base=room.base,
+                embeds=room.embeds,
+                adapters=adapters,
+                own=first.adapters if first else (),
+                model=first.model if first else "",
+                context=self._context_of(room),
+            )
+            is_alone = room.is_single or not self._residency.overlaps
+            ending = self._residents.retire_for(room) if is_alone else []
+        self._wait_for_end_of(ending)
+        return plan
 
-    def _context_of(self, base: str, room: Room) -> int:
-        made_for = self._store.weights(base).context_length if self._store.has_blob(base) else 0
-        usual = min(self._residency.context, made_for or self._residency.context)
+    def _context_of(self, room: Room) -> int:
+        asked = [ticket.context for ticket in room.tickets]
+        if asked and (room.embeds or self._residency.max_adapters == 1):
+            return asked[0]
+        limit = self._context_limit(room.base) if self._store.has_blob(room.base) else 2**31
         # As much as the one before, or two who ask for different ones would take turns for ever.
         before = room.current.runner.context if room.current else 0
-        return max((usual, before, *(ticket.context for ticket in room.tickets)))
+        return max((min(self._residency.context, limit), before, *asked))
 
-    def _load(self, plan: Plan, digests: Sequence[str]) -> Runner:
-        return self._load_runner(
-            self._store.blob_path(plan.base),
-            {digest: self._store.blob_path(digest) for digest in digests},
-            context=plan.context,
-            slots=self._residency.slots,
-            threads=self._threads,
+    def _start(self, room: Room, plan: Plan) -> None:
+        began = self._clock()
+        error: str | None = None
+        adapters, is_down = plan.adapters, False
+        try:
+            started = self._start_somehow(room, plan)
+        except Refusal as refusal:
+            error, is_down = refusal.sentence, True
+            with self._lock:
+                # With nobody waiting: what was to go must go; whoever asks next waits.
+                self._residents.retire(room)
+                room.refuse_all(refusal)
+        else:
+            adapters = started.runner.adapters
+            if started.refusal is not None:
+                error = started.refusal.sentence
+            self._take_over(room, plan, started)
+        seconds = self._clock() - began
+        self._on_load(
+            Load(
+                base=plan.base,
+                adapters=len(adapters),
+                seconds=seconds,
+                error=error,
+                is_down=is_down,
+            )
         )
 
-    def _load_embedder(self, model: Manifest) -> Runner:
-        return self._load_runner(
-            self._store.blob_path(model.base),
-            {},
-            context=self._bounded_context(model, _EMBED_CONTEXT),
-            slots=1,
-            threads=self._threads,
-            embeds=True,
-            pools_last_token=not self._store.weights(model.base).has_pooling,
-        )
+    def _start_somehow(self, room: Room, plan: Plan) -> Started:
+        """Start beside what is loaded; where there is no room for that, in its place."""
+        try:
+            return self._starter.start(plan)
+        except Refusal:
+            with self._lock:
+                ending = self._residents.retire_for(room)
+            if not ending:
+                raise
+            self._wait_for_end_of(ending)
+            started = self._starter.start(plan)
+            with self._lock:
+                room.note_single()
+            return started
 
-    def _take_over(self, room: Room, instance: Instance) -> None:
+    def _take_over(self, room: Room, plan: Plan, started: Started) -> None:
+        instance = Instance(started.runner, plan.model, self._clock())
         with self._lock:
-            before = room.current
-            if self._is_closed:
-                self._note_retired(instance)
+            if started.refusal is not None:
+                room.refuse(plan.own, started.refusal)
+            if self._is_closed or (started.refusal is not None and room.current is not None):
+                self._residents.note_retired(instance)
                 return
+            before = room.current
             room.seat(instance, self._clock())
             if before is not None:
-                self._note_retired(before)
-            self._retire_least_used(besides=room)
+                self._residents.note_retired(before)
+            self._residents.retire_surplus(room)
 
-    def _give_up(self, room: Room, plan: Plan, refusal: Refusal) -> None:
-        with self._lock:
-            if plan.first is not None:
-                room.refuse(plan.first, refusal)
-            else:
-                # What was to go must go; whoever asks next waits for a new one.
-                self._retire(room)
-
-    @staticmethod
-    def _name(plan: Plan) -> str:
-        return plan.first.model.name if plan.first else ""
+    def _wait_for_end_of(self, ending: list[Instance]) -> None:
+        for instance in ending:
+            instance.wait_until_closed(2 * self._residency.drain_s)

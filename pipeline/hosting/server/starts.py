@@ -1,13 +1,14 @@
 """One start of llama.cpp: what is asked of it, and what is tried when it fails."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from pipeline.hosting.server.adapters import AdapterChoice
 from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.rooms import Ticket
-from pipeline.hosting.server.runner import Runner
+from pipeline.hosting.server.residency import Residency
+from pipeline.hosting.server.runner import LoadRunner, Runner
+from pipeline.hosting.server.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,43 +16,96 @@ class Plan:
     """What is to be loaded, and for whom."""
 
     base: str
+    embeds: bool
     adapters: tuple[str, ...]
-    first: Ticket | None
-    """Who has waited longest; None: nobody, an adapter has to go."""
+    own: tuple[str, ...]
+    """The adapters of whoever has waited longest: without them the start is of no use to her."""
+    model: str
+    """Who has waited longest; empty: nobody, an adapter has to go."""
     context: int
 
-    @property
-    def own(self) -> tuple[str, ...]:
-        """The adapters without which it makes no sense."""
-        return self.first.model.adapters if self.first else ()
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A start that succeeded, perhaps without the plan's own adapters."""
+
+    runner: Runner
+    refusal: Refusal | None = None
+    """Why the plan's own adapters are not loaded: they cannot be, though their base can."""
 
 
-def start_runner(
-    plan: Plan,
-    load: Callable[[Sequence[str]], Runner],
-    adapters: AdapterChoice,
-    lock: AbstractContextManager[object],
-) -> Runner:
-    """Load the plan's adapters; if that fails those known to be sound, if that fails its own.
+class Starter:
+    """Starts llama.cpp as a plan has it. May be used from any thread."""
 
-    Raises:
-        Refusal: 500, not even the last could be loaded.
-    """
-    tried: list[tuple[str, ...]] = []
-    attempt = plan.adapters
-    while True:
-        tried.append(attempt)
-        try:
-            runner = load(attempt)
-        except Refusal:
-            with lock:
-                adapters.note_failed(set(attempt) - set(plan.own))
-                sound = adapters.only_proven(plan.adapters, plan.own)
-            left = [each for each in (sound, plan.own) if each not in tried]
-            if not left:
-                raise
-            attempt = left[0]
-        else:
-            with lock:
-                adapters.note_loaded(attempt)
-            return runner
+    def __init__(
+        self,
+        store: Store,
+        load: LoadRunner,
+        residency: Residency,
+        adapters: AdapterChoice,
+        lock: AbstractContextManager[object],
+        *,
+        threads: int,
+    ) -> None:
+        """`lock` guards `adapters`."""
+        self._store = store
+        self._load_runner = load
+        self._residency = residency
+        self._adapters = adapters
+        self._lock = lock
+        self._threads = threads
+
+    def start(self, plan: Plan) -> Started:
+        """Load the plan's adapters; else those known to be sound, else its own, else none.
+
+        Where its own alone fail and the base alone does not, they are at fault and nobody else is.
+
+        Raises:
+            Refusal: 500, not even the base alone could be loaded.
+        """
+        tried: dict[tuple[str, ...], Refusal] = {}
+        attempt = plan.adapters
+        while True:
+            try:
+                runner = self._load(plan, attempt)
+            except Refusal as refusal:
+                tried[attempt] = refusal
+                with self._lock:
+                    sound = self._adapters.only_proven(plan.adapters, plan.own)
+                left = [each for each in (sound, plan.own, ()) if each not in tried]
+                if not left:
+                    raise
+                attempt = left[0]
+            else:
+                return self._judge(plan, tried, runner)
+
+    def _judge(self, plan: Plan, tried: dict[tuple[str, ...], Refusal], runner: Runner) -> Started:
+        """Note which adapters are sound, and which a failure is put down to."""
+        own_fail = not set(plan.own) <= set(runner.adapters)
+        with self._lock:
+            self._adapters.note_loaded(runner.adapters)
+            if own_fail:
+                self._adapters.note_damaged(plan.own)
+            else:
+                self._adapters.note_failed({d for each in tried for d in each} - set(plan.own))
+        return Started(runner, tried[plan.own] if own_fail else None)
+
+    def _load(self, plan: Plan, digests: Sequence[str]) -> Runner:
+        base = self._store.blob_path(plan.base)
+        if plan.embeds:
+            return self._load_runner(
+                base,
+                {},
+                context=plan.context,
+                slots=1,
+                threads=self._threads,
+                embeds=True,
+                pools_last_token=not self._store.weights(plan.base).has_pooling,
+            )
+        return self._load_runner(
+            base,
+            {digest: self._store.blob_path(digest) for digest in digests},
+            context=plan.context,
+            slots=self._residency.slots,
+            threads=self._threads,
+        )

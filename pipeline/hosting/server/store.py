@@ -11,18 +11,23 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Final, Self
 from uuid import uuid4
 
 from pydantic import ValidationError
 
+from pipeline.hosting.server.catalogue import Catalogue
 from pipeline.hosting.server.failures import Refusal, model_not_found
-from pipeline.hosting.server.names import ModelName, parse_digest
+from pipeline.hosting.server.names import ModelName, is_digest, parse_digest
 from pipeline.hosting.server.shapes import Manifest
 from pipeline.hosting.server.weights import Weights, read_weights
+
+_FORGOTTEN_AFTER_S: Final = 3600.0
 
 
 class BlobUpload:
@@ -35,7 +40,8 @@ class BlobUpload:
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
-        self._file: IO[bytes] = self._partial.open("wb")
+        with _disk_errors(self._target):
+            self._file: IO[bytes] = self._partial.open("wb")
         return self
 
     def __exit__(
@@ -44,24 +50,35 @@ class BlobUpload:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._partial.unlink(missing_ok=True)
+        try:
+            # What is still buffered is lost with the file: no room for it is no fault any more.
+            with suppress(OSError):
+                self._file.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
 
     def write(self, block: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes.
+
+        Raises:
+            Refusal: 500, the disk is full or fails.
+        """
         self._hash.update(block)
-        self._file.write(block)
+        with _disk_errors(self._target):
+            self._file.write(block)
 
     def finish(self) -> None:
         """Check the hash, make it durable, give it its name.
 
         Raises:
-            Refusal: 400, the bytes are not those which the digest promises.
+            Refusal: 400, the bytes are not those which the digest promises; 500, the disk is full
+                or fails.
         """
         found = f"sha256:{self._hash.hexdigest()}"
         if found != self._digest:
             raise Refusal(400, f'digest mismatch, expected "{self._digest}", got "{found}"')
-        _make_durable(self._file, self._partial, self._target)
+        with _disk_errors(self._target):
+            _make_durable(self._file, self._partial, self._target)
 
 
 class Store:
@@ -81,12 +98,12 @@ class Store:
         # A manifest may only name blobs that are there: writing one and deleting take turns.
         self._lock = threading.Lock()
         self._weights: dict[str, Weights] = {}
-        self._by_key: dict[str, Manifest] = {}
         self._owner_lock = (folder / "lock").open("w")
         try:
             fcntl.flock(self._owner_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._remove_partial_files()
-            self._by_key |= {self._key(m): m for m in self._read_manifests()}
+            self._catalogue = Catalogue(self._read_manifests())
+            self._remove_forgotten_blobs()
         except BaseException:
             self.close()
             raise
@@ -124,7 +141,12 @@ class Store:
     def models(self) -> list[Manifest]:
         """Return all models, the one changed last first."""
         with self._lock:
-            return sorted(self._by_key.values(), key=lambda m: m.modified_at, reverse=True)
+            return self._catalogue.models()
+
+    def adapters_of(self, base: str) -> list[str]:
+        """Return the adapters of a base's models, those of the model changed last first."""
+        with self._lock:
+            return list(self._catalogue.adapters_of(base))
 
     def find(self, name: str) -> Manifest:
         """Return a model.
@@ -132,16 +154,19 @@ class Store:
         Raises:
             Refusal: 404, there is none of this name; 400, it is no name.
         """
-        manifest = self._by_key.get(ModelName.parse(name).key)
+        manifest = self._catalogue.find(ModelName.parse(name).key)
         if manifest is None:
             raise model_not_found(name)
         return manifest
 
-    def save(self, manifest: Manifest) -> None:
+    def save(self, manifest: Manifest) -> frozenset[str]:
         """Write a model; it replaces one of the same name.
 
+        Returns:
+            The blobs of the one replaced that no model needs any more: they are removed.
+
         Raises:
-            Refusal: 400, one of its blobs is not there (any more).
+            Refusal: 400, one of its blobs is not there (any more); 500, the disk is full or fails.
         """
         with self._lock:
             for digest in manifest.blobs:
@@ -149,10 +174,13 @@ class Store:
                     raise Refusal(400, f'blob "{digest}" not found')
             path = self._manifest_path(manifest)
             partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-            with partial.open("wb") as file:
-                file.write(manifest.model_dump_json().encode())
-                _make_durable(file, partial, path)
-            self._by_key[self._key(manifest)] = manifest
+            try:
+                with _disk_errors(path), partial.open("wb") as file:
+                    file.write(manifest.model_dump_json().encode())
+                    _make_durable(file, partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+            return self._remove_blobs(self._catalogue.put(manifest))
 
     def delete(self, name: str) -> frozenset[str]:
         """Remove a model, and its blobs which no other model needs; return those.
@@ -163,18 +191,15 @@ class Store:
         with self._lock:
             manifest = self.find(name)
             self._manifest_path(manifest).unlink()
-            del self._by_key[self._key(manifest)]
-            needed = frozenset[str]().union(*(m.blobs for m in self._by_key.values()))
-            orphans = manifest.blobs - needed
-            for digest in orphans:
-                self.blob_path(digest).unlink(missing_ok=True)
-                self._weights.pop(digest, None)
+            orphans = self._remove_blobs(self._catalogue.remove(manifest))
             _sync_folder(self._manifests)
         return orphans
 
-    @staticmethod
-    def _key(manifest: Manifest) -> str:
-        return ModelName.parse(manifest.name).key
+    def _remove_blobs(self, digests: frozenset[str]) -> frozenset[str]:
+        for digest in digests:
+            self.blob_path(digest).unlink(missing_ok=True)
+            self._weights.pop(digest, None)
+        return digests
 
     def _manifest_path(self, manifest: Manifest) -> Path:
         return self._manifests / f"{ModelName.parse(manifest.name).file_stem}.json"
@@ -190,6 +215,27 @@ class Store:
         for folder in (self._blobs, self._manifests):
             for path in folder.glob(".*.partial"):
                 path.unlink(missing_ok=True)
+
+    def _remove_forgotten_blobs(self) -> None:
+        """Remove blobs that no model needs: uploads whose model was refused or never made.
+
+        Young ones stay, as in Ollama: their model may be about to be made.
+        """
+        for path in self._blobs.glob("sha256-*"):
+            if not is_digest(path.name) or self._catalogue.is_needed(parse_digest(path.name)):
+                continue
+            if time.time() - path.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Tell of a disk that is full or fails as Ollama does: what was written, and why it was not."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise Refusal(500, f"write {path.name}: {reason}") from error
 
 
 def _make_durable(file: IO[bytes], partial: Path, target: Path) -> None:
