@@ -11,7 +11,7 @@ import pytest
 from tests.servers.model_hosts import HOSTS, FoundHost, find_host, open_host
 
 # The fixtures of the contract suites that say which host a case is for; the real one is "real".
-_HOST_FIXTURES = ("server", "under_test")
+_HOST_FIXTURES = ("server", "under_test", "hosted")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
