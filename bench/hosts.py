@@ -190,7 +190,7 @@ def _make_merged(
     first, path = folder / "first.gguf", folder / "merged.gguf"
     write_merged(first, base)
     for number in range(personas):
-        copy_as_another(first, path, number)
+        copy_as_another(first, path, base, number)
         client.create(
             f"persona-{number}",
             files={path.name: client.create_blob(path)},

@@ -20,40 +20,17 @@ from math import prod
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import gguf
-import numpy as np
-
 from bench.table import show
 from consumers.embedded.bases import install_base
 from consumers.embedded.session import model_dir
 from pipeline.files import hash_file
 from pipeline.hosting.merge_plan import lay_out, linear_layers, plan_merge, read_model
-from pipeline.hosting.server.weights import Weights
 from pipeline.training.merge import merge
 from schemas.hosting import MergeOutcome, MergeSpec
+from tests.random_weights import write_full_adapter
 
 _MB = 1_000_000
 _BLOCK_BYTES = 1 << 21
-
-
-def write_adapter(path: Path, base: Weights, rank: int) -> None:
-    """Write a random LoRA of all linear layers."""
-    random = np.random.default_rng(1)
-    writer = gguf.GGUFWriter(path, base.architecture)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 2.0 * rank)
-    names = linear_layers(base)
-    for tensor in base.tensors:
-        if tensor.name in names:
-            columns, rows = tensor.shape
-            a, b = random.normal(0, 0.02, (rank, columns)), random.normal(0, 0.02, (rows, rank))
-            writer.add_tensor(f"{tensor.name}.lora_a", a.astype(np.float16))
-            writer.add_tensor(f"{tensor.name}.lora_b", b.astype(np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def run(spec: MergeSpec) -> MergeOutcome:
@@ -128,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         adapter = folder / "adapter.gguf"
-        write_adapter(adapter, read_model(base_gguf), options.rank)
+        write_full_adapter(adapter, base_gguf, seed=1, rank=options.rank)
         spec = MergeSpec(
             job_id="bench_1",
             elder_id="bench",

@@ -10,8 +10,10 @@ import pytest
 
 from tests.servers.model_hosts import HOSTS, FoundHost, find_host, open_host
 
-# The fixtures of the contract suites that say which host a case is for; the real one is "real".
-_HOST_FIXTURES = ("server", "under_test")
+# The fixtures of the contract suites that say which host a case is for, and what the real one is
+# called there.
+_HOST_FIXTURES = ("server", "under_test", "hosted", "load")
+_REAL = ("real", "llama-server")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,8 +56,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.model_host is None:
         return
     wanted = [_host_of(item) for item in items]
-    chosen = [item for item, host in zip(items, wanted, strict=True) if host in (None, "real")]
-    if any(wanted) and "real" not in wanted:
+    chosen = [item for item, host in zip(items, wanted, strict=True) if host in (None, *_REAL)]
+    if any(wanted) and not set(_REAL) & set(wanted):
         raise pytest.UsageError("--model-host: no case of these suites is for the real host")
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen

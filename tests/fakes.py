@@ -43,6 +43,7 @@ from schemas.hosting import (
     MERGED_GGUF,
     Form,
     HostDescription,
+    HostKind,
     MergeOutcome,
     MergeSpec,
 )
@@ -268,7 +269,8 @@ class FakeModelHost:
     def describe(self) -> HostDescription:
         """Say what the test chose."""
         self._enter("describe")
-        return HostDescription(kind="ollama", version=self.version, forms=self.forms)
+        kind: HostKind = "llama-server" if "shared" in self.forms else "ollama"
+        return HostDescription(kind=kind, version=self.version, forms=self.forms)
 
     def refusal_of(self, form: Form) -> str | None:
         """Refuse what is not among the test's forms."""

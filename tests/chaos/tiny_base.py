@@ -13,6 +13,7 @@ import yaml
 from config.training import BUNDLED_CONFIG
 from consumers.embedded.bases import install_base
 from pipeline.base_model import convert_gguf
+from tests.random_weights import write_adapter
 
 KEY = "tiny"
 _WIDTH, _HIDDEN, _LAYERS, _HEADS = 64, 128, 2, 4
@@ -83,19 +84,9 @@ def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = N
 
 def write_tiny_adapter(target: Path) -> None:
     """Write a LoRA that fits the model."""
-    random = np.random.default_rng(2)
-    writer = gguf.GGUFWriter(target, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 4.0)
-    for layer in range(_LAYERS):
-        name = f"blk.{layer}.attn_output.weight"
-        for part, shape in (("lora_a", (2, _WIDTH)), ("lora_b", (_WIDTH, 2))):
-            writer.add_tensor(f"{name}.{part}", random.normal(0, 0.05, shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    names = [f"blk.{layer}.attn_output.weight" for layer in range(_LAYERS)]
+    targets = dict.fromkeys(names, (_WIDTH, _WIDTH))
+    write_adapter(target, targets, seed=2, rank=2, spread=(0.05, 0.05), dtype=np.float32)
 
 
 def _shapes(vocabulary: int) -> dict[str, tuple[int, ...]]:

@@ -1,9 +1,10 @@
 """What the contracts are tried on: stores and Ollama servers, ours and real ones.
 
-Ollama is the embedded server in two versions, and a real one if one is named; the store is the
-fake and the embedded one. What differs between versions of Ollama is asserted by version.
+Ollama is the embedded server as two versions and as our own host role, and a real host if one is
+named; the store is the fake and the embedded one. What differs between hosts is asserted by what
+their version says.
 
-Set OLLAMA_HOST to run the suite on a real Ollama as well (and OLLAMA_MAX_LOADED_MODELS, if it was
+Set OLLAMA_HOST to run the suite on a real host as well (and OLLAMA_MAX_LOADED_MODELS, if it was
 started with another number than its default). Models get names of this run only and
 are removed at the end, so a server in use is left as it was.
 """
@@ -63,11 +64,22 @@ class OllamaUnderTest:
     def __post_init__(self) -> None:
         self.client = ollama.Client(self.host, timeout=CALL_LIMIT_S)
         self.version = str(httpx.get(f"{self.host}/api/version").json()["version"])
+        self.forms = forms_of(self.version) or ()
 
     @property
     def takes_adapters(self) -> bool:
-        """Whether this version makes models with an adapter."""
-        return "adapter" in (forms_of(self.version) or ())
+        """Whether this host makes models with an adapter."""
+        return self.is_old or self.is_shared
+
+    @property
+    def is_old(self) -> bool:
+        """Whether this is an Ollama before 0.34.1, with all its other habits."""
+        return "adapter" in self.forms
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a base serves many personas at once, and stays: our own host role."""
+        return "shared" in self.forms
 
     @property
     def loaded(self) -> list[str]:
@@ -76,9 +88,10 @@ class OllamaUnderTest:
         return [name.removesuffix(":latest") for name in names if name.startswith(self.run)]
 
     def unload(self, model: str) -> None:
-        """Take a model, and all that share its file, out of memory."""
+        """Take a model, and all that share its file, out of memory, where the host does so."""
         self.client.generate(model, "", keep_alive=0)
-        wait_for(lambda: model not in self.loaded)
+        if not self.is_shared:
+            wait_for(lambda: model not in self.loaded)
 
     def name(self, suffix: str) -> str:
         """Return a model name of this run; the model is removed at the end."""
@@ -102,7 +115,7 @@ class OllamaUnderTest:
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OllamaUnderTest]:
-    """The embedded servers, started here; then the real Ollama of OLLAMA_HOST."""
+    """The embedded servers, started here; then the real host of OLLAMA_HOST."""
     if request.param in EMBEDDED:
         embedded = OllamaServer(tmp_path_factory.mktemp("embedded"), EMBEDDED[request.param])
         with embedded.process:
@@ -110,7 +123,7 @@ def server(
         return
     host = os.environ.get("OLLAMA_HOST")
     if not host:
-        pytest.skip("OLLAMA_HOST names no real Ollama to run the contract on")
+        pytest.skip("OLLAMA_HOST names no real host to run the contract on")
     yield from _opened(OllamaUnderTest(_with_scheme(host), is_embedded=False))
 
 

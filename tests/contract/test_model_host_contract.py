@@ -1,6 +1,6 @@
-"""The port to the model host: one suite on the fake and on Ollama, embedded and real.
+"""The port to the model host: one suite on the fakes, the embedded servers and a real host.
 
-The unit tests rest on the fake; it may do nothing that Ollama does not do too.
+The unit tests rest on the fakes; they may do nothing that the others do not do too.
 """
 
 from __future__ import annotations
@@ -71,15 +71,17 @@ class HostUnderTest:
         return tag
 
 
-@pytest.fixture(scope="module", params=["fake-0.34", "fake-0.32", *EMBEDDED, "real"])
+FAKES = {"fake-0.34": "0.34.4", "fake-0.32": "0.32.15", "fake-shared": "0.34.4+llama-server"}
+
+
+@pytest.fixture(scope="module", params=[*FAKES, *EMBEDDED, "real"])
 def under_test(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path
 ) -> Iterator[HostUnderTest]:
-    """The fake and the embedded server in two versions, and the real Ollama of OLLAMA_HOST."""
+    """The fake and the embedded server as each kind of host, and the real one of OLLAMA_HOST."""
     run = f"port-{uuid4().hex[:8]}"
-    if request.param.startswith("fake"):
-        version = "0.34.4" if request.param == "fake-0.34" else "0.32.15"
-        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}", version)
+    if request.param in FAKES:
+        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}", FAKES[request.param])
         yield HostUnderTest(fake, run, base_gguf)
         return
     with ExitStack() as stack:
@@ -90,7 +92,7 @@ def under_test(
         else:
             address = os.environ.get("OLLAMA_HOST", "")
             if not address:
-                pytest.skip("OLLAMA_HOST names no real Ollama to run the contract on")
+                pytest.skip("OLLAMA_HOST names no real host to run the contract on")
         host = OllamaHost(OllamaSettings(host=address))
         yield HostUnderTest(host, run, base_gguf)
         for tag in host.tags(run):
@@ -129,10 +131,13 @@ def persona_file(
 
 
 def test_host_says_what_it_is(under_test: HostUnderTest) -> None:
-    """Every host makes merged models and plain ones; adapters, only the old ones."""
+    """Every Ollama makes merged models; adapters, the old ones; our own role shares a base."""
     told = under_test.host.describe()
-    assert told.kind == "ollama" and told.version[0].isdigit()
-    assert told.forms in (("adapter", "merged", "plain"), ("merged", "plain"))
+    assert told.version[0].isdigit()
+    if told.kind == "llama-server":
+        assert told.forms == ("shared", "plain")
+    else:
+        assert told.forms in (("adapter", "merged", "plain"), ("merged", "plain"))
 
 
 def test_persona_is_made_in_the_preferred_form(
@@ -143,28 +148,32 @@ def test_persona_is_made_in_the_preferred_form(
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
-def test_merged_persona_is_made_on_every_host(
+def test_merged_persona_is_made_on_every_ollama(
     under_test: HostUnderTest, merged_gguf: MergedGguf
 ) -> None:
+    if "merged" not in under_test.forms:
+        pytest.skip("our own role is given adapters alone")
     tag = f"{under_test.name('merged')}:v1"
     under_test.host.create(tag, under_test.recipe_of("merged", merged_gguf(1)))
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
-def test_form_that_the_host_does_not_make_is_refused(
+def test_adapter_is_taken_or_refused(
     under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
 ) -> None:
     """A refusal, and no outage that would be waited for."""
     adapter = tmp_path / "adapter.gguf"
     write_adapter(adapter, 7)
     tag = f"{under_test.name('other')}:v1"
-    recipe = under_test.recipe_of("adapter", adapter)
-    if "adapter" in under_test.forms:
+    takes_adapters = under_test.forms[0] in ("adapter", "shared")
+    form = under_test.forms[0] if takes_adapters else "adapter"
+    recipe = under_test.recipe_of(form, adapter)
+    if takes_adapters:
         under_test.host.create(tag, recipe)
     else:
         with pytest.raises(OllamaRefused, match="400"):
             under_test.host.create(tag, recipe)
-    assert under_test.host.has(tag) is ("adapter" in under_test.forms)
+    assert under_test.host.has(tag) is takes_adapters
 
 
 def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:

@@ -170,7 +170,7 @@ def test_sampling_that_was_given_up_is_refused_by_version(
         lambda: server.ask(base, typical_p=0.5, num_predict=1),
     )
     for call in calls:
-        if server.takes_adapters:
+        if server.is_old:
             call()
         else:
             error = refusal_of(call)

@@ -112,7 +112,7 @@ def test_file_that_is_no_model_is_refused(
     path.write_bytes(b"once upon a time")
     files = {"text.gguf": server.client.create_blob(path)}
     error = refusal_of(lambda: server.client.create(name, files=files, stream=False))
-    assert error.status_code == (400 if server.takes_adapters else 500)
+    assert error.status_code == (400 if server.is_old else 500)
     assert refusal_of(lambda: server.client.show(name)).status_code == 404
 
 
@@ -142,7 +142,7 @@ def test_quantising_a_quantised_base_is_refused(
     error = refusal_of(
         lambda: server.client.create(name, from_=base, quantize="q8_0", stream=False)
     )
-    if server.takes_adapters:
+    if server.is_old:
         expected = (500, "quantization is only supported for F16, BF16 and F32 models")
         assert (error.status_code, error.error) == expected
     else:

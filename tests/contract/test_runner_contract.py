@@ -18,7 +18,7 @@ from pipeline.hosting.server.options import Options
 from pipeline.hosting.server.runner import LoadRunner, Runner
 from pipeline.hosting.server.shapes import TokenLogprob, Usage
 from tests.fake_runner import FakeLlama
-from tests.servers.llama_server import WHY_SKIPPED, llama_server_path
+from tests.servers.model_hosts import find_llama_server as find_program
 
 if TYPE_CHECKING:
     from tests.contract.conftest import WriteAdapter
@@ -51,9 +51,9 @@ def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         return FakeLlama()
     if request.param == "xllamacpp":
         return LlamaRunner
-    program = llama_server_path()
+    program = find_program()
     if program is None:
-        pytest.skip(WHY_SKIPPED)
+        pytest.skip("no llama-server: call `make hosts` once, or set LLAMA_SERVER_BIN")
     logs = tmp_path_factory.mktemp("logs")
     return LlamaServers(find_llama_server(str(program)), logs, start_limit_s=120)
 

@@ -18,10 +18,16 @@ from tests.servers.model_hosts import HOSTS, find_host
 
 SUITES = (
     "tests/contract/test_ollama_contract.py",
+    "tests/contract/test_ollama_create.py",
     "tests/contract/test_ollama_answers.py",
+    "tests/contract/test_ollama_memory.py",
+    "tests/contract/test_ollama_personas.py",
     "tests/contract/test_model_host_contract.py",
+    "tests/contract/test_chat_template_contract.py",
     "tests/hosts",
 )
+# The runner of our own host role, on the program that it starts.
+OWN_SUITES = {"llama-server": ("tests/contract/test_runner_contract.py",)}
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -58,7 +64,10 @@ def try_host(name: str, arguments: Sequence[str]) -> Run:
         return Run(title, None)
     print(f"== {title}", flush=True)
     begun = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--model-host", name, *SUITES, *arguments]
+    suites = (*SUITES, *OWN_SUITES.get(name, ()))
+    # `-rs` names what was skipped.
+    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--model-host", name]
+    command += [*suites, *arguments]
     done = subprocess.run(command, cwd=_REPOSITORY, check=False)
     return Run(title, done.returncode, time.monotonic() - begun)
 

@@ -124,12 +124,34 @@ class Family:
         """Name the elders to whose own answer the reply amounts."""
         return [e.name for e in self.elders if is_right(reply, e.answers[question])]
 
+    def lose(self, elder: Elder) -> None:
+        """Delete an elder's models on the host itself, so that the service does not know of it."""
+        host = self.service.app.host
+        for tag in host.tags(model_name(elder.elder_id)):
+            host.delete(tag)
+
+    def finish(self, job_id: str) -> list[str]:
+        """Wait until a job has succeeded; return the stages that its events named."""
+
+        def told() -> list[dict[str, Any]]:
+            return [e for e in self._events("train-progress") if e["job_id"] == job_id]
+
+        ended = ("succeeded", "failed", "cancelled")
+        self.wait_until(
+            lambda: any(e["status"] in ended for e in told()), f"the end of {job_id}", TRAIN_LIMIT_S
+        )
+        *_, last = told()
+        assert last["status"] == "succeeded", last
+        return [e["stage"] for e in told()]
+
+    def versions(self, elder: Elder) -> dict[int, dict[str, Any]]:
+        """An elder's versions as the registry tells of them, by number."""
+        return {each["version"]: each for each in self.command("get", elder)["versions"]}
+
     def leave_no_model(self) -> None:
         """Remove what the story made on the host."""
-        host = self.service.app.host
         for elder in self.elders:
-            for tag in host.tags(model_name(elder.elder_id)):
-                host.delete(tag)
+            self.lose(elder)
 
     def _event(self, topic: str, job_id: str) -> dict[str, Any]:
         """Wait for a job's event; a job that failed fails the test with its error."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from schemas.documents import Job
 from schemas.identifiers import model_name
 from tests.hosts.family import BOAT, BORN, FIRST_JOB, SWIM, Family
 from tests.servers.model_hosts import FoundHost
@@ -24,8 +25,13 @@ def ready(family: Family) -> dict[str, dict[str, Any]]:
 
 def forms_of(family: Family, index: int = 0) -> list[str]:
     """The newest form of each version of an elder, oldest version first."""
-    model = family.command("get", family.elders[index])
-    return [version["forms"][-1]["form"] for version in model["versions"]]
+    versions = family.versions(family.elders[index])
+    return [version["forms"][-1]["form"] for version in versions.values()]
+
+
+def is_form(job: Job) -> bool:
+    """Whether a job makes a form again."""
+    return job.kind == "form"
 
 
 def test_each_training_ends_in_a_first_version(
@@ -66,6 +72,44 @@ def test_rollback_brings_the_first_version_back(
     family.command("rollback", elder)
     family.wait_until(
         lambda: family.command("get", elder)["current"] == 1, "the first version answers", 120
+    )
+    reply = family.ask(elder, BORN)
+    assert reply["error"] is None
+    assert family.whose(reply["reply"], BORN) == [elder.name]
+
+
+def test_model_that_the_host_lost_comes_back_without_training(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    """The family is told which job brings it back; it is made of the adapter that was kept."""
+    elder = family.elders[1]
+    before = family.versions(elder)
+    family.lose(elder)
+    error = family.ask(elder, BORN)["error"]
+    assert error["code"] == "model_not_ready"
+    (job,) = [j for j in family.service.app.ledger.jobs(elder_id=elder.elder_id) if is_form(j)]
+    assert job.id in error["message"]
+    assert "training" not in family.finish(job.id)
+    after = family.versions(elder)
+    assert {n: v["adapter_sha256"] for n, v in after.items()} == {
+        n: v["adapter_sha256"] for n, v in before.items()
+    }
+    reply = family.ask(elder, BORN)
+    assert reply["error"] is None
+    assert family.whose(reply["reply"], BORN) == [elder.name]
+
+
+def test_rollback_to_a_version_that_the_host_lost_names_the_job_that_makes_it(
+    family: Family, ready: dict[str, dict[str, Any]]
+) -> None:
+    """Until it has ended the first version answers, and then the second one does."""
+    elder = family.elders[0]
+    assert family.service.app.host.delete(f"{model_name(elder.elder_id)}:v2")
+    asked = family.command("rollback", elder, version=2)
+    assert (asked["current"], asked["job_id"] is None) == (1, False)
+    assert "training" not in family.finish(asked["job_id"])
+    family.wait_until(
+        lambda: family.command("get", elder)["current"] == 2, "the second version answers", 120
     )
     reply = family.ask(elder, BORN)
     assert reply["error"] is None

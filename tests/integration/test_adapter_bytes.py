@@ -9,7 +9,7 @@ import gguf
 import pytest
 
 from pipeline.adapter import export_gguf, save_peft
-from tests.servers.llama_cpp_source import HINT, converter_path
+from tests.servers.model_hosts import find_converter
 from tests.tiny_families import adapt, configs, make_model
 
 # peft asks transformers for a name that transformers is giving up.
@@ -22,9 +22,9 @@ METADATA = ("general.architecture", "general.type", "adapter.type", "adapter.lor
 
 @pytest.fixture(scope="module")
 def converter() -> Path:
-    found = converter_path()
+    found = find_converter()
     if found is None:
-        pytest.skip(HINT)
+        pytest.skip("no converter of llama.cpp: call `make hosts` once, or set LLAMA_CPP_SOURCE")
     return found
 
 

@@ -24,13 +24,13 @@ import pytest
 
 from config.settings import OllamaSettings
 from consumers.embedded.bases import install_base
-from consumers.embedded.process import ServerProcess, free_port
+from consumers.embedded.process import free_port
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
 from schemas.errors import OllamaUnavailable
 from tests.contract.conftest import CHATML
 from tests.random_weights import write_random_adapter
-from tests.servers.llama_server import WHY_SKIPPED, llama_server_path
+from tests.servers.model_hosts import HOSTS, FoundHost, find_llama_server, host_process
 from tests.waiting import wait_for
 
 LIMIT_S = 120.0
@@ -46,34 +46,18 @@ class HostUnderTest:
         self.folder = folder
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        host = {
-            "PORT": str(port),
-            "COMMAND": str(program),
-            "THREADS": "1",
-            "NUM_CTX": "512",
-            "DRAIN_S": "60",
-        } | settings
-        self.process = ServerProcess(
-            "host",
-            [sys.executable, "-m", "consumers.cli.main", "run", "host"],
-            log_path=folder / "host.log",
-            is_ready=self._is_ready,
-            environment={k: v for k, v in os.environ.items() if not k.startswith("MODELSERVER_")}
+        host = {"THREADS": "1", "NUM_CTX": "512", "DRAIN_S": "60"} | settings
+        self.process = host_process(
+            FoundHost(HOSTS["llama-server"], None, program),
+            folder,
+            port,
             # Nothing listens there, and nothing of it is needed.
-            | {"MONGODB_URI": "mongodb://127.0.0.1:9", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
+            {"MONGODB_URI": "mongodb://127.0.0.1:9", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}
             # llama-server parts a list of adapters at commas.
             | {"MODELSERVER_DATA_DIR": str(folder / "data, and more")}
             | {f"MODELSERVER_HOST__{name}": value for name, value in host.items()},
-            start_limit_s=LIMIT_S,
-            stop_limit_s=LIMIT_S,
         )
         self.client = OllamaHost(OllamaSettings(host=self.url, timeout_s=LIMIT_S))
-
-    def _is_ready(self, _pid: int) -> bool:
-        try:
-            return httpx.get(f"{self.url}/api/version", timeout=2, trust_env=False).is_success
-        except httpx.HTTPError:
-            return False
 
     def persona(self, name: str, seed: int) -> str:
         """Make a persona by a random adapter."""
@@ -113,9 +97,9 @@ def _runs(process: psutil.Process) -> bool:
 @pytest.fixture(scope="module")
 def program() -> Path:
     """A real llama-server."""
-    path = llama_server_path()
+    path = find_llama_server()
     if path is None:
-        pytest.skip(WHY_SKIPPED)
+        pytest.skip("no llama-server: call `make hosts` once, or set LLAMA_SERVER_BIN")
     return path
 
 

@@ -1,6 +1,5 @@
 """A merged file on llama.cpp: it says what the base says with the adapter beside it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.training.merge import merge
 from schemas.hosting import MergeOutcome, MergeSpec
 from tests.contract.conftest import CHATML
 from tests.random_weights import write_random_adapter
+from tests.servers.model_hosts import find_quantizer
 
 QUESTIONS = (
     "Who taught you to swim?",
@@ -119,13 +119,10 @@ def test_merged_file_goes_on_as_base_and_adapter_do(personas: ollama.Client) -> 
 
 
 def quantizer() -> Path:
-    """llama.cpp's own, of LLAMA_QUANTIZE_BIN or of the cache that `make hosts` fills."""
-    named = os.environ.get("LLAMA_QUANTIZE_BIN")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    kept = cache.glob("heirloom-modelserver/tools/hosts/**/llama-quantize")
-    found = Path(named) if named else next(kept, None)
-    if found is None or not found.is_file():
-        pytest.skip("LLAMA_QUANTIZE_BIN names no llama-quantize, and `make hosts` made none")
+    """llama.cpp's own."""
+    found = find_quantizer()
+    if found is None:
+        pytest.skip("no llama-quantize: call `make hosts` once, or set LLAMA_QUANTIZE_BIN")
     return found
 
 

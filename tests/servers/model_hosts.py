@@ -21,7 +21,7 @@ from tests.servers.host_cache import LLAMA_VERSION, OLLAMA_0_32, OLLAMA_0_34
 
 _ANSWER_LIMIT_S = 2.0
 _START_LIMIT_S = 120.0
-_STOP_LIMIT_S = 20.0
+_STOP_LIMIT_S = 60.0
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -83,6 +83,20 @@ def find_quantizer(environ: Mapping[str, str] | None = None) -> Path | None:
     return None if programs is None else programs / "llama-quantize"
 
 
+def find_converter(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Find llama.cpp's `convert_lora_to_gguf.py` in LLAMA_CPP_SOURCE, else in the cache."""
+    variables = os.environ if environ is None else environ
+    scripts = host_cache.llama_scripts(host_cache.hosts_folder())
+    path = Path(variables.get("LLAMA_CPP_SOURCE") or scripts) / host_cache.CONVERTER
+    return path if path.is_file() else None
+
+
+def find_llama_server(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Find the program `llama-server` itself, by LLAMA_SERVER_BIN, else in the cache."""
+    found = find_host("llama-server", environ)
+    return None if found is None else found.program
+
+
 def missing_hosts(environ: Mapping[str, str] | None = None) -> list[str]:
     """Name the hosts that are neither named by a variable nor in the cache."""
     return [kind.title for kind in HOSTS.values() if find_host(kind.name, environ) is None]
@@ -101,13 +115,14 @@ def open_host(
         yield host.address
         return
     port = free_port()
-    with _process(host, folder, port, environment or {}):
+    with host_process(host, folder, port, environment or {}):
         yield f"http://127.0.0.1:{port}"
 
 
-def _process(
+def host_process(
     host: FoundHost, folder: Path, port: int, environment: Mapping[str, str]
 ) -> ServerProcess:
+    """Prepare the process of a host; `environment` goes over its own settings."""
     assert host.program is not None
     is_role = host.kind.name == "llama-server"
     command = (
