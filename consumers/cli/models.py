@@ -113,10 +113,17 @@ def prune(
         print_json({"dry_run": dry_run, "removed": [describe_removal(r) for r in removals]})
         return
     rows = [
-        [r.elder_id, " ".join(map(str, r.versions)), len(r.tags), len(r.items), r.size_bytes]
+        [
+            r.elder_id,
+            " ".join(map(str, r.versions)),
+            " ".join(map(str, r.forms)),
+            len(r.tags),
+            len(r.items),
+            r.size_bytes,
+        ]
         for r in removals
     ]
-    columns = ["elder", "versions", "tags", "files and folders", "bytes"]
+    columns = ["elder", "versions", "merged forms of", "tags", "files and folders", "bytes"]
     print_table("Would be removed" if dry_run else "Removed", columns, rows)
 
 
@@ -125,6 +132,7 @@ def describe_removal(removal: Removal) -> dict[str, Any]:
     return {
         "elder_id": removal.elder_id,
         "versions": list(removal.versions),
+        "forms": list(removal.forms),
         "tags": list(removal.tags),
         "files": [item.name for item in removal.items],
         "bytes": removal.size_bytes,

@@ -13,7 +13,7 @@ from config.settings import EvaluationSettings
 from pipeline.hosting.port import LoadedModel, ModelHost
 from schemas.errors import ModelServerError
 from schemas.hosting import Form
-from schemas.identifiers import MODEL_PREFIX
+from schemas.identifiers import MODEL_PREFIX, is_passing
 
 _LOOK_S = 0.5
 
@@ -39,7 +39,7 @@ class QuietMoments:
 
     @contextmanager
     def quiet(self, candidate: str, form: Form, check: Callable[[], None]) -> Iterator[None]:
-        """Wait for a quiet moment, at most `quiet_wait_s`; afterwards unload the candidate.
+        """Wait for a quiet moment, at most `quiet_wait_s`; afterwards bring back who had to go.
 
         `check` is asked while it waits, and may raise. A host that shares a base among its
         personas needs no such moment.
@@ -47,20 +47,22 @@ class QuietMoments:
         if form == "shared":
             yield
             return
-        before = self._wait(candidate, check)
+        before = self._wait(check)
         try:
             yield
         finally:
-            with suppress(ModelServerError):  # Whatever fails here, the evaluation has its result.
-                self._leave_as_found(candidate, before)
+            # Where nobody was there the candidate stays in memory: its version has the same file.
+            if before:
+                with suppress(ModelServerError):  # The evaluation has its result all the same.
+                    self._leave_as_found(candidate, before)
 
-    def _wait(self, candidate: str, check: Callable[[], None]) -> frozenset[LoadedModel]:
+    def _wait(self, check: Callable[[], None]) -> frozenset[LoadedModel]:
         begun = unchanged_since = self._monotonic()
-        seen = self._personas(candidate)
+        seen = self._personas()
         while seen and not self._is_over(begun, unchanged_since):
             check()
             self._pause(_LOOK_S)
-            now = self._personas(candidate)
+            now = self._personas()
             if now != seen:
                 seen, unchanged_since = now, self._monotonic()
         return seen
@@ -76,9 +78,9 @@ class QuietMoments:
         for name in sorted({model.name for model in before} - still_there):
             self._host.load(name, self._num_ctx)
 
-    def _personas(self, candidate: str) -> frozenset[LoadedModel]:
+    def _personas(self) -> frozenset[LoadedModel]:
         return frozenset(
             model
             for model in self._host.loaded()
-            if model.name.startswith(MODEL_PREFIX) and model.name != candidate
+            if model.name.startswith(MODEL_PREFIX) and not is_passing(model.name)
         )

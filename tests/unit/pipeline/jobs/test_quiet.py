@@ -84,6 +84,14 @@ def test_persona_that_had_to_go_comes_back_and_the_candidate_goes() -> None:
     assert [model.name for model in world.host.loaded()] == [OTHER]
 
 
+def test_candidate_stays_in_memory_where_it_was_in_nobodys_way() -> None:
+    """Its version has the same file: the first chat finds it loaded."""
+    world = World()
+    with world.moments.quiet(CANDIDATE, "merged", go_on):
+        world.ask(CANDIDATE)
+    assert [model.name for model in world.host.loaded()] == [CANDIDATE]
+
+
 def test_persona_that_stayed_is_not_loaded_again() -> None:
     world = World()
     world.ask(OTHER)
