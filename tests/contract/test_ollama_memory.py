@@ -109,3 +109,15 @@ def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
         server.ask(persona, num_predict=1)
     assert bert in server.loaded
     assert (anna in server.loaded) is not server.takes_adapters
+    server.ask(base, num_predict=1)
+    assert base in server.loaded
+    assert (bert in server.loaded) is not server.takes_adapters
+
+
+def test_other_context_is_another_load(server: OllamaUnderTest, base: str) -> None:
+    """Larger or smaller; the same one again is none."""
+    server.unload(base)
+    for tokens in (512, 1024, 512):
+        server.client.generate(base, "", options={"num_ctx": tokens})
+        (entry,) = [m for m in server.client.ps().models if m.model == f"{base}:latest"]
+        assert entry.context_length == tokens
