@@ -119,6 +119,8 @@ class HostServer:
     def _serve(self) -> None:
         try:
             self._server.run(sockets=[self._socket])
+        except Exception:  # the thread's edge: the log is all that hears of it
+            log.exception("host.failed")
         finally:
             if not self._stop.is_set():
                 self._has_ended = True

@@ -67,7 +67,7 @@ class FakeRunner:
 
     def _check(self) -> None:
         if self.death or self.closed.is_set():
-            raise Refusal(500, self.death or "closed under a request")
+            raise Refusal(503, self.death or "closed under a request")
 
 
 class FakeLlama:
@@ -79,6 +79,8 @@ class FakeLlama:
         self.gate.set()
         self.begun = threading.Semaphore(0)
         self.damaged: set[str] = set()
+        self.capacity: int | None = None
+        """How many fit into memory at once; None: any number."""
         self.attempts = 0
 
     def __call__(
@@ -98,6 +100,9 @@ class FakeLlama:
         assert self.gate.wait(20), "the test never opened the gate"
         if self.damaged & {*adapters, base.name.replace("-", ":")}:
             raise Refusal(500, "llama.cpp cannot load the model")
+        still_there = sum(not each.closed.is_set() for each in self.loads)
+        if self.capacity is not None and still_there >= self.capacity:
+            raise Refusal(500, "llama.cpp cannot load the model: out of memory")
         runner = FakeRunner(base, adapters, context)
         self.loads.append(runner)
         return runner

@@ -20,6 +20,9 @@ _READY_LIMIT_S = 2.0
 # It says something every second while it answers, be it only that it lives.
 _SILENCE_LIMIT_S = 60.0
 _STOP_LIMIT_S = 5.0
+# How long its threads spin at a barrier before they sleep: by default so long that beside other
+# work on the same cores it hardly answers at all. A value of the environment's own stays.
+_SPIN_COUNT: Final = "1000"
 # As many connections as there are requests: they wait for a slot before they ask.
 _ANY_NUMBER: Final = httpx.Limits(max_connections=None)
 
@@ -76,7 +79,7 @@ class LlamaProcess:
             log_path=log_path,
             is_ready=self._is_ready,
             # The key is not in the command line, where everybody on this machine could read it.
-            environment=os.environ | {"LLAMA_API_KEY": key},
+            environment={"GOMP_SPINCOUNT": _SPIN_COUNT} | os.environ | {"LLAMA_API_KEY": key},
             folder=folder,
             start_limit_s=start_limit_s,
             stop_limit_s=_STOP_LIMIT_S,

@@ -123,3 +123,21 @@ def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
         server.ask(persona, num_predict=1)
     assert bert in server.loaded
     assert (anna in server.loaded) is not server.is_old
+    server.ask(base, num_predict=1)
+    assert base in server.loaded
+    assert (bert in server.loaded) is not server.is_old
+
+
+def test_other_context_is_another_load(server: OllamaUnderTest, base: str) -> None:
+    """Larger or smaller; where a base is shared, a smaller one fits into what is loaded."""
+    if server.is_shared:
+        server.client.generate(base, "", options={"num_ctx": 1024})
+        server.client.generate(base, "", options={"num_ctx": 512})
+        (entry,) = [m for m in server.client.ps().models if m.model == f"{base}:latest"]
+        assert (entry.context_length or 0) >= 1024
+        return
+    server.unload(base)
+    for tokens in (512, 1024, 512):
+        server.client.generate(base, "", options={"num_ctx": tokens})
+        (entry,) = [m for m in server.client.ps().models if m.model == f"{base}:latest"]
+        assert entry.context_length == tokens

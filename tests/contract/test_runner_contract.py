@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from consumers.embedded.ollama.runner import LlamaRunner
@@ -197,6 +198,21 @@ def test_damaged_adapter_is_refused(load: LoadRunner, base_gguf: Path, tmp_path:
     with pytest.raises(Refusal) as caught:
         load(base_gguf, {"sha256:damaged": damaged}, context=CONTEXT, slots=1, threads=1)
     assert caught.value.status == 500
+
+
+def test_closed_runner_refuses_what_was_queued_for_it(
+    load: LoadRunner, base_gguf: Path, adapters: Mapping[str, Path]
+) -> None:
+    """With 503: it is no fault of the model's that was asked. llama.cpp itself is gone."""
+    closed = load(base_gguf, {}, context=CONTEXT, slots=1, threads=1)
+    address = closed._server.listening_address if isinstance(closed, LlamaRunner) else None
+    closed.close()
+    with pytest.raises(Refusal) as caught:
+        ask(closed, [])
+    assert caught.value.status == 503
+    if address is not None:
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(address, trust_env=False)
 
 
 def test_log_of_the_process_has_no_prompt(load: LoadRunner, runner: Runner) -> None:

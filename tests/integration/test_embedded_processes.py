@@ -108,6 +108,20 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
     wait_until(lambda: are_gone(family), "the child is gone")
 
 
+def test_what_a_server_started_ends_when_it_ends_by_itself(tmp_path: Path) -> None:
+    """At once: once it is reaped its id may be another's, so nothing is signalled afterwards."""
+    child = f"import subprocess, sys; c = subprocess.Popen((sys.executable, '-c', {DEAF!r}))"
+    gone = tmp_path / "go"
+    code = f"{child}\nimport os, time\nprint('ready', c.pid, flush=True)\n"
+    code += f"while not os.path.exists({str(gone)!r}): time.sleep(0.01)"
+    with python_server(tmp_path, code) as server:
+        wait_until(lambda: bool(psutil.Process(server.pid).children()), "it started its child")
+        family = psutil.Process(server.pid).children(recursive=True)
+        gone.touch()
+        wait_until(lambda: server.poll() is not None, "it ended")
+        assert are_gone(family)
+
+
 def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
     """The kernel ties a child to the thread that made it; ours must not be tied to the caller's."""
     server = python_server(tmp_path, WAIT)

@@ -1,6 +1,7 @@
 """A disk without room, or one that fails: all writers tell of it; nothing half-written is used."""
 
 import errno
+import hashlib
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from pipeline.checkpoint import Position, load_newest, save
 from pipeline.dataset import JSONLBuilder
 from pipeline.files import MANIFEST, check_folder, disk_errors, hash_file, write_file
 from pipeline.hosting.merge_plan import check_room, plan_merge
+from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.store import Store
 from pipeline.system_prompt import SystemPromptGenerator
 from pipeline.training.merge import merge
 from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
@@ -223,3 +226,17 @@ def test_disk_that_went_read_only_is_waited_for(small_disk: Path) -> None:
 def test_other_errors_go_through(error: Exception) -> None:
     with pytest.raises(type(error)), disk_errors():
         raise error
+
+
+def test_upload_to_a_host_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
+    """The client is told why, and the room is there again."""
+    store = Store(small_disk)
+    content = bytes(200_000)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    refused = pytest.raises(Refusal, match="no space left on device")
+    with refused as caught, store.upload(digest) as upload:
+        upload.write(content)
+        upload.finish()
+    assert caught.value.status == 500
+    assert list((small_disk / "blobs").iterdir()) == []
+    store.close()

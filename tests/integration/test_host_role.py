@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,28 @@ def _count(host: HostUnderTest) -> int:
     return sum(len(server.net_connections(kind="unix")) for server in host.llama_servers())
 
 
+def _fail_with(host: HostUnderTest, name: str, secret: str) -> None:
+    """Ask what is refused by the role, what llama-server refuses, and what it dies of."""
+    question = [{"role": "user", "content": f"{secret} " * 600}]
+    asked = {"model": name, "messages": question, "options": OPTIONS, "stream": False}
+    for more, status in (
+        ({"truncate": False}, 400),
+        ({"format": {"type": secret}}, 400),
+        ({"format": secret}, 500),
+    ):
+        answer = httpx.post(
+            f"{host.url}/api/chat", json=asked | more, timeout=LIMIT_S, trust_env=False
+        )
+        assert answer.status_code == status, answer.text
+    (victim,) = host.llama_servers()
+    with ThreadPoolExecutor(1) as askers:
+        long = [{"role": "user", "content": secret}]
+        asking = askers.submit(host.client.ask, name, long, OPTIONS | {"num_predict": 400})
+        wait_for(lambda: _count(host) >= 2)
+        victim.kill()
+        assert isinstance(asking.exception(LIMIT_S), OllamaUnavailable)
+
+
 def _runs(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
@@ -128,10 +151,13 @@ def test_host_says_what_it_can(host: HostUnderTest) -> None:
 
 
 def test_under_load_with_swaps_nobody_hears_another(host: HostUnderTest) -> None:
-    """Four askers while three new personas come, with room for four: each answer is her own."""
+    """Four askers while three new personas come, with room for four: each answer is her own.
+
+    One of the new ones gets a second version under the same name meanwhile.
+    """
     names = {host.persona(f"p{seed}", seed): seed for seed in range(1, 5)}
     alone = {name: host.ask(name) for name in names}
-    assert len(set(alone.values())) > 1
+    assert len(set(alone.values())) == 4
     ended = threading.Event()
 
     def keep_asking(name: str) -> list[str]:
@@ -145,11 +171,13 @@ def test_under_load_with_swaps_nobody_hears_another(host: HostUnderTest) -> None
     with ThreadPoolExecutor(4) as askers:
         asking = [askers.submit(keep_asking, name) for name in names]
         try:
-            new = {seed: host.ask(host.persona(f"new{seed}", seed)) for seed in (5, 6, 7)}
+            new = {seed: host.ask(host.persona(f"new{seed}", seed)) for seed in (5, 7, 8)}
+            before, new[5] = new[5], host.ask(host.persona("new5", 9))
         finally:
             ended.set()
         assert [future.result(LIMIT_S) for future in asking] == [[], [], [], []]
     assert {seed: host.ask(f"new{seed}") for seed in new} == new
+    assert len({*alone.values(), *new.values(), before}) == 8
     assert host.metric("host_adapters_loaded") == 4
     wait_for(lambda: len(host.llama_servers()) == 1)
 
@@ -180,11 +208,19 @@ def test_client_that_leaves_frees_its_slot(host: HostUnderTest) -> None:
     """Four endless answers that nobody reads any more keep no fifth from being made."""
     name = host.persona("anna", 1)
     raw = ollama.Client(host.url, timeout=LIMIT_S)
+    endless = OPTIONS | {"num_predict": 400}
+    began = time.monotonic()
+    host.client.ask(name, QUESTION, endless)
+    whole_s = time.monotonic() - began
+    began = time.monotonic()
     for _ in range(4):
-        stream = raw.chat(name, QUESTION, stream=True, options=OPTIONS | {"num_predict": 400})
+        stream = raw.chat(name, QUESTION, stream=True, options=endless)
         next(iter(stream))
         stream.close()  # type: ignore[attr-defined]
     assert host.ask(name)
+    # Four whole answers at once would take longer than one alone.
+    assert time.monotonic() - began < whole_s
+    wait_for(lambda: _count(host) == 1)
     raw.close()  # type: ignore[no-untyped-call]
 
 
@@ -192,6 +228,7 @@ def test_nothing_that_was_said_is_in_a_log(host: HostUnderTest) -> None:
     """Neither the role's own nor llama-server's, not even where the request fails."""
     name = host.persona("anna", 1)
     host.client.ask(name, [{"role": "user", "content": SECRET}], OPTIONS)
+    _fail_with(host, name, SECRET)
     written = "".join(
         path.read_text(errors="replace") for path in host.folder.rglob("*.log") if path.is_file()
     )

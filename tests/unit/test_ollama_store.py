@@ -1,6 +1,7 @@
 """Blobs and manifests: whole or absent, checked, and never outside their folder."""
 
 import hashlib
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -329,3 +330,29 @@ def test_sampling_that_newer_versions_lack_is_refused(store: Store) -> None:
     create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": None})
     with pytest.raises(Refusal, match="typical_p is no longer supported"):
         create(store, "new", NEW, **{"from": "base"}, parameters={"typical_p": 0.5})
+
+
+def test_blobs_of_a_model_that_is_replaced_go(store: Store) -> None:
+    """As in Ollama; those that it shares with its successor, or another model, stay."""
+    base = create_base(store)
+    adapters = [put(store, ADAPTER + bytes(extra)) for extra in (1, 2)]
+    for digest in adapters:
+        create(store, "anna", OLD, **{"from": "base"}, adapters={"a.gguf": digest})
+    assert [store.has_blob(digest) for digest in (base, *adapters)] == [True, False, True]
+    assert copy_model(store, "base", "anna") == {adapters[1]}
+    assert store.adapters_of(base) == [] and store.has_blob(base)
+
+
+def test_old_blobs_that_no_model_needs_go_at_the_start(store: Store, tmp_path: Path) -> None:
+    """Not young ones, whose model may be about to be made, and nothing that is no blob."""
+    base = create_base(store)
+    old, young = put(store, ADAPTER), put(store, ADAPTER + b"young")
+    store.close()
+    foreign = tmp_path / "blobs" / "sha256-notes.txt"
+    foreign.write_text("mine")
+    for path in (*(tmp_path / "blobs" / d.replace(":", "-") for d in (base, old)), foreign):
+        os.utime(path, (0, 0))
+    again = Store(tmp_path)
+    assert [again.has_blob(digest) for digest in (base, old, young)] == [True, False, True]
+    assert foreign.read_text() == "mine"
+    again.close()

@@ -133,6 +133,8 @@ class Runners:
     def _admitted(
         self, model: Manifest, adapters: tuple[str, ...], context: int, *, embeds: bool
     ) -> Iterator[Runner]:
+        if not self._store.has_blob(model.base):
+            raise Refusal(503, _REPLACED)
         limit = self._context_limit(model.base)
         is_exact = self._residency.max_adapters == 1
         ticket = Ticket(model.name, adapters, min(context, limit), is_exact=is_exact)
