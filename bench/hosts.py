@@ -1,6 +1,7 @@
 """Many personas of one base on the real model hosts: who waits, and for how long.
 
     python -m bench.hosts [--personas 32] [--repeats 3] [--hosts NAME,...] [--json]
+    python -m bench.hosts --recall [--hosts NAME,...] [--json]
 
 Two tables. Time to first token: the personas are asked in turn, each on every host before the next
 one (the host that begins changes), so that a busy machine hits all. They are served as adapters
@@ -11,6 +12,9 @@ counted: it loads what can stay loaded.
 
 Throughput on the shared host: whole replies a second, eight questions at once, to one persona and
 to eight, in turns.
+
+`--recall` measures something else, and that alone: one elder of 40 answers is trained once, and
+asked on each host in its form all that was taught (bench/recall.py).
 
 Disk: `--personas` times 292 MB for the merged files of Gemma 3 270M.
 """
@@ -88,6 +92,9 @@ def main() -> None:
         print(f"SKIPPED {HOSTS[name].title}: `make hosts` builds it", file=sys.stderr)
     for host in (host for host in found.values() if host is not None and host.address):
         sys.exit(f"{host.kind.variable}_HOST: unset it; only hosts that are started here compare")
+    if options.recall:
+        compare_recall([host for host in found.values() if host], options)
+        return
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         base = install_base(options.base, model_dir())
         hosts = [_open(host, Path(folder), base, options, stack) for host in found.values() if host]
@@ -97,6 +104,28 @@ def main() -> None:
             rates = measure_throughput(shared, min(AT_ONCE, options.personas), options.repeats)
             title = f"Replies a second, {AT_ONCE} at once, {REPLY_TOKENS} tokens each"
             show(f"{title} ({shared.title})", rates, as_json=options.json)
+
+
+def compare_recall(hosts: list[FoundHost], options: argparse.Namespace) -> None:
+    """Train an elder once and print what comes back of her answers on each host."""
+    # It brings torch, which must not take the processor's memory where times are measured.
+    from bench.recall import measure_recall, train_elder
+
+    rows: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        install_base(options.base, model_dir())
+        elder = train_elder(options.base, model_dir(), Path(folder))
+        print(f"trained with {len(elder.taught)} answers", file=sys.stderr, flush=True)
+        for host in hosts:
+            own = Path(folder) / host.kind.name
+            own.mkdir()
+            form = host.kind.form
+            with open_host(host, own) as address:
+                recall = measure_recall(address, form, elder, own)
+            print(f"{form}, {host.kind.title}: {recall}", file=sys.stderr, flush=True)
+            rows[f"{form}: {host.kind.title}, right"] = [recall.right]
+            rows[f"{form}: {host.kind.title}, verbatim"] = [recall.verbatim]
+    show(f"Of {len(elder.taught)} taught answers came back", rows, as_json=options.json)
 
 
 def measure_first_tokens(hosts: list[Host], personas: int, repeats: int) -> dict[str, list[float]]:
@@ -221,6 +250,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all personas")
     parser.add_argument("--hosts", default=",".join(HOSTS), help="those that are there of these")
     parser.add_argument("--base", choices=tuple(_FORMATS), default="gemma3-270m")
+    parser.add_argument("--recall", action="store_true", help="what is remembered, and no times")
     parser.add_argument("--max-loaded", type=int, default=3, help="OLLAMA_MAX_LOADED_MODELS")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

@@ -116,16 +116,16 @@ def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
 ) -> None:
     """Personas with adapters evict each other on an Ollama; merged ones are models of their own.
 
-    Where a base is shared, a persona is loaded as long as another one asks for no more room.
+    Of a base that is shared the list names the persona who was asked last.
     """
     anna, bert = make_persona("anna", 1), make_persona("bert", 2)
     for persona in (anna, bert):
         server.ask(persona, num_predict=1)
     assert bert in server.loaded
-    assert (anna in server.loaded) is not server.is_old
+    assert (anna in server.loaded) is not server.takes_adapters
     server.ask(base, num_predict=1)
     assert base in server.loaded
-    assert (bert in server.loaded) is not server.is_old
+    assert (bert in server.loaded) is not server.takes_adapters
 
 
 def test_other_context_is_another_load(server: OllamaUnderTest, base: str) -> None:

@@ -65,9 +65,7 @@ def try_host(name: str, arguments: Sequence[str]) -> Run:
     print(f"== {title}", flush=True)
     begun = time.monotonic()
     suites = (*SUITES, *OWN_SUITES.get(name, ()))
-    # `-rs` names what was skipped.
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "--model-host", name]
-    command += [*suites, *arguments]
+    command = [sys.executable, "-m", "pytest", "-q", "--model-host", name, *suites, *arguments]
     done = subprocess.run(command, cwd=_REPOSITORY, check=False)
     return Run(title, done.returncode, time.monotonic() - begun)
 

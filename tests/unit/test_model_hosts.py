@@ -4,11 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.__main__ import Run, exit_code
+from tests.hosts.__main__ import OWN_SUITES, SUITES, Run, exit_code
 from tests.servers import host_cache
-from tests.servers.model_hosts import HOSTS, find_host, find_quantizer, missing_hosts
+from tests.servers.model_hosts import (
+    HOSTS,
+    find_converter,
+    find_host,
+    find_llama_server,
+    find_quantizer,
+    missing_hosts,
+)
 
 NAMES = tuple(HOSTS)
+_REPOSITORY = Path(__file__).parents[2]
+# What the suites with a host of their own say where none is named.
+HOST = "OLLAMA_HOST names no"
 
 
 def program(path: Path) -> Path:
@@ -43,6 +53,8 @@ def fill(cache: Path) -> Path:
 def test_nothing_is_found_in_an_empty_cache(cache: Path, name: str) -> None:
     assert find_host(name, {}) is None
     assert find_quantizer({}) is None
+    assert find_converter({}) is None
+    assert find_llama_server({}) is None
     assert missing_hosts({}) == [kind.title for kind in HOSTS.values()]
 
 
@@ -105,6 +117,14 @@ def test_run_over_the_hosts_is_good_if_one_was_tried_and_none_failed(
     codes: list[int | None], expected: int
 ) -> None:
     assert exit_code([Run("a host", code) for code in codes]) == expected
+
+
+def test_every_contract_with_a_case_on_the_real_host_is_run_on_it() -> None:
+    suites = {*SUITES, *(suite for own in OWN_SUITES.values() for suite in own)}
+    assert [suite for suite in suites if not (_REPOSITORY / suite).exists()] == []
+    contracts = (_REPOSITORY / "tests" / "contract").glob("test_*.py")
+    real = {p for p in contracts if "OllamaUnderTest" in (text := p.read_text()) or HOST in text}
+    assert {str(path.relative_to(_REPOSITORY)) for path in real} <= suites
 
 
 def test_missing_host_is_named_as_skipped() -> None:
