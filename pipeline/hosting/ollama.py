@@ -95,6 +95,14 @@ class OllamaHost:
 
     def describe(self) -> HostDescription:
         """Ask for the version, and say what an Ollama of that version can make."""
+        version = self._version()
+        forms = forms_of(version)
+        if forms is None:
+            takes_adapters = self.refusal_of("adapter") is None
+            forms = _WITH_ADAPTERS if takes_adapters else _WITHOUT_ADAPTERS
+        return HostDescription(kind=_kind_of(version), version=version, forms=forms)
+
+    def _version(self) -> str:
         with ollama_errors():
             answer = self._ask("GET", "/api/version").json()
         version = answer.get("version") if isinstance(answer, dict) else None
@@ -102,15 +110,11 @@ class OllamaHost:
             raise OllamaUnavailable(
                 "what answers in Ollama's place tells no version; check OLLAMA_HOST and any proxy"
             )
-        forms = forms_of(version)
-        if forms is None:
-            takes_adapters = self.refusal_of("adapter") is None
-            forms = _WITH_ADAPTERS if takes_adapters else _WITHOUT_ADAPTERS
-        return HostDescription(kind=_kind_of(version), version=version, forms=forms)
+        return version
 
     def refusal_of(self, form: Form) -> str | None:
         """Ask for the form by a request that comes to nothing: its model has no name."""
-        if form in ("merged", "plain"):
+        if form in ("merged", "plain") or form in (forms_of(self._version()) or ()):
             return None
         body = {"model": "", "from": "none", "adapters": {"a": "none"}, "stream": False}
         sentence = ""

@@ -174,6 +174,7 @@ def test_adapter_is_taken_or_refused(
         with pytest.raises(OllamaRefused, match="400"):
             under_test.host.create(tag, recipe)
     assert under_test.host.has(tag) is takes_adapters
+    assert (under_test.host.refusal_of(form) is None) is takes_adapters
 
 
 def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:
