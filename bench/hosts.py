@@ -7,8 +7,9 @@ Two tables. Time to first token: the personas are asked in turn, each on every h
 one (the host that begins changes), so that a busy machine hits all. They are served as adapters
 on Ollama 0.32, merged on 0.34 (each host keeps `--max-loaded` models in memory, Ollama's own
 number on a processor by default), and on llama-server by `modelserver run host`, which shares the
-base. Each has a system prompt of an elder's length, and each question is a new one. Round 0 is not
-counted: it loads what can stay loaded.
+base; with as many `--slots` as personas each keeps its own prompt there. Each has a system prompt
+of an elder's length, and each question is a new one. Round 0 is not counted: it loads what can
+stay loaded.
 
 Throughput on the shared host: whole replies a second, eight questions at once, to one persona and
 to eight, in turns.
@@ -183,13 +184,13 @@ def _open(
     settings = {
         "OLLAMA_MAX_LOADED_MODELS": str(options.max_loaded),
         "MODELSERVER_HOST__MAX_ADAPTERS": str(options.personas),
-        "MODELSERVER_HOST__SLOTS": str(AT_ONCE),
+        "MODELSERVER_HOST__SLOTS": str(options.slots),
         "MODELSERVER_HOST__NUM_CTX": str(NUM_CTX),
     }
     address = stack.enter_context(open_host(found, own, settings))
     client = ollama.Client(address, timeout=_CALL_LIMIT_S)
     form = found.kind.form
-    kept = f", {options.max_loaded} loaded" if form != "shared" else f", {AT_ONCE} slots"
+    kept = f", {options.max_loaded} loaded" if form != "shared" else f", {options.slots} slots"
     begun = time.monotonic()
     make = _make_merged if form == "merged" else _make_adapted
     make(client, own, base, options.personas, chat_format(_FORMATS[options.base]).ollama_template)
@@ -252,6 +253,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--base", choices=tuple(_FORMATS), default="gemma3-270m")
     parser.add_argument("--recall", action="store_true", help="what is remembered, and no times")
     parser.add_argument("--max-loaded", type=int, default=3, help="OLLAMA_MAX_LOADED_MODELS")
+    parser.add_argument("--slots", type=int, default=AT_ONCE, help="MODELSERVER_HOST__SLOTS")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
