@@ -62,7 +62,8 @@ class Part:
 def main() -> int:
     """Fill the cache; the exit code is 0 when all is there."""
     # Ended by a signal, temporary folders go as they do after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # A shell lets background jobs ignore Ctrl-C.
+        signal.signal(number, signal.default_int_handler)
     root = host_cache.hosts_folder()
     try:
         with _locked(root), tempfile.TemporaryDirectory(dir=root, prefix=_TEMPORARY) as sources:
