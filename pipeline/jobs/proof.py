@@ -70,8 +70,7 @@ class Prover:
 
         `on_fraction` is told how much of a stage is done. Raises EvaluationFailed where it does
         not know enough, ChatFormatMismatch where it is asked otherwise than it was taught,
-        QuantizationTooLossy where only its quantised form does not, and whatever
-        the steps raise.
+        QuantizationTooLossy where only its quantised form does not, and whatever the steps raise.
         """
 
         def prove_quantised(quantization: Quantization) -> Proof:

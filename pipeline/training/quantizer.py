@@ -7,29 +7,18 @@ function.
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
+from pipeline.child_process import dying_with_parent
 from pipeline.hosting.merge_plan import read_header
 from schemas.errors import DiskFull, QuantizerFailed
 
 _LOOK_S = 0.2
 _TAIL_BYTES = 4096
 _NO_ROOM_BYTES = 16 * 1024 * 1024
-# The kernel kills it with its parent (PR_SET_PDEATHSIG is 1 and outlives execve; prctl(2)).
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    os._exit(1)
-try:
-    os.execv(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.exit(f"it cannot be started: {error.strerror}")
-"""
 
 
 def require_quantizer(quantizer: Path | None) -> Path:
@@ -61,9 +50,8 @@ def quantize_file(path: Path, quantizer: Path, look: Callable[[], None]) -> None
 
 
 def _run(command: list[str], said: IO[bytes], look: Callable[[], None]) -> int:
-    launched = [sys.executable, "-c", _LAUNCHER, str(os.getpid()), *command]
     with subprocess.Popen(
-        launched, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+        dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
     ) as process:
         try:
             while True:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import gguf
 import ollama
 import pytest
 from gguf import GGMLQuantizationType as Kind
@@ -14,6 +13,7 @@ from pipeline.files import check_folder, hash_file
 from pipeline.hosting.server.weights import read_weights
 from pipeline.training.merge import merge
 from schemas.hosting import MergeOutcome, MergeSpec
+from tests.agreement import write_f16
 from tests.contract.conftest import CHATML
 from tests.random_weights import write_random_adapter
 from tests.servers.model_hosts import find_quantizer
@@ -25,24 +25,6 @@ QUESTIONS = (
     "Which song do you remember best?",
 )
 TOKENS = 32
-
-
-def write_f16(source: Path, target: Path) -> None:
-    """Write a quantised model again with all its matrices in F16."""
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            sub_type = field.types[-1] if len(field.types) > 1 else None
-            writer.add_key_value(name, field.contents(), field.types[0], sub_type)
-    for tensor in reader.tensors:
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        kind = Kind.F32 if len(tensor.shape) == 1 else Kind.F16
-        writer.add_tensor(tensor.name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def spec_of(folder: Path, base: Path, **fields: Any) -> MergeSpec:
