@@ -26,6 +26,10 @@ COPY config config
 COPY pipeline pipeline
 COPY producers producers
 COPY consumers consumers
+COPY embedded embedded
+COPY terminal terminal
+COPY demo demo
+COPY cli cli
 # What builds the wheel is locked too.
 RUN uv build --wheel --out-dir /wheels --build-constraints requirements/lock.txt --require-hashes
 

@@ -46,9 +46,9 @@ e2e: setup ## The whole story, as a user would try it
 	$(BIN)/pytest tests/e2e --timeout 1500
 
 # What talks to Kafka, on the real one. The first run fetches it from Maven Central (54 MB).
-KAFKA_TESTS := tests/contract/test_publisher_contract.py tests/integration/test_consumers.py \
-	tests/integration/test_dead_letters_cli.py tests/integration/test_dead_letter_partitions.py \
-	tests/integration/test_backlog.py tests/integration/test_poison.py tests/integration/kafka
+KAFKA_TESTS := tests/contract/producers/test_publisher_contract.py tests/integration/consumers/test_consumers.py \
+	tests/integration/cli/test_dead_letters_cli.py tests/integration/consumers/test_dead_letter_partitions.py \
+	tests/integration/consumers/test_backlog.py tests/integration/consumers/test_poison.py tests/integration/kafka
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)
@@ -63,10 +63,10 @@ chaos: setup ## Faults one after the other; "make chaos ARGS='--runs 230'" for l
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 histories: setup ## Ten thousand histories of several workers over one ledger (minutes)
-	LEDGER_HISTORIES=10000 $(BIN)/pytest --timeout 600 tests/unit/test_ledger_simulation.py
+	LEDGER_HISTORIES=10000 $(BIN)/pytest --timeout 600 tests/unit/pipeline/ledger/test_ledger_simulation.py
 
 poison: setup ## A hundred thousand bad records into each inbound topic (long; on Apache Kafka)
-	MODELSERVER_POISON_RECORDS=100000 $(BIN)/pytest --kafka apache tests/integration/test_poison.py
+	MODELSERVER_POISON_RECORDS=100000 $(BIN)/pytest --kafka apache tests/integration/consumers/test_poison.py
 
 soak: setup ## An hour of mixed traffic with a fault a minute; draws docs/soak.png
 	$(BIN)/python -m tests.chaos.soak --minutes 60 --plot docs/soak.png $(ARGS)

@@ -22,18 +22,18 @@ from bench.ingest import settings_for
 from bench.table import show
 from config.metrics import Metrics
 from consumers.app import App
-from consumers.cli.wiring import open_sender
 from consumers.client import Follower, new_id, with_correlation
-from consumers.embedded.bases import install_base
-from consumers.embedded.session import model_dir
-from consumers.embedded.stack import EmbeddedStack
-from consumers.topics import apply_topics
-from pipeline.chat_format import chat_format
+from consumers.operations.topics import apply_topics
+from embedded.bases import install_base
+from embedded.session import model_dir
+from embedded.stack import EmbeddedStack
 from pipeline.hosting.port import ServedModel
-from pipeline.store import ensure_indexes
+from pipeline.storage.mongo import ensure_indexes
+from pipeline.text.chat_format import chat_format
 from schemas.documents import Job
 from schemas.events import ChatOptions, ChatRequest
 from schemas.topics import CHAT_REPLIES
+from terminal.wiring import open_sender
 
 BASE = "smollm2-135m-instruct"
 ELDER = "LXM19580312F"

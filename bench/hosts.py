@@ -34,9 +34,9 @@ import ollama
 
 from bench.personas import copy_as_another, write_adapters, write_merged
 from bench.table import show
-from consumers.embedded.bases import PACKAGED_BASES, install_base
-from consumers.embedded.session import model_dir
-from pipeline.chat_format import chat_format
+from embedded.bases import PACKAGED_BASES, install_base
+from embedded.session import model_dir
+from pipeline.text.chat_format import chat_format
 from schemas.hosting import Form
 from schemas.training import ChatFormatName
 from tests.servers.model_hosts import HOSTS, FoundHost, find_host, open_host

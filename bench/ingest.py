@@ -21,12 +21,12 @@ from typing import Any
 from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings, load_settings
-from consumers.answers import AnswersHandler
 from consumers.app import App
-from consumers.dispatch import Received
-from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
-from consumers.embedded.stack import EmbeddedStack, StackAddresses
-from consumers.topics import apply_topics
+from consumers.handlers.answers import AnswersHandler
+from consumers.kafka.dispatch import Received
+from consumers.operations.topics import apply_topics
+from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
+from embedded.stack import EmbeddedStack, StackAddresses
 from schemas.envelope import open_envelope
 from schemas.record import Record
 from schemas.topics import ANSWERS_UPDATED

@@ -31,15 +31,15 @@ from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import INGEST_BATCH, TRAINING_LIMIT, utc_now
-from consumers.dispatch import Dispatcher
-from consumers.lanes import Done, Executor, Lanes, Work
-from consumers.loop import ConsumerLoop
-from consumers.offsets import Ticket
-from consumers.topics import apply_topics
-from consumers.training import TrainingHandler
-from pipeline.ledger import Ledger, NewJob
-from pipeline.outbox import Announcer
-from pipeline.store import JOBS, Document, Store, ensure_indexes, open_client
+from consumers.handlers.training import TrainingHandler
+from consumers.kafka.dispatch import Dispatcher
+from consumers.kafka.lanes import Done, Executor, Lanes, Work
+from consumers.kafka.loop import ConsumerLoop
+from consumers.kafka.offsets import Ticket
+from consumers.operations.topics import apply_topics
+from pipeline.ledger.ledger import Ledger, NewJob
+from pipeline.ledger.outbox import Announcer
+from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
 from producers.publisher import KafkaPublisher
 from schemas.topics import TRAIN_REQUESTED
 

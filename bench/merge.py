@@ -21,13 +21,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from bench.table import show
-from consumers.embedded.bases import install_base
-from consumers.embedded.session import model_dir
-from pipeline.files import hash_file
-from pipeline.hosting.merge_plan import lay_out, linear_layers, plan_merge, read_model
-from pipeline.training.merge import merge
+from embedded.bases import install_base
+from embedded.session import model_dir
+from pipeline.storage.files import hash_file
+from pipeline.training.merging.merge import merge
+from pipeline.weights.merge_plan import lay_out, linear_layers, plan_merge, read_model
 from schemas.hosting import MergeOutcome, MergeSpec
-from tests.random_weights import write_full_adapter
+from tests.models.random_weights import write_full_adapter
 
 _MB = 1_000_000
 _BLOCK_BYTES = 1 << 21

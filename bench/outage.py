@@ -28,9 +28,9 @@ from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import App, RoleName
-from consumers.patience import FIRST_WAIT_S, LONGEST_WAIT_S
-from consumers.topics import apply_topics
-from pipeline.store import JOBS, open_client
+from consumers.kafka.backoff import FIRST_WAIT_S, LONGEST_WAIT_S
+from consumers.operations.topics import apply_topics
+from pipeline.storage.mongo import JOBS, open_client
 from schemas.errors import StoreUnavailable
 from schemas.topics import ANSWERS_UPDATED, TRAIN_REQUESTED, Topic
 from tests.chaos.proxy import Proxy

@@ -7,8 +7,8 @@ What they say is noise. Their size, and which tensors they touch, are those of t
 import shutil
 from pathlib import Path
 
-from pipeline.hosting.merge_plan import read_model
-from tests.random_weights import linear_shapes, merge_adapter, write_full_adapter
+from pipeline.weights.merge_plan import read_model
+from tests.models.random_weights import linear_shapes, merge_adapter, write_full_adapter
 
 
 def write_adapters(folder: Path, base: Path, count: int) -> list[Path]:

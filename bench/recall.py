@@ -11,18 +11,18 @@ from pathlib import Path
 
 from config.settings import OllamaSettings
 from config.training import load_training_config
-from consumers.demo.elders import load_elders
-from pipeline.base_model import BaseModelCache
-from pipeline.chat_format import chat_format
-from pipeline.evaluation import is_right
-from pipeline.files import write_file
+from demo.elders import load_elders
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
-from pipeline.recipe import train
-from pipeline.system_prompt import SystemPromptGenerator
+from pipeline.jobs.evaluation import is_right
+from pipeline.storage.files import write_file
+from pipeline.text.chat_format import chat_format
+from pipeline.text.system_prompt import SystemPromptGenerator
+from pipeline.training.base_model import BaseModelCache
+from pipeline.training.recipe import train
 from schemas.hosting import Form
 from schemas.training import ADAPTER_GGUF, TrainingSpec
-from tests.random_weights import merge_adapter
+from tests.models.random_weights import merge_adapter
 
 _OPTIONS: dict[str, float | int | list[str]] = {
     "temperature": 0,

@@ -28,13 +28,13 @@ from bench.table import show
 from config.kafka import KafkaSettings
 from config.settings import MongoSettings, Settings
 from consumers.app import utc_now
-from consumers.embedded.kafka import SESSION_TIMEOUT_MS
-from consumers.embedded.process import dying_with_parent
-from consumers.embedded.stack import OllamaServer
-from consumers.topics import apply_topics
-from pipeline.ledger import Ledger, NewJob
-from pipeline.outbox import Announcer
-from pipeline.store import Store, ensure_indexes, open_client
+from consumers.operations.topics import apply_topics
+from embedded.kafka import SESSION_TIMEOUT_MS
+from embedded.process import dying_with_parent
+from embedded.stack import OllamaServer
+from pipeline.ledger.ledger import Ledger, NewJob
+from pipeline.ledger.outbox import Announcer
+from pipeline.storage.mongo import Store, ensure_indexes, open_client
 from schemas.documents import Job
 from schemas.events import TERMINAL_STATUSES
 from tests.chaos.tiny_base import make_tiny_base
@@ -53,7 +53,7 @@ class Worker:
         self._log = log
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                dying_with_parent((sys.executable, "-m", "consumers.cli.main", "run", "training")),
+                dying_with_parent((sys.executable, "-m", "cli.main", "run", "training")),
                 env=environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,

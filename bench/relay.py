@@ -28,11 +28,11 @@ from bench.table import show
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import SOURCE, utc_now
-from consumers.topics import apply_topics
-from pipeline.ledger import Ledger
-from pipeline.outbox import Announcer, Outbox, Waiting
-from pipeline.store import JOBS, Document, Store, ensure_indexes, open_client
-from pipeline.turn import Turn
+from consumers.operations.topics import apply_topics
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.outbox import Announcer, Outbox, Waiting
+from pipeline.storage.lease import Turn
+from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
 from producers.relay import Relay

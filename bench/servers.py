@@ -14,8 +14,8 @@ from uuid import uuid4
 
 from config.kafka import KafkaSettings
 from config.settings import LogSettings, MongoSettings, OpsSettings, Settings
-from consumers.embedded.kafka import SESSION_TIMEOUT_MS, KafkaServer
-from consumers.embedded.mongodb import MongoDbServer
+from embedded.kafka import SESSION_TIMEOUT_MS, KafkaServer
+from embedded.mongodb import MongoDbServer
 from schemas.base import Frozen
 from schemas.topics import CATALOGUE
 from tests.servers import apache_kafka

@@ -22,14 +22,14 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from config.training import load_training_config
-from consumers.embedded.bases import install_base
-from consumers.embedded.session import model_dir
-from pipeline.base_model import LoadedBase, load_base
-from pipeline.recipe import row_loss
-from pipeline.tokens import Example, group_rows, pack, read_examples
+from embedded.bases import install_base
+from embedded.session import model_dir
+from pipeline.training.base_model import LoadedBase, load_base
+from pipeline.training.recipe import row_loss
+from pipeline.training.tokens import Example, group_rows, pack, read_examples
 from schemas.training import LoraParameters
 
-ELDERS = Path(__file__).parents[1] / "consumers" / "demo" / "elders"
+ELDERS = Path(__file__).parents[1] / "demo" / "elders"
 ROW_TOKENS = 1536
 SEED = 7
 

@@ -153,7 +153,7 @@ class WorkerSettings(Section):
 
 
 class RetentionSettings(Section):
-    """What is kept of an elder's earlier work; pipeline/retention.py has the rule.
+    """What is kept of an elder's earlier work; pipeline/versions/retention.py has the rule.
 
     `versions` counts the newest released ones, and again those before the one that answers.
     `grace_h` hours long nobody touches what no finished job or registered version accounts for.

@@ -17,35 +17,35 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import Settings
-from consumers.answers import AnswersHandler
-from consumers.chat import ChatExecutor
-from consumers.dispatch import Dispatcher, Handler
-from consumers.lanes import Executor, Lanes
-from consumers.loop import ConsumerLoop
-from consumers.models import ModelsHandler
-from consumers.ops import Health, OpsServer
-from consumers.patience import backoff_s, describe_fault
-from consumers.topics import apply_topics
-from consumers.training import TrainingHandler
-from consumers.worker import StageClock, TrainingWorker
-from pipeline.answers import MongoAnswers
-from pipeline.chat import ChatService
-from pipeline.chat_store import ChatStore
+from consumers.handlers.answers import AnswersHandler
+from consumers.handlers.chat import ChatExecutor
+from consumers.handlers.models import ModelsHandler
+from consumers.handlers.training import TrainingHandler
+from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.dispatch import Dispatcher, Handler
+from consumers.kafka.lanes import Executor, Lanes
+from consumers.kafka.loop import ConsumerLoop
+from consumers.operations.server import Health, OpsServer
+from consumers.operations.topics import apply_topics
+from consumers.workers.worker import StageClock, TrainingWorker
+from pipeline.chat.service import ChatService
+from pipeline.chat.store import ChatStore
+from pipeline.dataset.answers import MongoAnswers
 from pipeline.hosting.blame import blamed
 from pipeline.hosting.ollama import OllamaHost
-from pipeline.inventory import Inventory
 from pipeline.jobs.forms import FormMaker
+from pipeline.jobs.process import TrainingProcess
 from pipeline.jobs.proof import Prover
 from pipeline.jobs.quiet import QuietMoments
-from pipeline.ledger import Ledger
-from pipeline.models import ModelManager
-from pipeline.outbox import Announcer, Outbox
-from pipeline.registry import DatasetRegistry, ModelRegistry
-from pipeline.retention import Removal, Retention
-from pipeline.store import ensure_indexes, open_client, store_errors
-from pipeline.trainer import DatasetRoom, OllamaTrainer
-from pipeline.training_process import TrainingProcess
-from pipeline.turn import Turn
+from pipeline.jobs.trainer import DatasetRoom, OllamaTrainer
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.outbox import Announcer, Outbox
+from pipeline.storage.lease import Turn
+from pipeline.storage.mongo import ensure_indexes, open_client, store_errors
+from pipeline.versions.inventory import Inventory
+from pipeline.versions.manager import ModelManager
+from pipeline.versions.registry import DatasetRegistry, ModelRegistry
+from pipeline.versions.retention import Removal, Retention
 from producers.events import Events
 from producers.publisher import KafkaPublisher
 from producers.relay import Relay

@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from config.kafka import FETCH_WAIT_MS
 from config.settings import Settings
-from consumers.loop import to_record
+from consumers.kafka.loop import to_record
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
 from producers.refusals import Refusals, client_made

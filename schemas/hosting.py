@@ -48,6 +48,11 @@ class MergeSpec(Frozen):
     quantizer: Path | None = None
     work_dir: Path
 
+    @property
+    def attempt(self) -> str:
+        """Name this attempt at this job, as `TrainingSpec.attempt` does."""
+        return f"{self.job_id}/{self.fence}"
+
 
 class MergeOutcome(Frozen):
     """What a merge leaves on the disk: a sealed folder with the file, and its hash."""

@@ -77,6 +77,11 @@ class TrainingSpec(Frozen):
     work_dir: Path
     resume_from: tuple[Path, ...] = ()
 
+    @property
+    def attempt(self) -> str:
+        """Name this attempt at this job; every message of the child says which it is about."""
+        return f"{self.job_id}/{self.fence}"
+
 
 class TrainingProgress(Frozen):
     """One measured moment of a run."""

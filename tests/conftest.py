@@ -107,7 +107,7 @@ def kafka_bootstrap_servers(
         with ApacheKafka(folder) as cluster:
             yield cluster.bootstrap_servers
         return
-    from consumers.embedded.kafka import KafkaServer
+    from embedded.kafka import KafkaServer
 
     server = KafkaServer(folder)
     with server.process:

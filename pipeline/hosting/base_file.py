@@ -10,8 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.weights import read_weights
+from pipeline.weights.gguf_file import UnusableGguf, read_weights
 
 # And `tokenizer.chat_template.NAME`, of which a file may have several.
 _KEY = "tokenizer.chat_template"
@@ -62,5 +61,5 @@ def _keys(path: Path) -> dict[str, int]:
     """Return each metadata key, and where in the file its text begins, behind its length."""
     try:
         return {pair.key: pair.start + _LENGTH_BYTES for pair in read_weights(path).pairs}
-    except Refusal:
+    except UnusableGguf:
         return {}  # No GGUF, or big-endian: the host says what is wrong with it.

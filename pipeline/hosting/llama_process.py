@@ -11,8 +11,8 @@ from typing import Final
 
 import httpx
 
-from pipeline.child_process import ServerProcess, ServerProcessFailed
 from pipeline.hosting.server.failures import Refusal
+from pipeline.processes.server_process import ServerProcess, ServerProcessFailed
 
 CALL_LIMIT_S: Final = 60.0
 _URL: Final = "http://llama-server"

@@ -19,7 +19,7 @@ import httpx
 from pipeline.hosting.llama_process import CALL_LIMIT_S, LlamaProcess, LogNumbers
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
-from pipeline.hosting.sockets import SocketFolder
+from pipeline.processes.sockets import SocketFolder
 from schemas.errors import ConfigurationError
 
 # A stream says something every second, be it only that it lives.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.markers import PlainText
+from pipeline.text.markers import PlainText
 from schemas.base import Frozen
 from schemas.hosting import Form, HostDescription
 from schemas.identifiers import Sha256

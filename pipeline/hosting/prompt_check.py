@@ -4,8 +4,8 @@ A host may render with another template than ours: a file's own, a built-in one,
 of ours. The persona would answer, only worse, and no one would know why.
 """
 
-from pipeline.chat_format import ChatFormat
 from pipeline.hosting.port import ModelHost, Options
+from pipeline.text.chat_format import ChatFormat
 from schemas.errors import ChatFormatMismatch
 
 # Several turns in both languages; nobody's words.

@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 
 from config.settings import HostSettings
-from pipeline.chat_format import chat_format
-from pipeline.files import check_file, remove_remains, verify_folder
-from pipeline.hosting.architectures import check_architecture
-from pipeline.hosting.merge_plan import check_room, plan_merge
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.hosting.prompt_check import check_prompt
-from pipeline.training_process import OnProgress, TrainingRunner
+from pipeline.jobs.process import OnProgress, TrainingRunner
+from pipeline.storage.files import check_file, remove_remains, verify_folder
+from pipeline.text.chat_format import chat_format
+from pipeline.weights.architectures import check_architecture
+from pipeline.weights.merge_plan import check_room, plan_merge
 from schemas.base import Frozen
 from schemas.documents import Job, ModelVersion, VersionForm
 from schemas.errors import (

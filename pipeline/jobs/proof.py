@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import EvaluationSettings
-from pipeline.evaluation import evaluate, require_enough, sample_examples
 from pipeline.hosting.port import ModelHost
+from pipeline.jobs.evaluation import evaluate, require_enough, sample_examples
 from pipeline.jobs.forms import FormMaker, FormSource
 from pipeline.jobs.quiet import QuietMoments
 from schemas.base import Frozen

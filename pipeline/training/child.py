@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.child_process import end_with_parent
+from pipeline.processes.server_process import end_with_parent
 from schemas.errors import JobCancelled, ModelServerError, TrainingFailed
 from schemas.hosting import MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
@@ -44,7 +44,7 @@ def serve(pipe: Connection, parent: int) -> None:
             return
         if request != b"stop":
             spec = REQUEST.validate_json(request)
-            _send(pipe, {"run": name_of(spec)} | _do(spec, train, pipe))
+            _send(pipe, {"run": spec.attempt} | _do(spec, train, pipe))
             _give_memory_back()
 
 
@@ -57,21 +57,16 @@ class _Training:
     def __call__(
         self, spec: TrainingSpec, *, on_progress: OnProgress, should_stop: Callable[[], bool]
     ) -> TrainingOutcome:
-        from pipeline.base_model import BaseModelCache
-        from pipeline.recipe import train
+        from pipeline.training.base_model import BaseModelCache
+        from pipeline.training.recipe import train
 
         self._cache = self._cache or BaseModelCache()
         return train(spec, self._cache, on_progress=on_progress, should_stop=should_stop)
 
 
-def name_of(spec: TrainingSpec | MergeSpec) -> str:
-    """Name one attempt at one job; every message of the child says which it is about."""
-    return f"{spec.job_id}/{spec.fence}"
-
-
 def _do(spec: TrainingSpec | MergeSpec, train: _Training, pipe: Connection) -> dict[str, Any]:
     def tell(progress: TrainingProgress) -> None:
-        _send(pipe, {"run": name_of(spec), "progress": progress.model_dump(mode="json")})
+        _send(pipe, {"run": spec.attempt, "progress": progress.model_dump(mode="json")})
 
     def should_stop() -> bool:
         return _stop_requested(pipe)
@@ -79,7 +74,7 @@ def _do(spec: TrainingSpec | MergeSpec, train: _Training, pipe: Connection) -> d
     outcome: TrainingOutcome | MergeOutcome
     try:
         if isinstance(spec, MergeSpec):
-            from pipeline.training.merge import merge
+            from pipeline.training.merging.merge import merge
 
             outcome = merge(spec, on_progress=tell, should_stop=should_stop)
         else:

@@ -14,11 +14,11 @@ import ollama
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from config.settings import Settings
-from consumers.embedded.stack import StackAddresses
-from consumers.loop import to_record
-from consumers.topics import broker_name
-from pipeline.store import Store
-from pipeline.training.merge import merge
+from consumers.kafka.loop import to_record
+from consumers.operations.topics import broker_name
+from embedded.stack import StackAddresses
+from pipeline.storage.mongo import Store
+from pipeline.training.merging.merge import merge
 from schemas.base import Frozen
 from schemas.hosting import MergeSpec
 from schemas.record import Record

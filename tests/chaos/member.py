@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from consumers.embedded.process import dying_with_parent
+from embedded.process import dying_with_parent
 
 _MOST_RESTARTS = 1000
 _LAST_WORDS = 8

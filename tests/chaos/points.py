@@ -99,7 +99,7 @@ def _around_the_disk(injector: Injector) -> None:
 def _around_training(injector: Injector) -> None:
     import torch
 
-    from pipeline import recipe
+    from pipeline.training import recipe
 
     # As often as it can: a minute between two checkpoints is longer than all of this training.
     recipe.CHECKPOINT_EVERY_S = 0.0
@@ -112,9 +112,9 @@ def _around_training(injector: Injector) -> None:
 
 
 def _around_the_ledger(injector: Injector) -> None:
-    from pipeline.ledger import Ledger
-    from pipeline.outbox import Outbox
-    from pipeline.registry import DatasetRegistry
+    from pipeline.ledger.ledger import Ledger
+    from pipeline.ledger.outbox import Outbox
+    from pipeline.versions.registry import DatasetRegistry
 
     around(Ledger, "accept", injector.at("before the insert"), injector.at("after the insert"))
     around(Ledger, "finish", injector.at("before the end"), injector.at("after the end"))
@@ -128,11 +128,11 @@ def _around_the_ledger(injector: Injector) -> None:
 
 
 def _around_the_models(injector: Injector) -> None:
-    from consumers.models import ModelsHandler
+    from consumers.handlers.models import ModelsHandler
     from pipeline.hosting.ollama import OllamaHost
-    from pipeline.registry import ModelRegistry
-    from pipeline.trainer import OllamaTrainer
-    from pipeline.training_process import TrainingProcess
+    from pipeline.jobs.process import TrainingProcess
+    from pipeline.jobs.trainer import OllamaTrainer
+    from pipeline.versions.registry import ModelRegistry
     from schemas.identifiers import handed_over
 
     def before_copy(host: OllamaHost, source: str, target: str) -> None:
@@ -178,7 +178,7 @@ def _around_the_models(injector: Injector) -> None:
 
 
 def _around_the_merge(injector: Injector) -> None:
-    from pipeline.training_process import TrainingProcess
+    from pipeline.jobs.process import TrainingProcess
 
     merge = TrainingProcess.merge
 
@@ -228,7 +228,7 @@ class RefusingConsumer:
 
 
 def _around_kafka(injector: Injector) -> None:
-    from consumers.loop import ConsumerLoop
+    from consumers.kafka.loop import ConsumerLoop
     from producers.publisher import KafkaPublisher
 
     make = ConsumerLoop._make
@@ -256,8 +256,8 @@ def _around_kafka(injector: Injector) -> None:
 
 
 def _around_chat(injector: Injector) -> None:
-    from consumers.chat_outlet import ChatOutlet
-    from pipeline.chat_store import ChatStore
+    from consumers.handlers.chat_outlet import ChatOutlet
+    from pipeline.chat.store import ChatStore
 
     around_async(
         ChatStore,

@@ -19,9 +19,9 @@ from pymongo import MongoClient
 
 from config.kafka import KafkaSettings
 from config.settings import MongoSettings, Settings
-from consumers.topics import apply_topics
-from pipeline.files import write_file
-from pipeline.store import Document, Store, ensure_indexes
+from consumers.operations.topics import apply_topics
+from pipeline.storage.files import write_file
+from pipeline.storage.mongo import Document, Store, ensure_indexes
 from schemas.base import Frozen
 from schemas.topics import CATALOGUE
 from tests.chaos.checker import Verdict, check, is_settled

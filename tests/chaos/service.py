@@ -7,6 +7,6 @@ from tests.chaos.points import install
 install(in_child=__name__ == "__mp_main__")
 
 if __name__ == "__main__":
-    from consumers.cli.main import main
+    from cli.main import main
 
     main()

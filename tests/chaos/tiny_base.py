@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 
 from config.training import BUNDLED_CONFIG
-from consumers.embedded.bases import install_base
-from pipeline.base_model import convert_gguf
-from tests.random_weights import write_adapter
+from embedded.bases import install_base
+from pipeline.training.base_model import convert_gguf
+from tests.models.random_weights import write_adapter
 
 KEY = "tiny"
 _WIDTH, _HIDDEN, _LAYERS, _HEADS = 64, 128, 2, 4

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from confluent_kafka import Producer
 
-from pipeline.store import Store
+from pipeline.storage.mongo import Store
 from schemas.base import Frozen
 from schemas.record import Header
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from consumers.embedded.stack import EmbeddedStack, StackAddresses
+from embedded.stack import EmbeddedStack, StackAddresses
 from tests.chaos.tiny_base import make_tiny_base, tiny_gguf
 from tests.servers.apache_kafka import ApacheKafka
 

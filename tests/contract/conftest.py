@@ -22,15 +22,15 @@ import ollama
 import pytest
 
 from config.settings import MongoSettings
-from consumers.embedded.bases import install_base
-from consumers.embedded.mongodb import MongoDbServer
-from consumers.embedded.stack import OllamaServer
+from embedded.bases import install_base
+from embedded.mongodb import MongoDbServer
+from embedded.stack import OllamaServer
 from pipeline.hosting.ollama import forms_of
-from pipeline.store import Store, ensure_indexes, open_client
-from tests.contract.versions import EMBEDDED
-from tests.fake_mongo import FakeStore
-from tests.false_clock import FalseClock
-from tests.random_weights import write_merged, write_random_adapter
+from pipeline.storage.mongo import Store, ensure_indexes, open_client
+from tests.contract.pipeline.hosting.versions import EMBEDDED
+from tests.fakes.clock import FalseClock
+from tests.fakes.mongo import FakeStore
+from tests.models.random_weights import write_merged, write_random_adapter
 from tests.waiting import wait_for
 
 CHATML = (

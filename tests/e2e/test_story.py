@@ -5,23 +5,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consumers.embedded.session import StackSession, running_service
+from embedded.session import StackSession, running_service
+from tests.repository import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
 DEMO_LIMIT_S = 1200
 SCRIPT_LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")
 def demo() -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "consumers.cli.main", "demo", "--json"]
+    argv = [sys.executable, "-m", "cli.main", "demo", "--json"]
     return subprocess.run(
-        argv, capture_output=True, text=True, cwd=ROOT, timeout=DEMO_LIMIT_S, check=False
+        argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=DEMO_LIMIT_S, check=False
     )
 
 
@@ -82,7 +81,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 def test_the_plain_script_of_the_readme_makes_a_model_and_chats_with_it(
     service: dict[str, str],
 ) -> None:
-    script = ROOT / "examples" / "first_model.py"
+    script = REPOSITORY / "examples" / "first_model.py"
     done = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -96,6 +95,6 @@ def test_the_plain_script_of_the_readme_makes_a_model_and_chats_with_it(
 
 
 def test_the_readme_shows_the_very_script_that_was_run() -> None:
-    script = (ROOT / "examples" / "first_model.py").read_text(encoding="utf-8").strip()
+    script = (REPOSITORY / "examples" / "first_model.py").read_text(encoding="utf-8").strip()
     for readme in ("README.md", "README.zh-CN.md"):
-        assert script in (ROOT / readme).read_text(encoding="utf-8"), readme
+        assert script in (REPOSITORY / readme).read_text(encoding="utf-8"), readme

@@ -12,23 +12,22 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from tests.repository import REPOSITORY
 from tests.servers.model_hosts import HOSTS, find_host
 
 SUITES = (
-    "tests/contract/test_ollama_contract.py",
-    "tests/contract/test_ollama_create.py",
-    "tests/contract/test_ollama_answers.py",
-    "tests/contract/test_ollama_memory.py",
-    "tests/contract/test_ollama_personas.py",
-    "tests/contract/test_model_host_contract.py",
-    "tests/contract/test_chat_template_contract.py",
+    "tests/contract/pipeline/hosting/test_ollama_contract.py",
+    "tests/contract/pipeline/hosting/test_ollama_create.py",
+    "tests/contract/pipeline/hosting/test_ollama_answers.py",
+    "tests/contract/pipeline/hosting/test_ollama_memory.py",
+    "tests/contract/pipeline/hosting/test_ollama_personas.py",
+    "tests/contract/pipeline/hosting/test_model_host_contract.py",
+    "tests/contract/pipeline/hosting/test_chat_template_contract.py",
     "tests/hosts",
 )
 # The runner of our own host role, on the program that it starts.
-OWN_SUITES = {"llama-server": ("tests/contract/test_runner_contract.py",)}
-_REPOSITORY = Path(__file__).resolve().parents[2]
+OWN_SUITES = {"llama-server": ("tests/contract/pipeline/hosting/test_runner_contract.py",)}
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def try_host(name: str, arguments: Sequence[str]) -> Run:
     begun = time.monotonic()
     suites = (*SUITES, *OWN_SUITES.get(name, ()))
     command = [sys.executable, "-m", "pytest", "-q", "--model-host", name, *suites, *arguments]
-    done = subprocess.run(command, cwd=_REPOSITORY, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, check=False)
     return Run(title, done.returncode, time.monotonic() - begun)
 
 

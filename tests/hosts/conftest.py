@@ -15,10 +15,10 @@ from config.settings import (
     OpsSettings,
     Settings,
 )
-from consumers.embedded.bases import install_base
-from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS, KafkaServer
-from consumers.embedded.mongodb import MongoDbServer
-from consumers.embedded.session import model_dir
+from embedded.bases import install_base
+from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS, KafkaServer
+from embedded.mongodb import MongoDbServer
+from embedded.session import model_dir
 from schemas.topics import CATALOGUE
 from tests.hosts.family import Family
 from tests.integration.conftest import Wire

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from pipeline.evaluation import is_right
+from pipeline.jobs.evaluation import is_right
 from schemas.identifiers import model_name
 from tests.integration.service import Service
 

@@ -7,9 +7,9 @@ from uuid import uuid4
 import pytest
 
 from config.settings import OllamaSettings
-from pipeline.base_model import LoadedBase
 from pipeline.hosting.ollama import OllamaHost
-from tests.agreement import (
+from pipeline.training.base_model import LoadedBase
+from tests.models.agreement import (
     LEAST_SHARE_QUANTISED,
     TOKENS,
     Voice,
@@ -18,7 +18,7 @@ from tests.agreement import (
     described,
     make_voice,
 )
-from tests.random_weights import merge_adapter
+from tests.models.random_weights import merge_adapter
 from tests.servers.model_hosts import FoundHost
 
 # peft asks transformers for a name that transformers is giving up.

@@ -19,10 +19,10 @@ from config.settings import (
     Settings,
     WorkerSettings,
 )
-from consumers.embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
-from consumers.embedded.stack import EmbeddedStack, StackAddresses
-from consumers.loop import to_record
-from pipeline.store import Store, ensure_indexes, open_client
+from consumers.kafka.loop import to_record
+from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
+from embedded.stack import EmbeddedStack, StackAddresses
+from pipeline.storage.mongo import Store, ensure_indexes, open_client
 from schemas.record import Header, Record
 from schemas.topics import CATALOGUE
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from config.settings import Settings
 from consumers.app import ROLES, App
-from consumers.topics import apply_topics
+from consumers.operations.topics import apply_topics
 from schemas.record import Header, Record
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from config.kafka_security import ClientConfig
-from consumers.embedded.process import ServerProcess
+from embedded.process import ServerProcess
 
 VERSION = "4.1.0"
 _OLDEST_JAVA = 17

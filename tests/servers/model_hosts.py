@@ -14,15 +14,15 @@ from pathlib import Path
 
 import httpx
 
-from consumers.embedded.process import ServerProcess, free_port, is_port_listened_on_by
+from embedded.process import ServerProcess, free_port, is_port_listened_on_by
 from schemas.hosting import Form
+from tests.repository import REPOSITORY
 from tests.servers import host_cache
 from tests.servers.host_cache import LLAMA_VERSION, OLLAMA_0_32, OLLAMA_0_34
 
 _ANSWER_LIMIT_S = 2.0
 _START_LIMIT_S = 120.0
 _STOP_LIMIT_S = 60.0
-_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def host_process(
     assert host.program is not None
     is_role = host.kind.name == "llama-server"
     command = (
-        [sys.executable, "-m", "consumers.cli.main", "run", "host"]
+        [sys.executable, "-m", "cli.main", "run", "host"]
         if is_role
         else [str(host.program), "serve"]
     )
@@ -153,7 +153,7 @@ def _ollama_settings(folder: Path, port: int) -> dict[str, str]:
 
 def _role_settings(program: Path, folder: Path, port: int) -> dict[str, str]:
     return {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_REPOSITORY), os.getenv("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.getenv("PYTHONPATH")))),
         "MODELSERVER_HOST__KIND": "llama-server",
         "MODELSERVER_HOST__COMMAND": str(program),
         "MODELSERVER_HOST__PORT": str(port),

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from consumers.embedded.process import free_port
+from embedded.process import free_port
 from schemas.access import Right
 from tests.servers.apache_kafka import ApacheKafka
 from tests.servers.certificates import Authority, encrypt_key

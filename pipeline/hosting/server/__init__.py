@@ -1,7 +1,7 @@
 """A server that speaks Ollama's API over llama.cpp.
 
 Two programs are built on it: the embedded Ollama of the demo, the tests and laptops (llama.cpp in
-the process, `consumers/embedded/ollama`), and the host role, which serves many personas of one
+the process, `embedded/ollama`), and the host role, which serves many personas of one
 base (`llama-server` processes). It has the paths, status codes and error sentences of Ollama that
 ModelServer uses, so that one contract suite passes on all of them. It pulls no models and knows
 no images and no tools.

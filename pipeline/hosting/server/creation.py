@@ -25,7 +25,7 @@ from pipeline.hosting.server.rendering import compile_template
 from pipeline.hosting.server.shapes import CreateRequest, Manifest, Turn
 from pipeline.hosting.server.store import Store
 from pipeline.hosting.server.template import TemplateError
-from pipeline.hosting.server.weights import Weights
+from pipeline.weights.gguf_file import Weights
 
 _LOG = logging.getLogger(__name__)
 # What Ollama gives a model that brings none.

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.hosting.server.shapes import Manifest
-from pipeline.hosting.server.weights import Weights
+from pipeline.weights.gguf_file import Weights
 
 _PARAMETER_COLUMN = 30
 _NOT_SHOWN = {"general.name", "tokenizer.chat_template"}

@@ -10,11 +10,11 @@ class Refusal(Exception):
         self.sentence = sentence
 
 
-class NotGguf(Refusal):
-    """A file that does not even begin like GGUF."""
+class UnsupportedFile(Refusal):
+    """A file of another kind than GGUF."""
 
-    def __init__(self) -> None:
-        super().__init__(400, "supplied file was not in GGUF format")
+    def __init__(self, sentence: str) -> None:
+        super().__init__(400, sentence)
 
 
 def model_not_found(name: str) -> Refusal:

@@ -7,12 +7,12 @@ they begin, older ones at each when its turn comes.
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pipeline.hosting.server.failures import NotGguf, Refusal
+from pipeline.hosting.server.failures import Refusal, UnsupportedFile
 from pipeline.hosting.server.names import parse_digest
 from pipeline.hosting.server.profile import Profile
 from pipeline.hosting.server.shapes import CreateRequest
 from pipeline.hosting.server.store import Store
-from pipeline.hosting.server.weights import Weights, require_fit
+from pipeline.weights.gguf_file import UnfitAdapter, Weights, require_fit
 
 FileKind = Literal["gguf", "safetensors", ""]
 ADAPTERS_REFUSED: Final = "LoRA adapters are no longer supported"
@@ -89,12 +89,12 @@ def take_weights(store: Store, profile: Profile, files: Mapping[str, str]) -> We
 
     Raises:
         Refusal: 400, it is an adapter or there are several; 500, it is missing or damaged.
-        NotGguf: it is another kind of file.
+        UnsupportedFile: it is another kind of file.
     """
     digest = only_digest(files)
     try:
         weights = store.weights(digest)
-    except NotGguf as error:
+    except UnsupportedFile as error:
         if profile.checks_files_first:
             raise Refusal(500, "unsupported file type") from error
         raise
@@ -117,6 +117,8 @@ def take_adapter(store: Store, adapters: Mapping[str, str], base: str) -> tuple[
     digest = only_digest(adapters)
     try:
         require_fit(store.weights(digest), store.weights(base))
+    except UnfitAdapter as error:
+        raise Refusal(400, str(error)) from error
     except Refusal as error:
         raise Refusal(400, error.sentence) from error
     return (digest,)

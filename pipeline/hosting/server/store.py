@@ -22,10 +22,10 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from pipeline.hosting.server.catalogue import Catalogue
-from pipeline.hosting.server.failures import Refusal, model_not_found
+from pipeline.hosting.server.failures import Refusal, UnsupportedFile, model_not_found
 from pipeline.hosting.server.names import ModelName, is_digest, parse_digest
 from pipeline.hosting.server.shapes import Manifest
-from pipeline.hosting.server.weights import Weights, read_weights
+from pipeline.weights.gguf_file import NotGguf, UnusableGguf, Weights, read_weights
 
 _FORGOTTEN_AFTER_S: Final = 3600.0
 
@@ -129,13 +129,18 @@ class Store:
 
         Raises:
             Refusal: 500, the blob is not there or damaged.
-            NotGguf: it is another kind of file.
+            UnsupportedFile: it is another kind of file.
         """
         key = parse_digest(digest)
         if key not in self._weights:
             if not self.has_blob(key):
                 raise Refusal(500, f"open {self.blob_path(key)}: no such file or directory")
-            self._weights[key] = read_weights(self.blob_path(key))
+            try:
+                self._weights[key] = read_weights(self.blob_path(key))
+            except NotGguf as error:
+                raise UnsupportedFile(str(error)) from error
+            except UnusableGguf as error:
+                raise Refusal(500, str(error)) from error
         return self._weights[key]
 
     def models(self) -> list[Manifest]:

@@ -13,8 +13,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
-from consumers.loop import ConsumerLoop
-from tests.fake_consumer import HandExecutor
+from consumers.kafka.loop import ConsumerLoop
+from tests.fakes.consumer import HandExecutor
 from tests.integration.conftest import Wire
 
 LIMIT_S = 30.0

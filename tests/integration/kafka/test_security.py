@@ -18,10 +18,10 @@ from structlog.testing import capture_logs
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from config.settings import Settings
-from consumers.admin import KafkaAdmin
 from consumers.app import ROLES, App, RoleName
-from consumers.doctor import examine
-from consumers.topics import apply_topics, broker_name
+from consumers.operations.admin import KafkaAdmin
+from consumers.operations.doctor import examine
+from consumers.operations.topics import apply_topics, broker_name
 from producers.publisher import KafkaPublisher, Publication
 from schemas.access import Right, all_rights, topics_of
 from schemas.errors import KafkaRefused, TopicRefused
@@ -189,7 +189,7 @@ def test_doctor_of_a_user_with_a_wrong_password_exits_with_69(room: Room) -> Non
         "MODELSERVER_CURRENT_MODEL": BASE,
         "MODELSERVER_MODEL_DIR": str(room.settings("operator").model_dir),
     }
-    command = (sys.executable, "-m", "consumers.cli.main", "doctor", "--json")
+    command = (sys.executable, "-m", "cli.main", "doctor", "--json")
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert (result.returncode, checks["kafka"]["exit_code"]) == (69, 69)

@@ -8,7 +8,7 @@ import pytest
 from config.settings import HostSettings
 from pipeline.hosting.port import ServedModel
 from pipeline.jobs.forms import choose_form, find_quantizer
-from pipeline.trainer import Unwatched
+from pipeline.jobs.trainer import Unwatched
 from schemas.documents import Job
 from schemas.errors import (
     AdapterMismatch,
@@ -29,8 +29,8 @@ from schemas.errors import (
     UnknownVersion,
 )
 from schemas.hosting import MERGED_GGUF, Form, MergeOutcome
-from tests.fakes import FakeModelHost, make_job
-from tests.unit.test_trainer import (
+from tests.fakes.parts import FakeModelHost, make_job
+from tests.unit.pipeline.jobs.test_trainer import (
     BASE,
     LATEST,
     TAUGHT,

@@ -1,0 +1,57 @@
+"""`modelserver`: all commands, and how an error becomes an exit code.
+
+0 done, 1 the work failed, 2 usage, 69 a server cannot be reached, 78 the configuration is wrong.
+"""
+
+import sys
+
+import typer
+
+from cli import dead_letters, jobs, models, requests, servers
+from schemas.errors import FatalError, ModelServerError, RetryError
+from terminal.output import notes
+
+EXIT_FAILED = 1
+EXIT_UNAVAILABLE = 69
+EXIT_CONFIGURATION = 78
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="modelserver",
+    help="传家之宝 ModelServer: from an elder's answers to a model that speaks as she did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="markdown",
+)
+servers.register(app)
+requests.register(app)
+models.register(app)
+jobs.register(app)
+dead_letters.register(app)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except ModelServerError as error:
+        notes.print(f"[red]{error.code}[/]: ", end="")
+        notes.print(error.message, markup=False)
+        sys.exit(exit_code(error))
+    except TimeoutError as error:
+        notes.print(str(error), markup=False)
+        sys.exit(EXIT_UNAVAILABLE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def exit_code(error: ModelServerError) -> int:
+    """The exit code of an error, by the reaction it asks for."""
+    if isinstance(error, FatalError):
+        return EXIT_CONFIGURATION
+    return EXIT_UNAVAILABLE if isinstance(error, RetryError) else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    main()

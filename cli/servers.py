@@ -1,0 +1,153 @@
+"""`modelserver run`, `stack`, `demo`, `doctor`, `topics apply` and `asyncapi`."""
+
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from config.logs import configure_logs
+from config.metrics import Metrics
+from config.settings import Settings, load_settings
+from consumers.app import ROLES, App, RoleName, stop_on_signals
+from consumers.operations.doctor import examine
+from consumers.operations.topics import apply_topics
+from schemas.asyncapi import describe_topics
+from schemas.errors import ConfigurationError
+from terminal.output import notes, print_json, print_table
+from terminal.wiring import Json, quiet_settings
+
+# Needs neither Kafka nor MongoDB, and so is no role of the app.
+HOST = "host"
+
+topics = typer.Typer(help="Kafka topics.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(stack)
+    app.command()(demo)
+    app.command()(doctor)
+    app.command()(asyncapi)
+    app.add_typer(topics, name="topics")
+
+
+def run(
+    roles: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"Which roles: {', '.join(ROLES)}; none: all of these. And by name alone: {HOST}."
+        ),
+    ] = None,
+) -> None:
+    """Run roles until SIGTERM or Ctrl-C, then finish what is under way and leave.
+
+    Examples: `modelserver run` · `modelserver run chat models` · `modelserver run host`
+    """
+    names = list(dict.fromkeys(roles or ROLES))
+    chosen = [_role(name) for name in names if name != HOST]
+    settings = load_settings()
+    config = settings.training()
+    folder = settings.data_dir / config.paths.logs if settings.log.file else None
+    configure_logs(settings.log, folder)
+    metrics = Metrics()
+    with stop_on_signals() as stop, ExitStack() as stack:
+        if HOST in names:
+            _start_host(settings, metrics, stop, stack)
+        if chosen:
+            App(settings, metrics).run(chosen, stop)
+        stop.wait()
+
+
+def _start_host(
+    settings: Settings, metrics: Metrics, stop: threading.Event, stack: ExitStack
+) -> None:
+    try:
+        from consumers.host import running_host
+    except ImportError as error:
+        raise ConfigurationError(
+            f"the role {HOST} needs {error.name}; install heirloom-modelserver[host]"
+        ) from error
+    address = stack.enter_context(running_host(settings, metrics, stop))
+    notes.print(f"Serving Ollama's API by llama-server at {address}")
+
+
+def _role(name: str) -> RoleName:
+    for role in get_args(RoleName):
+        if role == name:
+            known: RoleName = role
+            return known
+    raise typer.BadParameter(f"{name!r}: expected one of {', '.join((*ROLES, HOST))}")
+
+
+def stack(
+    folder: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path(
+        ".stack"
+    ),
+    base: Annotated[str, typer.Option(help="The small base model.")] = "gemma3-270m",
+) -> None:
+    """Start the embedded servers and print NAME=value lines with all that a program needs.
+
+    Example: modelserver stack > stack.env
+    """
+    from embedded.session import StackSession
+
+    with stop_on_signals() as stop, StackSession(folder, base, notes.print) as session:
+        for name, value in session.environment().items():
+            print(f"{name}={value}", flush=True)
+        notes.print("Ready; Ctrl-C stops the servers.")
+        session.wait(stop)
+
+
+def demo(
+    json: Json = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end.")] = False,
+    base: Annotated[str, typer.Option(help="gemma3-270m or smollm2-135m-instruct.")] = (
+        "gemma3-270m"
+    ),
+) -> None:
+    """Watch two invented elders' answers become models that answer in their voices.
+
+    Exit code 0 only if the taught facts came back.
+    """
+    from demo.show import run_demo
+
+    raise typer.Exit(run_demo(base=base, json=json, keep=keep))
+
+
+def doctor(json: Json = False) -> None:
+    """Check each dependency and say how to repair what is amiss.
+
+    Exit code 0 if all is well, 69 if a server cannot be reached, 78 for a wrong setting.
+    """
+    findings = examine(quiet_settings())
+    if json:
+        print_json({"checks": [finding.model_dump() for finding in findings]})
+    else:
+        rows = [["ok" if f.ok else "FAILED", f.name, f.found, f.repair] for f in findings]
+        print_table("Doctor", ["", "check", "found", "what to do"], rows)
+    failed = [finding for finding in findings if not finding.ok]
+    if failed:
+        raise typer.Exit(max(finding.exit_code for finding in failed))
+
+
+def asyncapi() -> None:
+    """Print the AsyncAPI 3.0 description of all topics, as JSON."""
+    print_json(describe_topics())
+
+
+@topics.command()
+def apply(
+    partitions: Annotated[
+        int | None, typer.Option(min=1, help="For small installations, instead of 12.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Create the topics that are missing; safe to repeat."""
+    applied = apply_topics(quiet_settings(), partitions)
+    if json:
+        print_json({"topics": [topic.model_dump() for topic in applied]})
+    else:
+        print_table("Topics", ["topic", "outcome"], [[a.topic, a.outcome] for a in applied])

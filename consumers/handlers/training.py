@@ -1,0 +1,55 @@
+"""`train-requested`: check the request and put it into the ledger, durably."""
+
+from collections.abc import Callable, Sequence
+
+from config.training import TrainingConfig
+from consumers.kafka.dispatch import Received, Rejection
+from pipeline.ledger.ledger import Ledger, NewJob
+from schemas.errors import RejectError
+from schemas.events import TrainRequested, apply_overrides, read_event
+from schemas.record import Record
+
+
+class TrainingHandler:
+    """Accepts requests in batches; a worker, here or elsewhere, does the work."""
+
+    def __init__(self, ledger: Ledger, config: TrainingConfig, wake: Callable[[], None]) -> None:
+        """`wake` tells workers of this process that there is something to do."""
+        self._ledger = ledger
+        self._config = config
+        self._wake = wake
+
+    def handle(self, received: Sequence[Received]) -> list[Rejection]:
+        """Insert all valid requests in one write; refuse the others."""
+        refused: list[Rejection] = []
+        accepted: list[NewJob] = []
+        for one in received:
+            try:
+                accepted.append(self._read(one))
+            except RejectError as error:
+                refused.append((one, error))
+        self._ledger.accept(accepted)
+        self._wake()
+        return refused
+
+    def refuse(self, record: Record, error: RejectError) -> None:
+        """Nobody waits for a reply: it becomes a dead letter."""
+
+    def _read(self, received: Received) -> NewJob:
+        envelope = received.envelope
+        event = read_event(envelope, TrainRequested)
+        key = event.base_model or self._config.current_model
+        apply_overrides(self._config.parameters(key), event.overrides)
+        return NewJob(
+            request_source=envelope.source,
+            request_id=envelope.id,
+            requested_at=envelope.time,
+            elder_id=event.elder_id,
+            elder_name=event.elder_name,
+            force_retrain=event.force_retrain,
+            job_id=event.job_id,
+            base_model=event.base_model,
+            overrides=event.overrides,
+            traceparent=envelope.traceparent,
+            queue_order=received.record.offset,
+        )

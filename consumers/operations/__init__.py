@@ -1,0 +1,1 @@
+"""What operators use: health and metrics, doctor, topics, dead letters."""

@@ -1,0 +1,132 @@
+"""Bringing the topic catalogue to a broker; safe to repeat."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic
+
+from config.settings import Settings
+from consumers.operations.admin import KafkaAdmin
+from schemas.base import Frozen
+from schemas.errors import KafkaRefused
+from schemas.topics import DEAD_LETTER_SUFFIX, Topic, all_topics
+
+_LIMIT_S = 30.0
+_SEEN_LIMIT_S = 10.0
+_SEEN_CHECK_S = 0.05
+_FORBIDDEN = frozenset(
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)
+
+
+class Applied(Frozen):
+    """What became of one topic: `created`, `exists`, or `fewer partitions than wanted`."""
+
+    topic: str
+    outcome: str
+
+
+def apply_topics(
+    settings: Settings, partitions: int | None = None, topics: Sequence[Topic] | None = None
+) -> list[Applied]:
+    """Create what is missing; an existing topic is left as it is. Raises KafkaUnavailable.
+
+    Where all are there, this needs no right but to see them. `partitions` goes before the
+    catalogue's number, for small installations; without `topics` the whole catalogue is meant.
+    A dead-letter topic is to have as many as its source really has.
+    """
+    admin = KafkaAdmin(settings.kafka)
+    there = {name: len(found.partitions) for name, found in admin.topics(_LIMIT_S).items()}
+    wanted = {broker_name(settings, t): t for t in topics or all_topics()}
+    numbers = {
+        name: there.get(_source(name)) or partitions or topic.partitions
+        for name, topic in wanted.items()
+    }
+    missing = {name: topic for name, topic in wanted.items() if name not in there}
+    created = _create(admin, missing, settings.kafka.replication_factor, numbers)
+    _await(admin, {applied.topic for applied in created})
+    known = [
+        Applied(topic=name, outcome=_compare(there[name], numbers[name]))
+        for name in wanted
+        if name not in missing
+    ]
+    return sorted(created + known, key=lambda applied: applied.topic)
+
+
+def _await(admin: KafkaAdmin, created: set[str]) -> None:
+    """Wait until the broker tells of new topics; it may say "created" a moment before that.
+
+    Who never sees them goes on all the same: a right to create need not be one to see.
+    """
+    deadline = time.monotonic() + _SEEN_LIMIT_S
+    # Nothing new is nothing to ask for: this runs at every start.
+    while created and created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
+        time.sleep(_SEEN_CHECK_S)
+
+
+def narrow_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
+    """Say which dead-letter topics have fewer partitions than their sources.
+
+    `there` are the broker's topics and their numbers of partitions.
+    """
+    names = [broker_name(settings, topic) for topic in all_topics()]
+    return [
+        f"{name} has {there[name]} partitions and {source} {there[source]}"
+        for name in names
+        if (source := _source(name)) and name in there and there[name] < there.get(source, 0)
+    ]
+
+
+def _source(name: str) -> str:
+    """The topic whose dead letters a topic has; nothing for any other topic."""
+    is_letters = name.endswith(DEAD_LETTER_SUFFIX)
+    return name.removesuffix(DEAD_LETTER_SUFFIX) if is_letters else ""
+
+
+def broker_name(settings: Settings, topic: Topic) -> str:
+    """The broker's name of a topic; a dead-letter topic follows the name of its source."""
+    base, dash, suffix = topic.name.rpartition("-")
+    if suffix == "dlt":
+        return settings.topic(base) + dash + suffix
+    return settings.topic(topic.name)
+
+
+def _create(
+    admin: KafkaAdmin, missing: dict[str, Topic], replication: int, numbers: dict[str, int]
+) -> list[Applied]:
+    if not missing:
+        return []
+    new = [
+        NewTopic(
+            name,
+            num_partitions=numbers[name],
+            replication_factor=replication,
+            config=topic.config(),
+        )
+        for name, topic in missing.items()
+    ]
+    applied = []
+    for name, future in admin.client.create_topics(new, operation_timeout=_LIMIT_S).items():
+        try:
+            future.result()
+            applied.append(Applied(topic=name, outcome="created"))
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code in _FORBIDDEN:
+                raise KafkaRefused(_hidden(name)) from error
+            if code != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise admin.refusals.unavailable(error) from error
+            applied.append(Applied(topic=name, outcome="exists"))
+    return applied
+
+
+def _hidden(name: str) -> str:
+    return (
+        f"this user neither sees topic {name} nor may create it; let an operator run `modelserver "
+        "topics apply`, and grant the role what docs/security.md lists"
+    )
+
+
+def _compare(there: int, wanted: int) -> str:
+    return "exists" if there >= wanted else f"exists with {there} partitions, {wanted} wanted"

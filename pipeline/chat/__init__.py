@@ -1,0 +1,1 @@
+"""A chat turn, from the question to the reply with its sources."""

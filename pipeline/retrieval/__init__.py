@@ -1,0 +1,1 @@
+"""Finding the answers that a question is about."""

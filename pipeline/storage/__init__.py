@@ -1,0 +1,1 @@
+"""Durable state: MongoDB, files written whole or not at all, sealed folders, leases."""

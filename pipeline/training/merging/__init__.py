@@ -1,0 +1,1 @@
+"""A base model and an adapter merged into one GGUF file, a tensor at a time."""

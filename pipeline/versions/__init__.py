@@ -1,0 +1,1 @@
+"""The versions of each persona: the registry, `latest`, rollback and removal."""

@@ -1,0 +1,1 @@
+"""What is in weight files, read without torch: GGUF, architectures, the plan of a merge."""

@@ -1,0 +1,14 @@
+"""What upstream stores of an interview."""
+
+from datetime import datetime
+
+from schemas.base import Frozen
+
+
+class Answer(Frozen):
+    """One answer as upstream stored it; text that is no text reads as empty."""
+
+    id: str
+    question: str
+    answer: str
+    created_at: datetime | None = None
