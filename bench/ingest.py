@@ -68,7 +68,7 @@ def handler_of(app: App) -> AnswersHandler:
     """The very handler of the service."""
     return AnswersHandler(
         app.answers,
-        app.room,
+        app.datasets,
         app.dataset_registry,
         app.events,
         app.publisher.confirm,

@@ -31,7 +31,7 @@ from consumers.app import SOURCE, utc_now
 from consumers.operations.topics import apply_topics
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer, Outbox, Waiting
-from pipeline.storage.lease import Turn
+from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
@@ -104,14 +104,14 @@ def _ended(document: Document, announcer: Announcer, per_job: int) -> Document:
 def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, float]:
     """Events a second of the relay, with its turn, and of its process's own processor time."""
     events = Events(SOURCE, settings.topic, utc_now)
-    turn = Turn(store, "relay", "bench", lease_s=30)
-    turn.take()
+    lease = Lease(store, "relay", "bench", lease_s=30)
+    lease.acquire()
     with KafkaPublisher(settings.kafka, Metrics()) as publisher:
         publisher.confirm([warm_up(settings)])
-        deliver = partial(publisher.deliver, may_go_on=turn.keep)
-        relay = Relay(outbox, events.stored, deliver, turn.is_held)
+        deliver = partial(publisher.deliver, may_go_on=lease.renew)
+        relay = Relay(outbox, events.stored, deliver, lease.is_held)
         begun, own, sent = time.perf_counter(), time.process_time(), 0
-        while turn.take() and (batch := relay.run_once()):
+        while lease.acquire() and (batch := relay.run_once()):
             sent += batch
         seconds, own = time.perf_counter() - begun, time.process_time() - own
         return sent / seconds, sent / own

@@ -57,9 +57,10 @@ def cancel(job_id: JobIdArgument, json: Json = False) -> None:
     print_json(fields) if json else print_fields(fields)
 
 
+@jobs.command("hurry", hidden=True)  # The older name.
 @jobs.command()
-def hurry(job_id: JobIdArgument, json: Json = False) -> None:
+def prioritize(job_id: JobIdArgument, json: Json = False) -> None:
     """Let a queued job begin before all others, after its elder's earlier ones."""
     with open_app() as app:
-        fields = describe_job(app.ledger.hurry(job_id))
+        fields = describe_job(app.ledger.prioritize(job_id))
     print_json(fields) if json else print_fields(fields)

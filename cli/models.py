@@ -148,7 +148,7 @@ def export(
     with open_app() as app:
         known = app.dataset_registry.find(checked(elder_id)) or {}
         called = name or known.get("elder_name") or app.answers.elder_name(elder_id) or elder_id
-        dataset = app.room.build(elder_id, called, app.training.current_model)
+        dataset = app.datasets.build(elder_id, called, app.training.current_model)
     fields = dataset.model_dump(mode="json") | {"at": utc_now().isoformat(timespec="seconds")}
     print_json(fields) if json else print_fields(fields)
 

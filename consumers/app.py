@@ -31,16 +31,17 @@ from consumers.workers.worker import StageClock, TrainingWorker
 from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
+from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.blame import blamed
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.process import TrainingProcess
 from pipeline.jobs.proof import Prover
 from pipeline.jobs.quiet import QuietMoments
-from pipeline.jobs.trainer import DatasetRoom, OllamaTrainer
+from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer, Outbox
-from pipeline.storage.lease import Turn
+from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import ensure_indexes, open_client, store_errors
 from pipeline.versions.inventory import Inventory
 from pipeline.versions.manager import ModelManager
@@ -95,7 +96,7 @@ class App:
             fence_off=self.registry.fence_off,
         )
         self.manager = ModelManager(self.registry, self.host, self.ledger)
-        self.room = DatasetRoom(
+        self.datasets = DatasetBuilder(
             self.answers, self.training, settings.data_dir / self.training.paths.jsonl
         )
         self.retention = Retention(
@@ -170,7 +171,7 @@ class App:
     def _start_answers(self, stop: threading.Event, stack: ExitStack) -> None:
         handler = AnswersHandler(
             self.answers,
-            self.room,
+            self.datasets,
             self.dataset_registry,
             self.events,
             self.publisher.confirm,
@@ -188,17 +189,17 @@ class App:
         )
         self._threads.append(self._start_thread("worker", lambda: worker.run(stop)))
         outbox = Outbox(self.store, SOURCE)
-        turn = Turn(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
+        lease = Lease(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
         # A producer of its own: what it holds is dropped when the turn is lost, by us or, where
         # this process was stopped meanwhile, by librdkafka, which looks for it once a second.
-        limit_s = turn.lease_s / 2 - 1
+        limit_s = lease.lease_s / 2 - 1
         kafka = self.settings.kafka.with_delivery_within(limit_s)
         publisher = stack.enter_context(KafkaPublisher(kafka, self.metrics))
-        deliver = partial(publisher.deliver, may_go_on=turn.keep)
-        may_publish = partial(turn.is_held_for, limit_s + 1)
+        deliver = partial(publisher.deliver, may_go_on=lease.renew)
+        may_publish = partial(lease.is_held_for, limit_s + 1)
         relay = Relay(outbox, self.events.stored, deliver, may_publish)
         relaying = self._start_thread(
-            "relay", lambda: self._relay(relay, outbox, turn, self._relays_stop)
+            "relay", lambda: self._relay(relay, outbox, lease, self._relays_stop)
         )
         self._relays.append(relaying)
 
@@ -220,7 +221,7 @@ class App:
         )
         quiet = QuietMoments(self.host, settings.evaluation, num_ctx)
         trainer = OllamaTrainer(
-            self.room,
+            self.datasets,
             self.registry,
             self.host,
             runner,
@@ -243,7 +244,7 @@ class App:
             prune=self._tidy if settings.retention.after_each_job else _keep_all,
         )
 
-    def _relay(self, relay: Relay, outbox: Outbox, turn: Turn, stop: threading.Event) -> None:
+    def _relay(self, relay: Relay, outbox: Outbox, lease: Lease, stop: threading.Event) -> None:
         """Publish what the ledger holds; once more after the stop, for what was just stored.
 
         One process at a time does it, so that a job's events come in order.
@@ -253,7 +254,7 @@ class App:
         while not last:
             last = stop.is_set()
             try:
-                sent = relay.run_once() if turn.take() else 0
+                sent = relay.run_once() if lease.acquire() else 0
                 oldest = outbox.oldest() if not sent else None
                 age_s = (utc_now() - oldest).total_seconds() if oldest else 0.0
                 self.metrics.outbox_age.set(age_s)
@@ -269,7 +270,7 @@ class App:
                 log.error("relay.fault", fault=describe_fault(error))
                 stop.wait(backoff_s(attempt))
         with suppress(StoreUnavailable):  # Then the turn ends by itself.
-            turn.give_back()
+            lease.release()
 
     def _start_chat(self, stop: threading.Event, stack: ExitStack) -> None:
         settings = self.settings
@@ -306,7 +307,7 @@ class App:
         handler = ModelsHandler(
             self.manager,
             self.ledger,
-            self.room,
+            self.datasets,
             self.dataset_registry,
             self.replies,
             self.publisher.confirm,

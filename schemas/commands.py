@@ -71,10 +71,11 @@ class CancelJob(Inbound):
     job_id: JobId
 
 
-class HurryJob(Inbound):
+class PrioritizeJob(Inbound):
     """Let a queued job begin before all others, after its elder's earlier ones."""
 
-    command: Literal["hurry_job"]
+    command: Literal["prioritize_job", "hurry_job"]
+    """`hurry_job` is the older name."""
     job_id: JobId
 
 
@@ -87,7 +88,7 @@ Command = Annotated[
     | GetJob
     | ListJobs
     | CancelJob
-    | HurryJob,
+    | PrioritizeJob,
     Field(discriminator="command"),
 ]
 COMMANDS: TypeAdapter[Command] = TypeAdapter(Command)

@@ -6,8 +6,8 @@ from datetime import datetime
 from config.metrics import Metrics
 from consumers.kafka.dispatch import Received, Rejection
 from pipeline.dataset.answers import AnswerSource
+from pipeline.dataset.builder import DatasetBuilder
 from pipeline.dataset.dataset import Dataset
-from pipeline.jobs.trainer import DatasetRoom
 from pipeline.versions.registry import DatasetRegistry
 from producers.events import Events
 from producers.publisher import Publication
@@ -22,7 +22,7 @@ class AnswersHandler:
     def __init__(
         self,
         source: AnswerSource,
-        room: DatasetRoom,
+        datasets: DatasetBuilder,
         registry: DatasetRegistry,
         events: Events,
         confirm: Callable[[Iterable[Publication]], None],
@@ -31,7 +31,7 @@ class AnswersHandler:
         clock: Callable[[], datetime],
     ) -> None:
         self._source = source
-        self._room = room
+        self._datasets = datasets
         self._registry = registry
         self._events = events
         self._confirm = confirm
@@ -55,7 +55,7 @@ class AnswersHandler:
     def _rebuild(self, received: Received) -> None:
         event = read_event(received.envelope, AnswersUpdated)
         name = event.elder_name or self._known_name(event.elder_id)
-        dataset = self._room.build(event.elder_id, name, self._base)
+        dataset = self._datasets.build(event.elder_id, name, self._base)
         self._record(event.elder_id, name, dataset)
         for reason, count in dataset.skipped.items():
             self._metrics.skipped.labels(reason).inc(count)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from consumers.kafka.dispatch import Received, Rejection
-from pipeline.jobs.trainer import DatasetRoom
+from pipeline.dataset.builder import DatasetBuilder
 from pipeline.ledger.ledger import Ledger
 from pipeline.versions.manager import ModelManager, Rollback
 from pipeline.versions.registry import DatasetRegistry
@@ -18,10 +18,10 @@ from schemas.commands import (
     ExportJsonl,
     GetJob,
     GetModel,
-    HurryJob,
     ListJobs,
     ListModels,
     ModelReply,
+    PrioritizeJob,
     RollbackModel,
     read_command,
 )
@@ -53,8 +53,8 @@ class ModelsHandler:
         self,
         manager: ModelManager,
         ledger: Ledger,
-        room: DatasetRoom,
-        datasets: DatasetRegistry,
+        datasets: DatasetBuilder,
+        dataset_registry: DatasetRegistry,
         replies: Replies,
         confirm: Callable[[Iterable[Publication]], None],
         base: str,
@@ -63,8 +63,8 @@ class ModelsHandler:
         """`blamed` turns what fails at one elder's models alone into a reply (HostFailed)."""
         self._manager = manager
         self._ledger = ledger
-        self._room = room
         self._datasets = datasets
+        self._dataset_registry = dataset_registry
         self._replies = replies
         self._confirm = confirm
         self._base = base
@@ -139,13 +139,13 @@ class ModelsHandler:
                 return {"jobs": [describe_job(job) for job in jobs]}
             case CancelJob():
                 return describe_job(self._ledger.cancel(command.job_id, request))
-            case HurryJob():
-                return describe_job(self._ledger.hurry(command.job_id))
+            case PrioritizeJob():
+                return describe_job(self._ledger.prioritize(command.job_id))
 
     def _export(self, command: ExportJsonl) -> dict[str, Any]:
-        known = self._datasets.find(command.elder_id) or {}
+        known = self._dataset_registry.find(command.elder_id) or {}
         name = command.elder_name or known.get("elder_name") or command.elder_id
-        dataset = self._room.build(command.elder_id, name, self._base)
+        dataset = self._datasets.build(command.elder_id, name, self._base)
         return dataset.model_dump(mode="json", exclude={"system_prompt"})
 
 

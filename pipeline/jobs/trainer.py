@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from config.training import TrainingConfig
-from pipeline.dataset.answers import AnswerSource
-from pipeline.dataset.dataset import Dataset, JSONLBuilder
+from pipeline.dataset.builder import DatasetBuilder
+from pipeline.dataset.dataset import Dataset
 from pipeline.hosting.blame import blamed
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
@@ -22,7 +22,6 @@ from pipeline.jobs.process import TrainingRunner
 from pipeline.jobs.proof import Lesson, Proof, Prover
 from pipeline.ledger.progress import ProgressState, ProgressTracker
 from pipeline.storage.files import check_folder, disk_errors
-from pipeline.text.system_prompt import SystemPromptGenerator
 from pipeline.training.revision import RECIPE_REVISION
 from pipeline.versions.latest import bring_latest
 from pipeline.versions.registry import ModelRegistry
@@ -76,40 +75,12 @@ class Plan(Frozen):
     recipe_sha256: str
 
 
-class DatasetRoom:
-    """Builds an elder's data set for a base model, below one folder."""
-
-    def __init__(self, source: AnswerSource, config: TrainingConfig, folder: Path) -> None:
-        self._source = source
-        self._config = config
-        self._folder = folder
-
-    def path_of(self, elder_id: str, sha256: str) -> Path:
-        """Where a data set lies, or would lie."""
-        return self._folder / elder_id / f"{sha256}.jsonl"
-
-    def build(
-        self, elder_id: str, elder_name: str, base: str, max_seq_length: int | None = None
-    ) -> Dataset:
-        """Build the data set as it is taught to this base model."""
-        length = max_seq_length or self._config.parameters(base).max_seq_length
-        builder = JSONLBuilder(
-            self._source,
-            self._folder,
-            SystemPromptGenerator(self._config.prompt_template),
-            memories=self._config.memories_of(base),
-            max_seq_length=length,
-        )
-        with builder:
-            return builder.build_jsonl(elder_id, elder_name)
-
-
 class OllamaTrainer:
     """Runs a job's steps (the original API's name)."""
 
     def __init__(
         self,
-        datasets: DatasetRoom,
+        datasets: DatasetBuilder,
         registry: ModelRegistry,
         host: ModelHost,
         runner: TrainingRunner,

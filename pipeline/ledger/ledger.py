@@ -530,7 +530,7 @@ class Ledger:
                 if self._jobs.update_one(seen, update).matched_count:
                     return self.get(job_id)
 
-    def hurry(self, job_id: str) -> Job:
+    def prioritize(self, job_id: str) -> Job:
         """Let a job begin before all others, after its elder's earlier ones; safe to repeat.
 
         Raises UnknownJob, or JobAlreadyEnded.

@@ -1,4 +1,4 @@
-"""One holder at a time for work that must not be done by two: a lease by name in MongoDB.
+"""A lease by name in MongoDB: one holder at a time for work that must not be done by two.
 
 The lease is kept on MongoDB's clock. Its holder asks its own clock as well, so that a process
 that was stopped and goes on past its lease knows it before it has asked anybody.
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pymongo
 from pymongo.errors import DuplicateKeyError
 
-from pipeline.storage.mongo import TURNS, Store, store_errors
+from pipeline.storage.mongo import LEASES, Store, store_errors
 from schemas.errors import StoreUnavailable
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -19,7 +19,7 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _IS_OVER = {"$lt": [{"$toLong": "$until"}, {"$toLong": "$$NOW"}]}
 
 
-class Turn:
+class Lease:
     """The right to do one kind of work, for `lease_s` at a time."""
 
     def __init__(
@@ -31,15 +31,15 @@ class Turn:
         lease_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._turns = store[TURNS]
+        self._leases = store[LEASES]
         self._name = name
         self._owner = owner
         self.lease_s = lease_s
         self._monotonic = monotonic
         self._asked_at = -lease_s
 
-    def take(self) -> bool:
-        """Take or keep the turn and say whether it is held; raises StoreUnavailable.
+    def acquire(self) -> bool:
+        """Acquire or renew the lease and say whether it is held; raises StoreUnavailable.
 
         MongoDB is asked at most three times a lease.
         """
@@ -47,16 +47,16 @@ class Turn:
             return True
         asked_at = self._monotonic()
         # Within the lease, also where the connection hangs: the producer's records must be dropped
-        # before somebody else may have the turn.
+        # before somebody else may have the lease.
         with store_errors(), pymongo.timeout(self.lease_s / 2):
             taken = self._update() or self._make()
         self._asked_at = asked_at if taken else asked_at - self.lease_s
         return taken
 
-    def keep(self) -> bool:
-        """Take or keep the turn; where MongoDB does not answer, say whether the lease runs."""
+    def renew(self) -> bool:
+        """Acquire or renew; where MongoDB does not answer, say whether the lease still runs."""
         try:
-            return self.take()
+            return self.acquire()
         except StoreUnavailable:
             return self.is_held()
 
@@ -67,15 +67,15 @@ class Turn:
     def is_held_for(self, seconds: float) -> bool:
         """Say whether it was held until now without a break, and is for so long; renews it.
 
-        Whoever takes it anew, after somebody else had it, must look again at what there is to do.
+        Whoever acquires it anew, after somebody else had it, must look again at the work.
         """
-        return self.is_held() and self.keep() and self._age() + seconds < self.lease_s
+        return self.is_held() and self.renew() and self._age() + seconds < self.lease_s
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next one in at once; raises StoreUnavailable."""
         self._asked_at = self._monotonic() - self.lease_s
         with store_errors():
-            self._turns.update_one(
+            self._leases.update_one(
                 {"_id": self._name, "owner": self._owner}, {"$set": {"until": _LONG_AGO}}
             )
 
@@ -89,12 +89,12 @@ class Turn:
             "until": {"$add": ["$$NOW", int(self.lease_s * 1000)]},
         }
         condition = {"_id": self._name} | mine_or_free
-        return self._turns.update_one(condition, [{"$set": fields}]).matched_count == 1
+        return self._leases.update_one(condition, [{"$set": fields}]).matched_count == 1
 
     def _make(self) -> bool:
-        """Make the turn where nobody ever had it."""
+        """Make the lease where nobody ever had it."""
         try:
-            self._turns.insert_one({"_id": self._name, "owner": "", "until": _LONG_AGO})
+            self._leases.insert_one({"_id": self._name, "owner": "", "until": _LONG_AGO})
         except DuplicateKeyError:
             return False  # Somebody has it.
         return self._update()

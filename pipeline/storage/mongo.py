@@ -30,7 +30,7 @@ JOBS = "jobs"
 DATASETS = "datasets"
 MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
-TURNS = "turns"
+LEASES = "turns"
 
 # The driver calls these operation failures, and they pass. The server steps down, shuts down or
 # starts up: 91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436. It does not reach another one: 6,

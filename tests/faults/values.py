@@ -14,7 +14,7 @@ MIB = 1024 * 1024
 HEAVY = 0.001
 _COMMANDS = (
     *("list", "get", "delete", "rollback", "export_jsonl"),
-    *("job", "jobs", "cancel_job", "hurry_job"),
+    *("job", "jobs", "cancel_job", "prioritize_job", "hurry_job"),
 )
 
 

@@ -134,8 +134,8 @@ class LedgerModel:
         away = {job.request.elder_id for job in (*running, *backing_off)}
         free = [job for job in queued if job.request.elder_id not in away]
         if any(job.is_urgent for job in free):
-            hurried = {job.request.elder_id for job in free if job.is_urgent}
-            free = [job for job in free if job.request.elder_id in hurried]
+            prioritized = {job.request.elder_id for job in free if job.is_urgent}
+            free = [job for job in free if job.request.elder_id in prioritized]
         return {job.id for job in sorted(free, key=lambda job: self._place(job, now))[:1]}
 
     def _place(self, job: ModelJob, now: datetime) -> tuple[object, ...]:
@@ -207,7 +207,7 @@ class LedgerModel:
         """Leave word for the worker."""
         self.jobs[job_id].is_cancel_wanted = True
 
-    def hurry(self, job_id: str) -> None:
+    def prioritize(self, job_id: str) -> None:
         """Let a job begin before all others."""
         self.jobs[job_id].is_urgent = True
 

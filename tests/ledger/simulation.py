@@ -184,7 +184,7 @@ class Operator(Process):
     def step(self) -> None:
         draw = self.world.draw
         if self.world.witness.jobs and draw.random() < 0.5:
-            act = draw.choice([self.ledger.cancel, self.ledger.hurry])
+            act = draw.choice([self.ledger.cancel, self.ledger.prioritize])
             with suppress(JobAlreadyEnded):
                 act(draw.choice(sorted(self.world.witness.jobs)))
 

@@ -386,8 +386,9 @@ def test_every_command_is_answered(service: Service) -> None:
     assert (export["elder_id"], export["examples"]) == ("COMMAND1", 1)
     job = service.ask({"command": "job", "job_id": "command-job"})["result"]
     assert (job["job_id"], job["status"]) == ("command-job", "failed")
-    hurried = service.ask({"command": "hurry_job", "job_id": "command-job"})["error"]
-    assert hurried["code"] == JobAlreadyEnded.code
+    for name in ("prioritize_job", "hurry_job"):
+        prioritized = service.ask({"command": name, "job_id": "command-job"})["error"]
+        assert prioritized["code"] == JobAlreadyEnded.code
     jobs = service.ask({"command": "jobs", "elder_id": "COMMAND2", "limit": 1})["result"]["jobs"]
     assert [j["job_id"] for j in jobs] == ["command-job"]
     assert "outbox" not in job and "request_id" not in job
@@ -434,6 +435,7 @@ def test_command_that_is_delivered_again_is_answered_as_the_first_time(service: 
         ({"command": "export_jsonl", "elder_id": "NOMODEL"}, "unknown_elder"),
         ({"command": "job", "job_id": "nope"}, "unknown_job"),
         ({"command": "cancel_job", "job_id": "nope"}, "unknown_job"),
+        ({"command": "prioritize_job", "job_id": "nope"}, "unknown_job"),
         ({"command": "hurry_job", "job_id": "nope"}, "unknown_job"),
         ({"command": "hurry_job", "job_id": "../x"}, "invalid_event"),
         ({"command": "explode"}, "unknown_command"),

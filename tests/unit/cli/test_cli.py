@@ -148,7 +148,7 @@ def test_commands_are_those_of_the_design() -> None:
         "jobs list",
         "jobs get",
         "jobs cancel",
-        "jobs hurry",
+        "jobs prioritize",
         "export",
         "dlt list",
         "dlt replay",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.base import Inbound
-from schemas.commands import CancelJob, HurryJob, ListJobs, read_command
+from schemas.commands import CancelJob, ListJobs, PrioritizeJob, read_command
 from schemas.envelope import Envelope
 from schemas.errors import InvalidEvent, MalformedRecord, OverridesOutOfBounds, UnknownCommand
 from schemas.events import (
@@ -178,8 +178,9 @@ def test_command_is_told_apart_by_its_name() -> None:
     assert read_command(envelope({"command": "jobs"})) == ListJobs(command="jobs")
     cancel = read_command(envelope({"command": "cancel_job", "job_id": "LXM_1", "x": 1}))
     assert cancel == CancelJob(command="cancel_job", job_id="LXM_1")
-    hurry = read_command(envelope({"command": "hurry_job", "job_id": "LXM_1"}))
-    assert hurry == HurryJob(command="hurry_job", job_id="LXM_1")
+    for name in ("prioritize_job", "hurry_job"):
+        prioritize = read_command(envelope({"command": name, "job_id": "LXM_1"}))
+        assert prioritize == PrioritizeJob(command=name, job_id="LXM_1")
 
 
 @pytest.mark.parametrize("command", ["explode", "", "LIST", 5, None, ["list"]])

@@ -155,50 +155,50 @@ def test_job_given_back_keeps_its_place(ledger: Ledger) -> None:
 # -- one urgent elder -------------------------------------------------------------------------
 
 
-def test_hurried_job_behind_ten_thousand_elders_is_the_next_to_begin(ledger: Ledger) -> None:
+def test_prioritized_job_behind_ten_thousand_elders_is_the_next_to_begin(ledger: Ledger) -> None:
     accept(ledger, *(f"E{n}" for n in range(MANY)), "URGENT")
-    ledger.hurry(job_of(ledger, "URGENT").id)
+    ledger.prioritize(job_of(ledger, "URGENT").id)
     assert [serve(ledger) for _ in range(3)] == ["URGENT", "E0", "E1"]
 
 
-def test_elders_earlier_jobs_go_before_its_hurried_one(ledger: Ledger) -> None:
+def test_elders_earlier_jobs_go_before_its_prioritized_one(ledger: Ledger) -> None:
     accept(ledger, "A", "B", "U", "U", "U")
     second = ledger.jobs(elder_id="U")[1]
-    assert ledger.hurry(second.id).urgent
+    assert ledger.prioritize(second.id).urgent
     assert [serve(ledger) for _ in range(5)] == ["U", "U", "A", "B", "U"]
 
 
 def test_urgent_elders_take_turns_too(ledger: Ledger) -> None:
     accept(ledger, "A", "U", "U", "V")
     for elder in ("U", "V"):
-        ledger.hurry(job_of(ledger, elder).id)
+        ledger.prioritize(job_of(ledger, elder).id)
     assert "".join(serve(ledger) for _ in range(4)) == "UVUA"
 
 
-def test_hurrying_twice_or_while_it_runs_is_hurrying_once(ledger: Ledger) -> None:
+def test_prioritizing_twice_or_while_it_runs_is_prioritizing_once(ledger: Ledger) -> None:
     accept(ledger, "A", "U", "U")
     job = ledger.jobs(elder_id="U")[1]
     for _ in range(2):
-        assert ledger.hurry(job.id).status == "queued"
+        assert ledger.prioritize(job.id).status == "queued"
     lease = begin(ledger)
     assert lease.job.id == job.id and lease.job.urgent
-    assert ledger.hurry(job.id).status == "running"
+    assert ledger.prioritize(job.id).status == "running"
     ledger.finish(lease, "succeeded")
     assert [serve(ledger), serve(ledger)] == ["A", "U"], "the elder's next job is not urgent"
 
 
-def test_ended_or_unknown_job_cannot_be_hurried(ledger: Ledger) -> None:
+def test_ended_or_unknown_job_cannot_be_prioritized(ledger: Ledger) -> None:
     accept(ledger, "A")
     serve(ledger)
     with pytest.raises(JobAlreadyEnded):
-        ledger.hurry(job_of(ledger, "A").id)
+        ledger.prioritize(job_of(ledger, "A").id)
     with pytest.raises(UnknownJob):
-        ledger.hurry("nobody_1")
+        ledger.prioritize("nobody_1")
 
 
 def test_urgent_job_that_backs_off_lets_others_in(ledger: Ledger) -> None:
     accept(ledger, "A", "U")
-    ledger.hurry(job_of(ledger, "U").id)
+    ledger.prioritize(job_of(ledger, "U").id)
     ledger.release(begin(ledger), wait_s=60, count_attempt=True)
     assert serve(ledger) == "A"
     assert ledger.claim("w") is None

@@ -3,7 +3,7 @@
 from pymongo import MongoClient
 
 from embedded.process import free_port
-from pipeline.storage.lease import Turn
+from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import Document, Store
 
 LEASE_S = 0.3
@@ -19,76 +19,76 @@ class Clock:
         return self.now
 
 
-def turn(store: Store, owner: str, clock: Clock, lease_s: float = 60) -> Turn:
-    return Turn(store, "relay", owner, lease_s=lease_s, monotonic=clock)
+def lease(store: Store, owner: str, clock: Clock, lease_s: float = 60) -> Lease:
+    return Lease(store, "relay", owner, lease_s=lease_s, monotonic=clock)
 
 
 def test_the_first_to_take_it_holds_it_and_keeps_it(store: Store) -> None:
     clock = Clock()
-    one, two = turn(store, "one", clock), turn(store, "two", clock)
-    assert one.take() and not two.take()
+    one, two = lease(store, "one", clock), lease(store, "two", clock)
+    assert one.acquire() and not two.acquire()
     clock.now += 30
-    assert one.take() and not two.take()
+    assert one.acquire() and not two.acquire()
     assert one.is_held() and not two.is_held()
 
 
-def test_turn_that_was_given_back_is_free(store: Store) -> None:
+def test_lease_that_was_given_back_is_free(store: Store) -> None:
     clock = Clock()
-    one, two = turn(store, "one", clock), turn(store, "two", clock)
-    assert one.take()
-    one.give_back()
+    one, two = lease(store, "one", clock), lease(store, "two", clock)
+    assert one.acquire()
+    one.release()
     assert not one.is_held()
-    assert two.take() and not one.take()
+    assert two.acquire() and not one.acquire()
 
 
 def test_holder_that_is_gone_loses_it_after_its_lease(store: Store, wait_until) -> None:  # type: ignore[no-untyped-def]
     clock = Clock()
-    assert turn(store, "one", clock, LEASE_S).take()
-    two = turn(store, "two", clock, LEASE_S)
-    wait_until(two.take, "the lease is over on the store's clock")
+    assert lease(store, "one", clock, LEASE_S).acquire()
+    two = lease(store, "two", clock, LEASE_S)
+    wait_until(two.acquire, "the lease is over on the store's clock")
 
 
 def test_holder_that_slept_knows_by_its_own_clock_that_it_is_over(store: Store) -> None:
     clock = Clock()
-    one = turn(store, "one", clock)
-    assert one.take()
+    one = lease(store, "one", clock)
+    assert one.acquire()
     clock.now += 61
     assert not one.is_held()
-    assert one.take(), "nobody else came meanwhile"
+    assert one.acquire(), "nobody else came meanwhile"
 
 
-def test_turn_is_held_for_a_while_only_where_nobody_else_had_it_in_between(store: Store) -> None:
+def test_lease_is_held_for_a_while_only_where_nobody_else_had_it_in_between(store: Store) -> None:
     """A process that was stopped read what another may have published and gone beyond."""
     clock = Clock()
-    one = turn(store, "one", clock)
+    one = lease(store, "one", clock)
     assert not one.is_held_for(1), "nobody gave it to him yet"
-    assert one.take()
+    assert one.acquire()
     clock.now += 35
     assert one.is_held_for(40), "renewed, as a third of it was over"
     assert not one.is_held_for(61)
     clock.now += 61
     assert not one.is_held_for(1), "over, though MongoDB would give it again"
-    assert one.take() and one.is_held_for(1)
+    assert one.acquire() and one.is_held_for(1)
 
 
-def test_somebody_elses_turn_cannot_be_given_back(store: Store) -> None:
+def test_somebody_elses_lease_cannot_be_released(store: Store) -> None:
     clock = Clock()
-    one, two = turn(store, "one", clock), turn(store, "two", clock)
-    assert one.take()
-    two.give_back()
-    assert not two.take()
+    one, two = lease(store, "one", clock), lease(store, "two", clock)
+    assert one.acquire()
+    two.release()
+    assert not two.acquire()
 
 
-def test_store_that_is_away_ends_no_turn_before_its_time() -> None:
+def test_store_that_is_away_ends_no_lease_before_its_time() -> None:
     clock = Clock()
     away: MongoClient[Document] = MongoClient(
         f"mongodb://127.0.0.1:{free_port()}", serverSelectionTimeoutMS=50
     )
     with away:
-        one = turn(away["nowhere"], "one", clock, lease_s=0.6)  # A renewal waits for half of it.
-        assert not one.keep(), "it never had it"
+        one = lease(away["nowhere"], "one", clock, lease_s=0.6)  # A renewal waits for half of it.
+        assert not one.renew(), "it never had it"
         one._asked_at = clock.now
         clock.now += 0.5
-        assert one.keep(), "the lease still runs"
+        assert one.renew(), "the lease still runs"
         clock.now += 0.2
-        assert not one.keep()
+        assert not one.renew()

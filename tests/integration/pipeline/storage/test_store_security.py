@@ -13,13 +13,13 @@ from config.settings import MongoSettings
 from consumers.operations.doctor import examine
 from embedded.process import ServerProcess, free_port, is_port_listened_on_by
 from pipeline.chat.store import ChatStore
-from pipeline.storage.lease import Turn
+from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import (
     CHAT_DEDUP,
     DATASETS,
     JOBS,
+    LEASES,
     MODELS,
-    TURNS,
     ensure_indexes,
     open_client,
     store_errors,
@@ -36,7 +36,7 @@ OWN += ["createCollection", "createIndex", "dropIndex", "collMod"]
 ROLE = [
     {"resource": {"db": DATABASE, "collection": name}, "actions": actions}
     for name, actions in [("answers", READ)]
-    + [(c, OWN) for c in (JOBS, DATASETS, MODELS, CHAT_DEDUP, TURNS)]
+    + [(c, OWN) for c in (JOBS, DATASETS, MODELS, CHAT_DEDUP, LEASES)]
 ]
 # As it is, and as it stands in an address.
 PASSWORD, QUOTED = "c0rrect/horse", "c0rrect%2Fhorse"
@@ -97,9 +97,9 @@ def test_rights_of_the_service_do_and_end_at_its_database(server: Server) -> Non
             own.insert_one({"_id": "1", "status": "queued", "folded_id": "1"})
             own.update_one({"_id": "1"}, {"$set": {"status": "failed"}})
             own.delete_one({"_id": "1"})
-        turn = Turn(database, "relay", "this process", lease_s=5)
-        assert turn.take()
-        turn.give_back()
+        lease = Lease(database, "relay", "this process", lease_s=5)
+        assert lease.acquire()
+        lease.release()
         # MongoDB goes by collections too; SecantusDB by databases alone.
         with pytest.raises(StoreRefused), store_errors():
             client["other"][JOBS].insert_one({"_id": "2"})

@@ -29,7 +29,7 @@ from consumers.kafka.dispatch import Dispatcher, Handler
 from consumers.kafka.lanes import Work
 from consumers.kafka.offsets import Ticket
 from pipeline.chat.service import ChatService
-from pipeline.jobs.trainer import DatasetRoom
+from pipeline.dataset.builder import DatasetBuilder
 from pipeline.ledger.ledger import NewJob
 from pipeline.versions.manager import ModelManager
 from producers.events import Events
@@ -89,7 +89,7 @@ class MemoryLedger:
         """There is none."""
         raise UnknownJob
 
-    cancel = hurry = get
+    cancel = prioritize = get
 
     def jobs(self, **condition: Any) -> list[Job]:
         """There are none."""
@@ -119,7 +119,7 @@ class Bench:
         self.replies = Replies("source", str, ChatSettings().reply_topics, fixed_clock)
         answers = ListedAnswers({KNOWN_ELDER: [("Where were you born?", "In Stromness.")]})
         training = self.settings.training()
-        room = DatasetRoom(answers, training, folder)
+        room = DatasetBuilder(answers, training, folder)
         datasets: Any = MemoryDatasets()
         registry: Any = MemoryRegistry()
         ledger: Any = self.ledger

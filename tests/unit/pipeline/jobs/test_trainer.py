@@ -9,8 +9,9 @@ from gguf import GGMLQuantizationType
 
 from config.settings import EvaluationSettings, HostSettings
 from config.training import load_training_config
+from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.port import ServedModel
-from pipeline.jobs.trainer import DatasetRoom, OllamaTrainer, Unwatched
+from pipeline.jobs.trainer import OllamaTrainer, Unwatched
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.manager import ModelManager
 from schemas.documents import Job, ModelVersion
@@ -102,7 +103,7 @@ class Workshop:
         config = load_training_config().model_copy(update={"current_model": BASE})
         other = [("Where were you born?", "In Kirkwall, on the hill.")]
         source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")], "OTHER": other})
-        self.room = DatasetRoom(source, config, folder / "jsonl")
+        self.room = DatasetBuilder(source, config, folder / "jsonl")
         self.trainer = OllamaTrainer(
             self.room,
             self.registry,  # type: ignore[arg-type]

@@ -238,16 +238,16 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             self.model.ask_to_cancel(job_id)
 
     @rule(data=st.data(), fault=faults, claims=st.booleans())
-    def hurry(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
+    def prioritize(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
         """Often the job is queued, and a claim follows: else few histories show who is next."""
         queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
-        outcome = self._do(lambda: self.ledger.hurry(job_id), fault)
+        outcome = self._do(lambda: self.ledger.prioritize(job_id), fault)
         job = self.model.jobs.get(job_id)
         if job is not None and job.status not in TERMINAL_STATUSES:
             assert outcome.is_cut or outcome.result.urgent
             if outcome.writes:
-                self.model.hurry(job_id)
+                self.model.prioritize(job_id)
         elif not outcome.is_cut:
             assert isinstance(outcome.error, UnknownJob if job is None else JobAlreadyEnded)
         if claims:
