@@ -78,7 +78,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             yield settings
 
 
-def test_the_plain_script_of_the_readme_makes_a_model_and_chats_with_it(
+def test_the_plain_script_of_the_first_hour_makes_a_model_and_chats_with_it(
     service: dict[str, str],
 ) -> None:
     script = REPOSITORY / "examples" / "first_model.py"
@@ -94,7 +94,7 @@ def test_the_plain_script_of_the_readme_makes_a_model_and_chats_with_it(
     assert done.stdout.strip(), "the script prints what the model said"
 
 
-def test_the_readme_shows_the_very_script_that_was_run() -> None:
+def test_the_first_hour_shows_the_very_script_that_was_run() -> None:
     script = (REPOSITORY / "examples" / "first_model.py").read_text(encoding="utf-8").strip()
-    for readme in ("README.md", "README.zh-CN.md"):
-        assert script in (REPOSITORY / readme).read_text(encoding="utf-8"), readme
+    for page in ("docs/first-hour.md", "docs/zh-CN/first-hour.md"):
+        assert script in (REPOSITORY / page).read_text(encoding="utf-8"), page
