@@ -37,7 +37,9 @@ from consumers.kafka.lanes import Done, Executor, Lanes, Work
 from consumers.kafka.loop import ConsumerLoop
 from consumers.kafka.offsets import Ticket
 from consumers.operations.topics import apply_topics
-from pipeline.ledger.ledger import Ledger, NewJob
+from pipeline.ledger.acceptance import job_document
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
 from producers.publisher import KafkaPublisher
@@ -130,11 +132,11 @@ def run_service(settings: Settings, store: Store, count: int) -> tuple[float, fl
         return count / (time.perf_counter() - begun), count / (time.process_time() - own)
 
 
-def bare_documents(settings: Settings, store: Store, count: int) -> list[Document]:
+def bare_documents(settings: Settings, count: int) -> list[Document]:
     """The very documents that the service would store, ready beforehand."""
-    ledger = ledger_of(settings, store)
+    announcer = Announcer(utc_now, settings.language)
     now = utc_now()
-    return [ledger._document(request(number), 1, now) for number in range(count)]
+    return [job_document(request(number), 1, now, announcer) for number in range(count)]
 
 
 def request(number: int) -> NewJob:
@@ -156,7 +158,7 @@ def request(number: int) -> NewJob:
 
 def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> tuple[float, float]:
     """Records a second of a loop of the client and the driver alone."""
-    documents = bare_documents(settings, store, count)
+    documents = bare_documents(settings, count)
     assigned: list[TopicPartition] = []
     consumer = Consumer(settings.kafka.consumer("training"))
     consumer.subscribe(

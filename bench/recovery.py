@@ -32,7 +32,8 @@ from consumers.operations.topics import apply_topics
 from embedded.kafka import SESSION_TIMEOUT_MS
 from embedded.process import dying_with_parent
 from embedded.stack import OllamaServer
-from pipeline.ledger.ledger import Ledger, NewJob
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store, ensure_indexes, open_client
 from schemas.documents import Job

@@ -29,7 +29,7 @@ from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import SOURCE, utc_now
 from consumers.operations.topics import apply_topics
-from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.acceptance import job_document
 from pipeline.ledger.outbox import Announcer, Outbox, Waiting
 from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
@@ -66,9 +66,8 @@ class InMemory(Outbox):
 def fill(store: Store, settings: Settings, jobs: int, per_job: int) -> list[Document]:
     """Store jobs with waiting events and return them."""
     announcer = Announcer(utc_now, settings.language)
-    ledger = Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
     now = utc_now()
-    documents = [ledger._document(request(number), 1, now) for number in range(jobs)]
+    documents = [job_document(request(number), 1, now, announcer) for number in range(jobs)]
     if per_job > 1:
         documents = [_ended(document, announcer, per_job) for document in documents]
     for begin in range(0, jobs, BARE_BATCH):

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from config.training import TrainingConfig
 from consumers.kafka.dispatch import Received, Rejection
-from pipeline.ledger.ledger import Ledger, NewJob
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.new_job import NewJob
 from schemas.errors import RejectError
 from schemas.events import TrainRequested, apply_overrides, read_event
 from schemas.record import Record

@@ -14,7 +14,8 @@ from config.metrics import Metrics
 from config.settings import WorkerSettings
 from consumers.kafka.backoff import backoff_s, describe_fault
 from pipeline.jobs.trainer import OllamaTrainer
-from pipeline.ledger.ledger import Lease, Ledger
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.retention import Removal
 from schemas.documents import Job

@@ -119,6 +119,13 @@ def _is_unconfirmed(error: OperationFailure) -> bool:
     return isinstance(error, BulkWriteError) and bool(error.details.get("writeConcernErrors"))
 
 
+def server_time(store: Store) -> datetime:
+    """Return MongoDB's own clock: the one on which all leases are kept."""
+    hello: Document = store.command("hello")
+    now: datetime = hello["localTime"]
+    return now.replace(tzinfo=UTC)  # Commands are answered without a time zone.
+
+
 def ensure_indexes(store: Store, dedup_hours: int) -> None:
     """Create the indexes of the collections that ModelServer owns; safe to repeat."""
     with store_errors():

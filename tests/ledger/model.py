@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from pipeline.ledger.ledger import NewJob
+from pipeline.ledger.new_job import NewJob
 from schemas.events import Status
 from tests.fakes.mongo_language import Document
 from tests.ledger.witness import new_request, waiting_events

@@ -17,7 +17,9 @@ from random import Random
 
 from pymongo.errors import AutoReconnect
 
-from pipeline.ledger.ledger import Lease, Ledger, NewJob
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer, Outbox
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import ensure_indexes

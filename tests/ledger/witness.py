@@ -11,7 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.ledger.ledger import Lease, NewJob
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.new_job import NewJob
 from schemas.envelope import OutboundEvent
 from schemas.events import TERMINAL_STATUSES
 from schemas.topics import MODEL_READY, TRAIN_PROGRESS

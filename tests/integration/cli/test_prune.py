@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cli import models
 from cli.main import app as cli
 from consumers.app import App
-from pipeline.ledger.ledger import NewJob
+from pipeline.ledger.new_job import NewJob
 from pipeline.storage.files import write_file
 from pipeline.storage.mongo import ensure_indexes
 from schemas.errors import EvaluationFailed

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.ledger.ledger import Lease, Ledger
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store
 from schemas.documents import Job

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.ledger.ledger import Lease, Ledger
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store
 from pipeline.versions.manager import ModelManager

@@ -30,7 +30,7 @@ from consumers.kafka.lanes import Work
 from consumers.kafka.offsets import Ticket
 from pipeline.chat.service import ChatService
 from pipeline.dataset.builder import DatasetBuilder
-from pipeline.ledger.ledger import NewJob
+from pipeline.ledger.new_job import NewJob
 from pipeline.versions.manager import ModelManager
 from producers.events import Events
 from producers.publisher import Publication

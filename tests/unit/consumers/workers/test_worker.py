@@ -9,7 +9,7 @@ from config.metrics import Metrics
 from config.settings import WorkerSettings
 from consumers.workers.worker import JobWatch, StageClock, TrainingWorker
 from pipeline.jobs.trainer import Watch
-from pipeline.ledger.ledger import Lease
+from pipeline.ledger.leases import Lease
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.retention import Removal
 from schemas.documents import Job, ModelVersion

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from pymongo.errors import AutoReconnect
 
-from pipeline.ledger.ledger import Lease, Ledger, NewJob
+from pipeline.ledger.leases import Lease
+from pipeline.ledger.ledger import Ledger
+from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer, Outbox, Waiting
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import ensure_indexes

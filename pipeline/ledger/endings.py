@@ -1,0 +1,67 @@
+"""How a job ends: its last state and the events that tell of it, in one update."""
+
+from datetime import datetime
+
+from pipeline.ledger.outbox import Announcer
+from pipeline.storage.mongo import Document
+from schemas.base import Frozen
+from schemas.documents import Job
+from schemas.events import ErrorBody, ModelReady, Status
+
+
+class Ending(Frozen):
+    """What a job comes to; `requests` are the commands that asked for it."""
+
+    status: Status
+    error: ErrorBody | None = None
+    ready: ModelReady | None = None
+    requests: tuple[str, ...] = ()
+
+
+def ended_job(job: Job, ending: Ending) -> Job:
+    """Return the job as it is once it has ended, under the number of its terminal event."""
+    return job.model_copy(
+        update={
+            "status": ending.status,
+            "stage": None,
+            "sequence": job.sequence + 1,
+            "progress": 100 if ending.status == "succeeded" else job.progress,
+            "eta_seconds": None,
+            "error": ending.error,
+            "version": ending.ready.version if ending.ready else None,
+        }
+    )
+
+
+def end_update(job: Job, ended: Job, ending: Ending, announcer: Announcer) -> Document:
+    """Return the update that ends a job and queues the events that tell of it."""
+    events = [announcer.progress(ended, sequence=ended.sequence)]
+    if ending.ready is not None:
+        events.append(announcer.model_ready(ending.ready, sequence=ended.sequence + 1))
+    fields = {
+        "status": ended.status,
+        "stage": None,
+        "sequence": events[-1].sequence,
+        "progress": ended.progress,
+        "eta_seconds": None,
+        "error": ended.error.model_dump() if ended.error else None,
+        "version": ended.version,
+        "owner": None,
+        "lease_until": None,
+        "not_before": None,
+        "latest": None,
+        "has_pending": True,
+        "pending_since": pending_since(job, events[0].time),
+        "finished_at": events[0].time,
+    }
+    pushed = {
+        "outbox": {"$each": [event.model_dump() for event in events]},
+        "cancel_requests": {"$each": list(ending.requests)},
+    }
+    return {"$set": fields, "$push": pushed}
+
+
+def pending_since(job: Job, now: datetime) -> datetime:
+    """Return the time of a job's oldest event that is not published yet, or `now`."""
+    waiting = [event.time for event in (*job.outbox, job.latest) if event is not None]
+    return min(waiting, default=now)
