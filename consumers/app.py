@@ -21,8 +21,9 @@ from consumers.handlers.answers import AnswersHandler
 from consumers.handlers.chat import ChatExecutor
 from consumers.handlers.models import ModelsHandler
 from consumers.handlers.training import TrainingHandler
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import backoff_s
 from consumers.kafka.dispatch import Dispatcher, Handler
+from consumers.kafka.faults import describe_fault
 from consumers.kafka.lanes import Executor, Lanes
 from consumers.kafka.loop import ConsumerLoop
 from consumers.operations.server import Health, OpsServer

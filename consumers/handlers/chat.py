@@ -16,7 +16,8 @@ import structlog
 from config.metrics import Metrics
 from config.settings import ChatSettings
 from consumers.handlers.chat_outlet import ChatOutlet, back_off, encode_reply, refusal_of
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import backoff_s
+from consumers.kafka.faults import describe_fault
 from consumers.kafka.lanes import Done, Work
 from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore, StoredReply

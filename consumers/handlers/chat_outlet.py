@@ -10,7 +10,7 @@ import structlog
 
 from config.metrics import Metrics
 from consumers.kafka.backoff import backoff_s
-from producers.dead_letters import dead_letter, empty_letter
+from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import Publication, Publisher
 from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
 from schemas.errors import (
@@ -68,7 +68,7 @@ class ChatOutlet:
             await self._publish(dead_letter(record, self._group, error))
         except MessageTooLarge:
             log.warning("letter.emptied", position=record.position, bytes=record.size)
-            await self._publish(empty_letter(record, self._group, error), must=True)
+            await self._publish(empty_dead_letter(record, self._group, error), must=True)
 
     async def _publish(
         self, publication: Publication, *, asked: bool = False, must: bool = False

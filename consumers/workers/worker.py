@@ -12,7 +12,8 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import WorkerSettings
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import backoff_s
+from consumers.kafka.faults import describe_fault
 from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.ledger import Lease, Ledger
 from pipeline.ledger.progress import ProgressState

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from producers.dead_letters import dead_letter, empty_letter, open_letter, replayed
+from producers.dead_letters import dead_letter, empty_dead_letter, read_dead_letter, replayed
 from producers.publisher import Publication
 from schemas.errors import InvalidEvent, MalformedRecord
 from schemas.record import Header, Record
@@ -55,7 +55,7 @@ def test_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
 
 def test_letter_is_opened_to_the_record_as_it_came() -> None:
     came = record(b"{}", *OWN)
-    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    letter = read_dead_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
     assert letter is not None
     assert letter.original == came
     assert (letter.group, letter.code, letter.message) == ("g", "invalid_event", "why")
@@ -65,7 +65,7 @@ def test_letter_is_opened_to_the_record_as_it_came() -> None:
 def test_headers_a_sender_forged_stay_the_senders_own() -> None:
     forged = dead_letter(record(b"{}"), "forged", MalformedRecord("forged")).headers
     came = record(b"{}", *forged, ("heirloom_left-out", b"forged"))
-    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    letter = read_dead_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
     assert letter is not None
     assert (letter.group, letter.message, letter.left_out) == ("g", "why", None)
     assert replayed(letter).headers == (
@@ -75,7 +75,7 @@ def test_headers_a_sender_forged_stay_the_senders_own() -> None:
 
 
 def test_letter_that_is_not_whole_says_what_is_left_out() -> None:
-    letter = open_letter(received(empty_letter(record(b"{}", *OWN), "g", InvalidEvent())))
+    letter = read_dead_letter(received(empty_dead_letter(record(b"{}", *OWN), "g", InvalidEvent())))
     assert letter is not None
     assert letter.left_out is not None and "value" in letter.left_out
     assert letter.original.position == "train-requested/3/17"
@@ -83,13 +83,13 @@ def test_letter_that_is_not_whole_says_what_is_left_out() -> None:
 
 @pytest.mark.parametrize("headers", [(), OWN])
 def test_record_somebody_else_put_there_is_no_letter(headers: tuple[Header, ...]) -> None:
-    assert open_letter(record(b"{}", *headers)) is None
+    assert read_dead_letter(record(b"{}", *headers)) is None
 
 
 def test_letter_with_numbers_of_a_wrong_length_is_no_letter() -> None:
     headers = dead_letter(record(b"{}"), "g", InvalidEvent()).headers
     short = tuple((n, b"\x00" if n == "kafka_dlt-original-offset" else v) for n, v in headers)
-    assert open_letter(record(b"{}", *short)) is None
+    assert read_dead_letter(record(b"{}", *short)) is None
 
 
 def received(letter: Publication) -> Record:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from config.metrics import Metrics
-from consumers.kafka.backoff import backoff_s
 from consumers.kafka.dispatch import Dispatcher, Received, Rejection
 from consumers.kafka.lanes import Work
 from consumers.kafka.offsets import Ticket
@@ -263,10 +262,3 @@ def test_dead_letter_topic_that_takes_nothing_is_waited_for() -> None:
     bench.process(b"1")
     assert bench.letters() == {b"1": b"invalid_event"}
     assert bench.sample("retries_total", topic=TOPIC, reason="topic_refused") == 1
-
-
-def test_waits_grow_to_a_limit_and_never_to_nothing() -> None:
-    waits = [backoff_s(attempt, jitter=lambda: 1.0) for attempt in range(1, 2000, 7)]
-    assert waits == sorted(waits)
-    assert waits[0] == 0.25 and waits[-1] == 15.0
-    assert backoff_s(1, jitter=lambda: 0.0) == 0.125
