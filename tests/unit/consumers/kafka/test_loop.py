@@ -182,7 +182,7 @@ def test_full_member_pauses_all_that_it_holds_and_goes_on_at_half(narrow: Member
     narrow.consumer.gives(0, 1)
     narrow.consumer.brings(0, 1, 2, 3, 4, 5)
     until(lambda: narrow.consumer.paused == {0, 1})
-    assert narrow.executor.offsets == [1, 2], "two under way, two held back"
+    assert narrow.executor.offsets == [1, 2], "two under way, two in the backlog"
     narrow.consumer.gives(2)
     narrow.consumer.brings(2, 50)
     until(lambda: narrow.consumer.paused == {0, 1, 2})
@@ -193,7 +193,7 @@ def test_full_member_pauses_all_that_it_holds_and_goes_on_at_half(narrow: Member
     until(lambda: narrow.consumer.paused == set())
 
 
-def test_records_held_back_are_neither_committed_nor_handed_on_once_they_are_taken_away(
+def test_backlog_of_a_revoked_partition_is_neither_committed_nor_handed_on(
     narrow: Member,
 ) -> None:
     narrow.consumer.gives(0, 1)
