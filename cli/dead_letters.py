@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from consumers.operations.dead_letters import LetterBox
-from producers.dead_letters import open_letter, replayed
+from consumers.operations.dead_letters import DeadLetters
+from producers.dead_letters import read_dead_letter, replayed
 from producers.publisher import Publication
 from schemas.base import Frozen
 from schemas.record import Record
@@ -27,17 +27,17 @@ def register(app: typer.Typer) -> None:
 
 
 @dlt.command("list")
-def list_letters(topic: TopicArgument, json: Json = False) -> None:
+def list_dead_letters(topic: TopicArgument, json: Json = False) -> None:
     """List a topic's dead letters: where each came from and why it was set aside.
 
     Example: modelserver dlt list train-requested
     """
     with open_app() as app:
-        letters = [_describe(record) for record in LetterBox(app.settings, topic).all()]
+        listed = [_describe(record) for record in DeadLetters(app.settings, topic).all()]
     if json:
-        print_json({"dead_letters": letters})
+        print_json({"dead_letters": listed})
         return
-    rows = [[v["partition"], v["offset"], v["code"], v["message"]] for v in letters]
+    rows = [[v["partition"], v["offset"], v["code"], v["message"]] for v in listed]
     print_table(f"Dead letters of {topic}", ["partition", "offset", "code", "reason"], rows)
 
 
@@ -58,7 +58,7 @@ def show(
     Example: modelserver dlt show train-requested --partition 3 --offset 17 --value
     """
     with open_app() as app:
-        record = LetterBox(app.settings, topic).one(partition, offset)
+        record = DeadLetters(app.settings, topic).one(partition, offset)
     fields = _describe(record) | _details(record)
     if value:
         fields["value"] = describe_bytes(record.value)
@@ -86,11 +86,11 @@ def replay(
     if offset is not None and partition is None:
         raise typer.BadParameter("--offset needs --partition: each partition counts for itself")
     with open_app() as app:
-        box = LetterBox(app.settings, topic)
-        letters = _chosen(box, partition, offset)
+        dead_letters = DeadLetters(app.settings, topic)
+        records = _chosen(dead_letters, partition, offset)
         outcomes: list[_Outcome] = []
         with open_sender(app) as sender:
-            for batch in _batches(_sort_out(letters, box.source)):
+            for batch in _batches(_sort_out(records, dead_letters.source)):
                 sender.send(*(o.publication for o in batch if o.publication is not None))
                 outcomes += [o.model_copy(update={"publication": None}) for o in batch]
     if json:
@@ -106,7 +106,7 @@ def replay(
 
 
 class _Outcome(Frozen):
-    """What becomes of a letter: `replayed`, `repeated` (sent already) or `left` where it is."""
+    """What became of a dead letter: `replayed`, `repeated` (sent already) or `left` in place."""
 
     partition: int
     offset: int
@@ -115,16 +115,18 @@ class _Outcome(Frozen):
     publication: Publication | None = None
 
 
-def _chosen(box: LetterBox, partition: int | None, offset: int | None) -> Iterator[Record]:
+def _chosen(
+    dead_letters: DeadLetters, partition: int | None, offset: int | None
+) -> Iterator[Record]:
     if partition is not None and offset is not None:
-        return iter([box.one(partition, offset)])
-    return (record for record in box.all() if partition in (None, record.partition))
+        return iter([dead_letters.one(partition, offset)])
+    return (record for record in dead_letters.all() if partition in (None, record.partition))
 
 
-def _sort_out(letters: Iterator[Record], source: str) -> Iterator[_Outcome]:
-    """Decide about each letter; the same bytes are sent once, however often they came back."""
+def _sort_out(records: Iterator[Record], source: str) -> Iterator[_Outcome]:
+    """Decide about each dead letter; equal records are sent once, however many there are."""
     sent: set[bytes] = set()
-    for record in letters:
+    for record in records:
         outcome = _decide(record, source)
         if outcome.publication is not None:
             name = hashlib.sha256(repr(outcome.publication).encode()).digest()
@@ -135,12 +137,12 @@ def _sort_out(letters: Iterator[Record], source: str) -> Iterator[_Outcome]:
 
 
 def _decide(record: Record, source: str) -> _Outcome:
-    letter = open_letter(record)
-    if letter is None or letter.original.topic != source:
+    dead = read_dead_letter(record)
+    if dead is None or dead.original.topic != source:
         return _outcome(record, "left", "not set aside by ModelServer from this topic")
-    if letter.left_out is not None:
-        return _outcome(record, "left", f"not whole; left out: {letter.left_out}")
-    return _outcome(record, "replayed").model_copy(update={"publication": replayed(letter)})
+    if dead.left_out is not None:
+        return _outcome(record, "left", f"not whole; left out: {dead.left_out}")
+    return _outcome(record, "replayed").model_copy(update={"publication": replayed(dead)})
 
 
 def _outcome(record: Record, what: str, why: str = "") -> _Outcome:
@@ -148,7 +150,7 @@ def _outcome(record: Record, what: str, why: str = "") -> _Outcome:
 
 
 def _batches(outcomes: Iterator[_Outcome]) -> Iterator[list[_Outcome]]:
-    """Group them, so that a topic full of large letters never stands in memory as a whole."""
+    """Group outcomes, so that a topic full of large records is never in memory as a whole."""
     batch: list[_Outcome] = []
     for outcome in outcomes:
         batch.append(outcome)
@@ -160,28 +162,28 @@ def _batches(outcomes: Iterator[_Outcome]) -> Iterator[list[_Outcome]]:
 
 
 def _describe(record: Record) -> dict[str, Any]:
-    """What a list says of a letter."""
-    letter = open_letter(record)
+    """Describe a dead letter as `list` shows it."""
+    dead = read_dead_letter(record)
     return {
         "partition": record.partition,
         "offset": record.offset,
-        "original_topic": letter.original.topic if letter else None,
-        "original_offset": letter.original.offset if letter else None,
-        "code": letter.code if letter else "",
-        "message": letter.message if letter else "not set aside by ModelServer",
+        "original_topic": dead.original.topic if dead else None,
+        "original_offset": dead.original.offset if dead else None,
+        "code": dead.code if dead else "",
+        "message": dead.message if dead else "not set aside by ModelServer",
         "bytes": len(record.value or b""),
     }
 
 
 def _details(record: Record) -> dict[str, Any]:
-    """What only `show` says; never the value."""
-    letter = open_letter(record)
-    original = letter.original if letter else record
+    """Describe what only `show` adds; never the value."""
+    dead = read_dead_letter(record)
+    original = dead.original if dead else record
     return {
-        "error": letter.error if letter else None,
-        "left_out": letter.left_out if letter else None,
-        "consumer_group": letter.group if letter else None,
-        "original_partition": letter.original.partition if letter else None,
+        "error": dead.error if dead else None,
+        "left_out": dead.left_out if dead else None,
+        "consumer_group": dead.group if dead else None,
+        "original_partition": dead.original.partition if dead else None,
         "original_time": _time(original.timestamp_ms),
         "key": describe_bytes(record.key),
         "headers": [[name, describe_bytes(value)] for name, value in original.headers],

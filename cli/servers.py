@@ -10,8 +10,9 @@ import typer
 from config.logs import configure_logs
 from config.metrics import Metrics
 from config.settings import Settings, load_settings
-from consumers.app import ROLES, App, RoleName, stop_on_signals
+from consumers.app import ROLES, App, RoleName
 from consumers.operations.doctor import examine
+from consumers.operations.signals import stop_on_signals
 from consumers.operations.topics import apply_topics
 from schemas.asyncapi import describe_topics
 from schemas.errors import ConfigurationError

@@ -1,1 +1,1 @@
-"""What runs: the poll loop, one handler a topic, the worker, the composition root, the CLI."""
+"""What runs: Kafka's consumers, one handler a topic, workers, and the composition root."""

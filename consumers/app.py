@@ -1,16 +1,13 @@
-"""The composition root: settings in, running roles out. Nothing else wires parts together."""
+"""The composition root: wires the parts and runs roles. No other module wires them."""
 
 import os
-import signal
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
-from types import FrameType
 from typing import Literal
 
 import structlog
@@ -19,15 +16,19 @@ from config.metrics import Metrics
 from config.settings import Settings
 from consumers.handlers.answers import AnswersHandler
 from consumers.handlers.chat import ChatExecutor
+from consumers.handlers.lost_models import LostModels
 from consumers.handlers.models import ModelsHandler
 from consumers.handlers.training import TrainingHandler
-from consumers.kafka.backoff import backoff_s, describe_fault
 from consumers.kafka.dispatch import Dispatcher, Handler
 from consumers.kafka.lanes import Executor, Lanes
 from consumers.kafka.loop import ConsumerLoop
-from consumers.operations.server import Health, OpsServer
-from consumers.operations.topics import apply_topics
-from consumers.workers.worker import StageClock, TrainingWorker
+from consumers.operations.health import Health
+from consumers.operations.preparation import prepare_servers
+from consumers.operations.server import OpsServer
+from consumers.workers.relay import open_relay
+from consumers.workers.stage_clock import StageClock
+from consumers.workers.threads import WatchedThreads
+from consumers.workers.worker import TrainingWorker
 from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
@@ -40,26 +41,21 @@ from pipeline.jobs.proof import Prover
 from pipeline.jobs.quiet import QuietMoments
 from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer, Outbox
-from pipeline.storage.lease import Lease
-from pipeline.storage.mongo import ensure_indexes, open_client, store_errors
+from pipeline.ledger.outbox import Announcer
+from pipeline.storage.mongo import open_client, store_errors
 from pipeline.versions.inventory import Inventory
 from pipeline.versions.manager import ModelManager
 from pipeline.versions.registry import DatasetRegistry, ModelRegistry
 from pipeline.versions.retention import Removal, Retention
 from producers.events import Events
 from producers.publisher import KafkaPublisher
-from producers.relay import Relay
 from producers.replies import Replies
 from schemas.access import topics_of
-from schemas.errors import RetryError, StoreUnavailable
 from schemas.topics import ANSWERS_UPDATED, CHAT_REQUESTS, MODEL_COMMANDS, TRAIN_REQUESTED, Topic
 
 RoleName = Literal["answers", "training", "chat", "models"]
 ROLES: tuple[RoleName, ...] = ("answers", "training", "chat", "models")
 SOURCE = "heirloom/modelserver"
-_RELAY_POLL_S = 0.2
-_RELAY_LEASE_S = 5.0
 INGEST_BATCH = 500
 TRAINING_LIMIT = 5000
 _LANES = 4
@@ -68,12 +64,12 @@ log = structlog.get_logger(__name__)
 
 
 def utc_now() -> datetime:
-    """The wall clock of this machine."""
+    """Return the time by this machine's wall clock."""
     return datetime.now(UTC)
 
 
 class App:
-    """All parts over one set of settings; use as a context manager."""
+    """All parts over one set of settings. `run` closes it; who does not run it calls `close`."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
@@ -82,8 +78,7 @@ class App:
         self.health = Health(settings.ops.stale_after_s)
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._client = open_client(settings.mongodb)
-        store = self._client[settings.mongodb.database]
-        self.store = store
+        store = self.store = self._client[settings.mongodb.database]
         self.answers = MongoAnswers(store, settings.mongodb)
         self.registry = ModelRegistry(store)
         self.dataset_registry = DatasetRegistry(store)
@@ -96,26 +91,23 @@ class App:
             fence_off=self.registry.fence_off,
         )
         self.manager = ModelManager(self.registry, self.host, self.ledger)
-        self.datasets = DatasetBuilder(
-            self.answers, self.training, settings.data_dir / self.training.paths.jsonl
-        )
+        jsonl = settings.data_dir / self.training.paths.jsonl
+        self._adapters = settings.data_dir / self.training.paths.adapters
+        self.datasets = DatasetBuilder(self.answers, self.training, jsonl)
         self.retention = Retention(
-            self.registry,
-            self.ledger,
-            self.dataset_registry,
-            self.host,
-            Inventory(
-                settings.data_dir / self.training.paths.jsonl,
-                settings.data_dir / self.training.paths.adapters,
-            ),
-            settings.retention,
-            time.time,
+            registry=self.registry,
+            ledger=self.ledger,
+            datasets=self.dataset_registry,
+            host=self.host,
+            inventory=Inventory(jsonl, self._adapters),
+            settings=settings.retention,
+            clock=time.time,
         )
         self.events = Events(SOURCE, settings.topic, utc_now)
         self.replies = Replies(SOURCE, settings.topic, settings.chat.reply_topics, utc_now)
         self.publisher = KafkaPublisher(settings.kafka, self.metrics)
-        self._threads: list[threading.Thread] = []
-        self._relays: list[threading.Thread] = []
+        self._threads = WatchedThreads(self.health.watch_thread)
+        self._relays = WatchedThreads(self.health.watch_thread)
         self._relays_stop = threading.Event()
 
     def close(self) -> None:
@@ -123,13 +115,12 @@ class App:
         self.host.close()
         self._client.close()
 
-    # Roles ----------------------------------------------------------------------------------
-
     def run(self, roles: Sequence[RoleName], stop: threading.Event) -> None:
-        """Run roles until `stop` is set, then finish what is under way and leave."""
+        """Run roles until `stop` is set; then finish what is under way and close everything."""
         with ExitStack() as stack:
             stack.callback(self.close)
-            self._prepare(roles, stop)
+            topics = [topic for role in roles for topic in topics_of(role)]
+            prepare_servers(self.settings, self.store, topics, stop)
             stack.enter_context(self.publisher)
             starters: dict[RoleName, Callable[[threading.Event, ExitStack], None]] = {
                 "answers": self._start_answers,
@@ -146,38 +137,22 @@ class App:
             log.info("app.started", roles=list(roles), ops_port=ops.port)
             stop.wait()
             log.info("app.stopping")
-            for thread in self._threads:
-                thread.join()
-            # Last of all: what the worker said in its end goes out with this process.
+            self._threads.join()
+            # Last: events that the worker stores while it stops are still published.
             self._relays_stop.set()
-            for thread in self._relays:
-                thread.join()
+            self._relays.join()
         log.info("app.stopped")
-
-    def _prepare(self, roles: Sequence[RoleName], stop: threading.Event) -> None:
-        """Create indexes and the roles' topics; wait for servers that are not up yet."""
-        topics = [topic for role in roles for topic in topics_of(role)]
-        attempt = 0
-        while not stop.is_set():
-            try:
-                ensure_indexes(self.store, self.settings.chat.dedup_hours)
-                apply_topics(self.settings, topics=topics)
-                return
-            except RetryError as error:
-                attempt += 1
-                log.warning("app.waits", code=error.code, reason=error.message)
-                stop.wait(backoff_s(attempt))
 
     def _start_answers(self, stop: threading.Event, stack: ExitStack) -> None:
         handler = AnswersHandler(
-            self.answers,
-            self.datasets,
-            self.dataset_registry,
-            self.events,
-            self.publisher.confirm,
-            self.metrics,
-            self.training.current_model,
-            utc_now,
+            source=self.answers,
+            datasets=self.datasets,
+            registry=self.dataset_registry,
+            events=self.events,
+            confirm=self.publisher.confirm,
+            metrics=self.metrics,
+            base=self.training.current_model,
+            clock=utc_now,
         )
         self._start_lanes("answers", ANSWERS_UPDATED, handler, stop, count=_LANES)
 
@@ -187,132 +162,93 @@ class App:
         self._start_lanes(
             "training", TRAIN_REQUESTED, handler, stop, batch=INGEST_BATCH, limit=TRAINING_LIMIT
         )
-        self._threads.append(self._start_thread("worker", lambda: worker.run(stop)))
-        outbox = Outbox(self.store, SOURCE)
-        lease = Lease(self.store, "relay", self.owner, lease_s=self._relay_lease_s())
-        # A producer of its own: what it holds is dropped when the turn is lost, by us or, where
-        # this process was stopped meanwhile, by librdkafka, which looks for it once a second.
-        limit_s = lease.lease_s / 2 - 1
-        kafka = self.settings.kafka.with_delivery_within(limit_s)
-        publisher = stack.enter_context(KafkaPublisher(kafka, self.metrics))
-        deliver = partial(publisher.deliver, may_go_on=lease.renew)
-        may_publish = partial(lease.is_held_for, limit_s + 1)
-        relay = Relay(outbox, self.events.stored, deliver, may_publish)
-        relaying = self._start_thread(
-            "relay", lambda: self._relay(relay, outbox, lease, self._relays_stop)
+        self._threads.start("worker", lambda: worker.run(stop))
+        relay = stack.enter_context(
+            open_relay(
+                settings=self.settings,
+                store=self.store,
+                source=SOURCE,
+                owner=self.owner,
+                encode=self.events.stored,
+                metrics=self.metrics,
+                clock=utc_now,
+            )
         )
-        self._relays.append(relaying)
-
-    def _tidy(self, elder_id: str) -> Removal | None:
-        return self.retention.prune(elder_id, is_thorough=False)
-
-    def _relay_lease_s(self) -> float:
-        """Long enough for a renewal, which has half of it, to find another server."""
-        return max(_RELAY_LEASE_S, 2 * self.settings.mongodb.timeout_s)
+        self._relays.start("relay", lambda: relay.run(self._relays_stop))
 
     def _worker(self, stack: ExitStack) -> TrainingWorker:
         stages = StageClock(self.metrics)
-        settings = self.settings
-        num_ctx = settings.chat.num_ctx
+        settings, num_ctx = self.settings, self.settings.chat.num_ctx
         quantization = self.training.quantization
         runner = stack.enter_context(TrainingProcess(silence_s=settings.worker.silence_s))
         forms = FormMaker(
             self.host, runner, settings.host, quantization, num_ctx=num_ctx, clock=utc_now
         )
-        quiet = QuietMoments(self.host, settings.evaluation, num_ctx)
+        prover = Prover(
+            host=self.host,
+            forms=forms,
+            quiet=QuietMoments(self.host, settings.evaluation, num_ctx),
+            settings=settings.evaluation,
+            quantization=quantization,
+            num_ctx=num_ctx,
+        )
         trainer = OllamaTrainer(
-            self.datasets,
-            self.registry,
-            self.host,
-            runner,
-            self.training,
-            lambda key: settings.base(self.training, key),
-            forms,
-            Prover(self.host, forms, quiet, settings.evaluation, quantization, num_ctx),
-            settings.data_dir / self.training.paths.adapters,
-            utc_now,
-            stages.begin,
+            datasets=self.datasets,
+            registry=self.registry,
+            host=self.host,
+            runner=runner,
+            config=self.training,
+            find_base=lambda key: settings.base(self.training, key),
+            forms=forms,
+            prover=prover,
+            adapters=self._adapters,
+            clock=utc_now,
+            on_stage=stages.begin,
             num_ctx=num_ctx,
         )
         return TrainingWorker(
-            self.owner,
-            self.ledger,
-            trainer,
-            stages,
-            self.settings.worker,
-            self.metrics,
-            prune=self._tidy if settings.retention.after_each_job else _keep_all,
+            owner=self.owner,
+            ledger=self.ledger,
+            trainer=trainer,
+            stages=stages,
+            settings=settings.worker,
+            metrics=self.metrics,
+            prune=self._prune,
         )
 
-    def _relay(self, relay: Relay, outbox: Outbox, lease: Lease, stop: threading.Event) -> None:
-        """Publish what the ledger holds; once more after the stop, for what was just stored.
-
-        One process at a time does it, so that a job's events come in order.
-        """
-        attempt = 0
-        last = False
-        while not last:
-            last = stop.is_set()
-            try:
-                sent = relay.run_once() if lease.acquire() else 0
-                oldest = outbox.oldest() if not sent else None
-                age_s = (utc_now() - oldest).total_seconds() if oldest else 0.0
-                self.metrics.outbox_age.set(age_s)
-                attempt = 0
-                if not sent:
-                    stop.wait(_RELAY_POLL_S)
-            except RetryError as error:
-                attempt += 1
-                log.warning("relay.waits", code=error.code, reason=error.message)
-                stop.wait(backoff_s(attempt))
-            except Exception as error:  # the thread's edge: events must not wait in silence
-                attempt += 1
-                log.error("relay.fault", fault=describe_fault(error))
-                stop.wait(backoff_s(attempt))
-        with suppress(StoreUnavailable):  # Then the turn ends by itself.
-            lease.release()
+    def _prune(self, elder_id: str) -> Removal | None:
+        if not self.settings.retention.after_each_job:
+            return None
+        return self.retention.prune(elder_id, is_thorough=False)
 
     def _start_chat(self, stop: threading.Event, stack: ExitStack) -> None:
         settings = self.settings
+        lost = LostModels(self.registry, self.ledger, self.host)
         executor = ChatExecutor(
-            lambda: ChatStore(settings.mongodb),
-            lambda store: ChatService(
-                store, settings.model_host(), settings.chat, on_lost=self._request_form
+            make_store=lambda: ChatStore(settings.mongodb),
+            make_service=lambda store: ChatService(
+                store, settings.model_host(), settings.chat, on_lost=lost.request_form
             ),
-            self.publisher,
-            self.replies,
-            settings.chat,
-            self.metrics,
-            settings.kafka.group("chat"),
-            utc_now,
+            publisher=self.publisher,
+            replies=self.replies,
+            settings=settings.chat,
+            metrics=self.metrics,
+            group=settings.kafka.group("chat"),
+            clock=utc_now,
             max_bytes=settings.max_message_bytes,
         )
         self._start_loop("chat", CHAT_REQUESTS, executor, stop, settings.chat.concurrency * 4)
 
-    def _request_form(self, elder_id: str, is_gone: bool) -> str | None:
-        """Have the form of the version that answers made again; return the job's id.
-
-        A model that is there and fails is made again only where the host, upgraded, makes models
-        of its form no more.
-        """
-        model = self.registry.find(elder_id)
-        if model is None or model.serving is None:
-            return None
-        if not is_gone and model.serving.form in self.host.describe().forms:
-            return None
-        job = self.ledger.request_form(model, model.serving.version, makes_current=False)
-        return job.id
-
     def _start_models(self, stop: threading.Event, stack: ExitStack) -> None:
         handler = ModelsHandler(
-            self.manager,
-            self.ledger,
-            self.datasets,
-            self.dataset_registry,
-            self.replies,
-            self.publisher.confirm,
-            self.training.current_model,
-            lambda elder_id: blamed(self.host, elder_id, self.settings.chat.num_ctx),
+            manager=self.manager,
+            ledger=self.ledger,
+            datasets=self.datasets,
+            dataset_registry=self.dataset_registry,
+            replies=self.replies,
+            confirm=self.publisher.confirm,
+            base=self.training.current_model,
+            blamed=lambda elder_id: blamed(self.host, elder_id, self.settings.chat.num_ctx),
         )
         self._start_lanes("models", MODEL_COMMANDS, handler, stop, count=_LANES)
 
@@ -328,12 +264,12 @@ class App:
         limit: int = 100,
     ) -> None:
         dispatcher = Dispatcher(
-            topic.name,
-            self.settings.kafka.group(role),
-            handler,
-            self.publisher.confirm,
-            self.metrics,
-            stop,
+            topic=topic.name,
+            group=self.settings.kafka.group(role),
+            handler=handler,
+            confirm=self.publisher.confirm,
+            metrics=self.metrics,
+            stop=stop,
             max_bytes=self.settings.max_message_bytes,
         )
         lanes = Lanes(role, dispatcher.process, count=count, batch=batch)
@@ -343,11 +279,11 @@ class App:
         self, role: str, topic: Topic, executor: Executor, stop: threading.Event, limit: int
     ) -> None:
         loop = ConsumerLoop(
-            role,
-            [self.settings.topic(topic.name)],
-            self.settings.kafka,
-            executor,
-            self.metrics,
+            role=role,
+            topics=[self.settings.topic(topic.name)],
+            settings=self.settings.kafka,
+            executor=executor,
+            metrics=self.metrics,
             limit=limit,
         )
         self.health.watch_loop(
@@ -355,49 +291,8 @@ class App:
         )
         for thread in executor.threads:
             self.health.watch_thread(thread)
-        self._threads.append(self._start_thread(role, lambda: loop.run(stop)))
-
-    def _start_thread(self, name: str, run: Callable[[], None]) -> threading.Thread:
-        def run_loudly() -> None:
-            try:
-                run()
-            except Exception as error:  # the thread's edge: it ends, and /livez says so
-                log.error("thread.fault", thread=name, fault=describe_fault(error))
-
-        thread = threading.Thread(target=run_loudly, name=name)
-        thread.start()
-        self.health.watch_thread(thread)
-        return thread
+        self._threads.start(role, lambda: loop.run(stop))
 
     def _ping_store(self) -> None:
         with store_errors():
             self._client.admin.command("ping")
-
-
-def _keep_all(elder_id: str) -> None:
-    """Remove nothing."""
-
-
-@contextmanager
-def stop_on_signals(*, raise_interrupt: bool = False) -> Iterator[threading.Event]:
-    """Give an event that SIGTERM and SIGINT set; the handlers before come back at the end.
-
-    With `raise_interrupt` the main thread also gets KeyboardInterrupt, for work that waits in
-    many places and has nothing to finish.
-    """
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            # Asked twice: whoever asks does not want to wait. Leases and offsets stay safe.
-            os._exit(128 + number)
-        stop.set()
-        if raise_interrupt:
-            raise KeyboardInterrupt
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,7 +1,7 @@
-"""A client of the service as any other program would be one: events out, events back.
+"""A client of the service, as an upstream program would be one: sends events, reads events.
 
-It joins no group: it reads the partitions of the reply topics from where they end, so nothing
-waits for an assignment.
+It joins no group: it reads the topics' partitions from their ends on, without waiting for an
+assignment.
 """
 
 import json
@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from config.kafka import FETCH_WAIT_MS
 from config.settings import Settings
-from consumers.kafka.loop import to_record
+from consumers.kafka.records import to_record
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
 from producers.refusals import Refusals, client_made
@@ -28,7 +28,7 @@ _LIMIT_S = 10.0
 
 
 class Incoming(Frozen):
-    """An event as it came back."""
+    """An event that was read."""
 
     topic: str
     correlation_id: bytes | None
@@ -41,7 +41,7 @@ class Follower:
     def __init__(
         self, settings: Settings, topics: list[str], *, fetch_wait_ms: int = FETCH_WAIT_MS
     ) -> None:
-        """`topics` are the catalogue's names. Raises KafkaUnavailable."""
+        """`topics` are names of the catalogue. Raises KafkaUnavailable if one is missing."""
         self._names = {settings.topic(name): name for name in topics}
         refusals = Refusals()
         options = settings.kafka.client() | {
@@ -56,7 +56,7 @@ class Follower:
         try:
             self._consumer.assign(list(self._ends()))
         except KafkaException as error:
-            # The errors of the connections are handed out here.
+            # poll() delivers the connections' errors to `refusals`.
             self._consumer.poll(0)
             self._consumer.close()
             raise refusals.unavailable(error) from error
@@ -83,7 +83,7 @@ class Follower:
         self._consumer.close()
 
     def read(self, wait_s: float) -> Incoming | None:
-        """Return the next event, or None when none came in time."""
+        """Return the next event, or None if none came within `wait_s`."""
         message = self._consumer.poll(wait_s)
         if message is None or message.error() is not None:
             return None
@@ -99,9 +99,10 @@ class Follower:
     def until(
         self, wanted: Callable[[Incoming], bool], limit_s: float, step_s: float = 0.2
     ) -> Iterator[Incoming | None]:
-        """Yield what comes (None at each quiet step) up to what is wanted.
+        """Yield each event up to and including the first one that is `wanted`.
 
-        Raises TimeoutError when `limit_s` has passed.
+        Yields None after each `step_s` without an event, so that the caller can show progress.
+        Raises TimeoutError after `limit_s`.
         """
         end = time.monotonic() + limit_s
         while True:
@@ -114,23 +115,23 @@ class Follower:
 
 
 def with_correlation(publication: Publication, correlation: bytes) -> Publication:
-    """Give a request a correlation id, by which its reply is known."""
+    """Add a correlation id to a request; its reply carries the same one."""
     headers = (*publication.headers, (CORRELATION_ID, correlation))
     return publication.model_copy(update={"headers": headers})
 
 
 def new_id() -> str:
-    """A fresh event id."""
+    """Make a new event id."""
     return uuid.uuid4().hex
 
 
 class Sender:
-    """Publishes requests and waits until the broker has them."""
+    """Publishes requests and waits until the broker confirms them."""
 
     def __init__(self, publisher: KafkaPublisher, events: Events) -> None:
         self.events = events
         self._publisher = publisher
 
     def send(self, *publications: Publication) -> None:
-        """Publish; raises KafkaUnavailable."""
+        """Publish and wait; raises KafkaUnavailable."""
         self._publisher.confirm(publications)

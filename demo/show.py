@@ -14,7 +14,8 @@ from rich.table import Table
 
 from config.logs import configure_logs
 from config.settings import LogSettings, Settings, load_settings
-from consumers.app import App, stop_on_signals
+from consumers.app import App
+from consumers.operations.signals import stop_on_signals
 from demo.elders import Elder, load_elders
 from demo.story import Asked, ask_all, store_answers, train_all
 from embedded.session import StackSession, model_dir, running_service

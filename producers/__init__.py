@@ -1,1 +1,1 @@
-"""Everything that is published: confirmed delivery, typed events, the relay, dead letters."""
+"""Everything that is published: confirmed delivery, events, replies, the relay, dead letters."""

@@ -1,8 +1,8 @@
-"""Dead letters: a record that cannot be used, kept as it came, with the reason in its headers.
+"""Dead letters: records that cannot be used, kept as they came, with the reason in the headers.
 
 Header names and encodings are those of Spring's DeadLetterPublishingRecoverer: partitions are
-int32 and offsets and timestamps int64, big-endian; the rest is UTF-8. Ours are the last headers
-of a letter: what a sender itself sent under these names stands before them, and is its own.
+int32, offsets and timestamps int64, big-endian; the rest is UTF-8. The reason is in the last
+headers of a dead letter. Headers of the same names before them were sent by the record's sender.
 """
 
 import struct
@@ -35,10 +35,10 @@ _TIMESTAMP_TYPES: dict[TimestampType, str] = {
 }
 
 
-class Letter(Frozen):
-    """A dead letter read again: the record as it came, and why it was set aside.
+class DeadLetter(Frozen):
+    """A dead letter as read back: the original record, and why it was set aside.
 
-    `left_out` says what of the record could not be kept; it cannot be sent again then.
+    `left_out` says which part of the record could not be kept; such a record cannot be replayed.
     """
 
     original: Record
@@ -50,10 +50,11 @@ class Letter(Frozen):
 
 
 def dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
-    """Build the dead letter of a record: same key, value and headers.
+    """Build the dead letter of a record: same key, value and headers, then the reason.
 
-    It keeps its partition where there is one of that number; else it goes to any other, so that a
-    topic with too few partitions holds up no record. Its place is in its headers either way.
+    It goes to the record's partition number; where the dead-letter topic has no such partition, to
+    any other, so that a topic with too few partitions blocks nothing. The headers name the original
+    partition in both cases.
     """
     lost: tuple[Header, ...] = () if record.is_readable else ((LEFT_OUT, b"headers: no UTF-8"),)
     return Publication(
@@ -66,11 +67,12 @@ def dead_letter(record: Record, group: str, error: ModelServerError) -> Publicat
     )
 
 
-def empty_letter(record: Record, group: str, error: ModelServerError) -> Publication:
-    """Build the letter of a record that is larger than any letter may be.
+def empty_dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
+    """Build a dead letter without key, value and headers, for a record too large for its topic.
 
-    A compressed record can be: the broker measures what it stores, the client what it unpacks.
-    It names the record's place, where the record itself stays as long as its topic keeps it.
+    A compressed record can be too large: the broker measures it compressed, the client
+    uncompressed. The dead letter names the record's position, where the record itself stays for
+    as long as its topic retains it.
     """
     left_out = (LEFT_OUT, b"key, value and headers: larger than a dead letter may be")
     return Publication(
@@ -83,9 +85,9 @@ def empty_letter(record: Record, group: str, error: ModelServerError) -> Publica
     )
 
 
-def open_letter(letter: Record) -> Letter | None:
-    """Read a dead letter; None where somebody else put the record there."""
-    headers = letter.headers
+def read_dead_letter(record: Record) -> DeadLetter | None:
+    """Read a record of a dead-letter topic; None if ModelServer did not write it."""
+    headers = record.headers
     left_out = None
     if headers and headers[-1][0] == LEFT_OUT:
         left_out = (headers[-1][1] or b"").decode(errors="replace")
@@ -102,23 +104,23 @@ def open_letter(letter: Record) -> Letter | None:
         topic=topic.decode(errors="replace"),
         partition=int.from_bytes(partition, "big", signed=True),
         offset=int.from_bytes(offset, "big", signed=True),
-        key=letter.key,
-        value=letter.value,
+        key=record.key,
+        value=record.value,
         headers=headers[: -len(_NAMES)],
         timestamp_ms=int.from_bytes(timestamp, "big", signed=True),
         timestamp_type=kinds[kind],
     )
-    return Letter(
+    return DeadLetter(
         original=original, group=group, error=error, message=message, code=code, left_out=left_out
     )
 
 
-def replayed(letter: Letter) -> Publication:
-    """Build the record that repeats what was set aside: same key, value, headers, partition.
+def replayed(dead: DeadLetter) -> Publication:
+    """Build the original record again, to send it once more: same key, value, headers, partition.
 
-    A record without an id gets one header more, by which it stays the same event.
+    A record without an event id gets one more header, which keeps it the same event.
     """
-    record = with_identity(letter.original)
+    record = with_identity(dead.original)
     return Publication(
         topic=record.topic,
         key=record.key,

@@ -1,4 +1,4 @@
-"""One typed function an event: what is published beside the ledger's own."""
+"""Events that are published outside the ledger: one typed function for each."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +12,7 @@ TopicName = Callable[[str], str]
 
 
 class Events:
-    """Builds publications; `topic_name` maps the catalogue's names to the broker's."""
+    """Builds publications; `topic_name` maps a catalogue's topic name to the broker's."""
 
     def __init__(self, source: str, topic_name: TopicName, clock: Callable[[], datetime]) -> None:
         self._source = source
@@ -20,10 +20,10 @@ class Events:
         self._clock = clock
 
     def dataset_ready(self, data: DatasetReady, *, cause: Envelope) -> Publication:
-        """Tell of a data set; `cause` is the event that asked for it.
+        """Announce a data set; `cause` is the event that led to it.
 
-        Told again it is the same event; of another elder, or of other answers, it is another,
-        also where a sender numbers anew and uses a source and an id twice.
+        A repeat has the same event id. Another elder or another data set gets another id, even if
+        the sender uses the cause's source and id twice.
         """
         key = fingerprint(cause.source, cause.id, data.elder_id, data.dataset_sha256)
         return self._publication(
@@ -35,15 +35,15 @@ class Events:
         )
 
     def answers_updated(self, data: AnswersUpdated, *, event_id: str) -> Publication:
-        """Say, as upstream does, that an elder's answers changed."""
+        """Announce that an elder's answers changed, as the upstream app does."""
         return self._request(ANSWERS_UPDATED.name, data, event_id)
 
     def train_requested(self, data: TrainRequested, *, event_id: str) -> Publication:
-        """Ask, as upstream does, for a training."""
+        """Request a training, as the upstream app does."""
         return self._request(TRAIN_REQUESTED.name, data, event_id)
 
     def chat_requested(self, data: ChatRequest, *, event_id: str) -> Publication:
-        """Ask, as a family does, a question."""
+        """Ask a question, as a family's app does."""
         return self._request(CHAT_REQUESTS.name, data, event_id)
 
     def stored(self, event: OutboundEvent) -> Publication:

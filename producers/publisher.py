@@ -1,9 +1,9 @@
-"""Confirmed delivery: a publication is done when the broker says so, and not before."""
+"""Publishes records to Kafka; a publication is done once the broker has confirmed it."""
 
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,52 +13,29 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
+from producers.confirmations import ConfirmationBatch, Told
+from producers.delivery_failures import failure_of, raise_first
 from producers.refusals import client_made, refusal
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
-from schemas.errors import (
-    KafkaRefused,
-    KafkaUnavailable,
-    MessageTooLarge,
-    NoSuchTopic,
-    TopicRefused,
-)
+from schemas.errors import KafkaRefused, KafkaUnavailable
 from schemas.record import Header
 
 _POLL_S = 0.1
 _CONFIRM_MARGIN_S = 5.0
 _ASK_S = 0.5
-_NO_SUCH_TOPIC = frozenset(
-    {
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.TOPIC_EXCEPTION,
-    }
-)
-# A broker's "no" to this topic or to this record in it; asking again changes nothing.
-_TOPIC_REFUSES = frozenset(
-    {
-        KafkaError.POLICY_VIOLATION,
-        KafkaError.INVALID_RECORD,
-        KafkaError.INVALID_TIMESTAMP,
-    }
-)
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 log = structlog.get_logger(__name__)
-
-
-# Called with what went wrong, or None once the broker has confirmed; from any thread.
-Told = Callable[[Exception | None], None]
 
 
 class Publication(Frozen):
     """One record to publish, by the broker's topic name.
 
-    Where its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
-    it goes without one, to wherever its key belongs. One in a topic that its reader named
-    `is_elsewhere`: such names are without end, and are counted together.
+    If its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
+    the client chooses the partition by the key.
+
+    `is_elsewhere`: a reply topic chosen by the caller. Such names are unbounded, so they share one
+    metric label.
     """
 
     topic: str
@@ -71,53 +48,18 @@ class Publication(Frozen):
 
 
 class Publisher(Protocol):
-    """Publishes records and says of each when it is safe."""
+    """Publishes records and reports each one's confirmation."""
 
     def publish(self, publication: Publication) -> "Future[None]":
         """Hand a record over; the future fails with KafkaUnavailable or MessageTooLarge."""
 
 
-class _Batch:
-    """What became of records that are waited for together: less than a future for each."""
-
-    def __init__(self) -> None:
-        self.all_told = threading.Event()
-        self._lock = threading.Lock()
-        self._expected = 0
-        self._left = 1  # The batch itself, until it is closed.
-        self.failures: dict[int, Exception] = {}
-
-    def expect(self) -> Told:
-        """Give what is to be called, once, with the outcome of the next record."""
-        with self._lock:
-            number = self._expected
-            self._expected += 1
-            self._left += 1
-
-        def told(error: Exception | None) -> None:
-            if error is not None:
-                self.failures[number] = error
-            self._one_less()
-
-        return told
-
-    def close(self) -> None:
-        """No more records come."""
-        self._one_less()
-
-    def _one_less(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                self.all_told.set()
-
-
 class KafkaPublisher:
-    """An idempotent producer with a thread of its own that serves the confirmations.
+    """An idempotent producer, with a thread that serves its confirmations.
 
-    A producer that met a fatal error (no right to write at all, for one) never works again, so
-    the next publication gets a new one; what the old one still held fails and is sent again by
-    whoever waits for it.
+    A producer that met a fatal error (such as no right to write at all) never works again, so the
+    next publication gets a new one. The old one's undelivered records fail, and their callers
+    publish them again.
     """
 
     def __init__(self, settings: KafkaSettings, metrics: Metrics) -> None:
@@ -147,10 +89,10 @@ class KafkaPublisher:
         self._thread.join()
 
     def publish(self, publication: Publication) -> "Future[None]":
-        """Hand a record to the producer; waits while its queue is full."""
+        """Hand a record to the producer, waiting while its queue is full."""
         confirmed: Future[None] = Future()
-        # Whoever waits may give up, as at a deadline; a cancelled future would take no result,
-        # and the fault would end the thread that serves everybody's confirmations.
+        # Not cancellable. A caller may give up, as at a deadline, but setting the result of a
+        # cancelled future raises, which would end the thread that serves all confirmations.
         confirmed.set_running_or_notify_cancel()
 
         def told(error: Exception | None) -> None:
@@ -167,7 +109,7 @@ class KafkaPublisher:
         publications: Iterable[Publication],
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Publish and wait for all, as `deliver` does; raises the first failure."""
+        """Publish and wait as `deliver` does; raises the first record's failure."""
         raise_first(self.deliver(publications, may_go_on))
 
     def deliver(
@@ -175,13 +117,13 @@ class KafkaPublisher:
         publications: Iterable[Publication],
         may_go_on: Callable[[], bool] = lambda: True,
     ) -> dict[int, Exception]:
-        """Publish, wait for all, and return what failed: its place in the order, and why.
+        """Publish all, wait for all, and return the failures by the record's position.
 
-        `may_go_on` is asked while the broker is slow. Once it says no, whatever this producer
-        still holds is dropped, not sent later, and KafkaUnavailable is raised; so it is where
-        nothing is heard in time.
+        `may_go_on` is asked every half second while the broker is slow. Once it returns False, the
+        producer's undelivered records are dropped, and KafkaUnavailable is raised. It is also
+        raised if the confirmations do not arrive in time.
         """
-        batch = _Batch()
+        batch = ConfirmationBatch()
         for publication in publications:
             self._produce(publication, batch.expect())
         batch.close()
@@ -211,7 +153,7 @@ class KafkaPublisher:
                 self._producer = self._make()
 
     def _produce(self, publication: Publication, told: Told) -> None:
-        """Hand a record to the producer; waits while its queue is full."""
+        """Hand a record to the producer, waiting while its queue is full."""
         extra: dict[str, Any] = {}
         if publication.partition is not None:
             extra["partition"] = publication.partition
@@ -228,7 +170,7 @@ class KafkaPublisher:
                 )
                 return
             except BufferError:
-                # The thread serves confirmations, which is what makes room.
+                # Serving confirmations frees the queue.
                 self._poll(producer, _POLL_S)
             except KafkaException as error:
                 if error.args[0].code() == KafkaError._FATAL:
@@ -240,7 +182,7 @@ class KafkaPublisher:
     def _fail(self, publication: Publication, told: Told, error: KafkaError) -> None:
         if publication.may_go_elsewhere and error.code() == KafkaError._UNKNOWN_PARTITION:
             anywhere = publication.model_copy(update={"partition": None, "may_go_elsewhere": False})
-            # By the thread, not here: this may be a callback, which must not wait for room.
+            # Sent by the thread: this may be a callback, which must not wait for a full queue.
             self._again.put((anywhere, told))
             return
         self._metrics.delivery_failures.labels(_label(publication)).inc()
@@ -262,7 +204,7 @@ class KafkaPublisher:
     def _on_error(self, error: KafkaError) -> None:
         known = refusal(error)
         if known is not None and known != self._refused:
-            # Said once: librdkafka goes on trying, and says it each time.
+            # Logged once: librdkafka retries, and reports it each time.
             log.error("publisher.refused", error=error.name(), reason=known)
             self._refused = known
         elif known is None:
@@ -272,8 +214,8 @@ class KafkaPublisher:
         try:
             producer.poll(wait_s)
         except KafkaException as error:
-            # Only a fatal error is raised here. What this producer holds fails at once, and is
-            # published again by whoever waits for it.
+            # Only a fatal error is raised here. The producer's undelivered records fail at once,
+            # and their callers publish them again.
             self._on_error(error.args[0])
             producer.purge()
 
@@ -294,7 +236,7 @@ class KafkaPublisher:
 
 
 def to_publication(event: OutboundEvent, topic: str) -> Publication:
-    """Encode an event for the broker's topic of that name."""
+    """Encode an event for a topic, by the broker's name."""
     return Publication(
         topic=topic,
         key=event.key.encode(),
@@ -305,24 +247,3 @@ def to_publication(event: OutboundEvent, topic: str) -> Publication:
 
 def _label(publication: Publication) -> str:
     return "other" if publication.is_elsewhere else publication.topic
-
-
-def raise_first(failures: Mapping[int, Exception]) -> None:
-    """Raise the failure of the first record that has one."""
-    if failures:
-        raise failures[min(failures)]
-
-
-def failure_of(error: KafkaError) -> Exception:
-    """Name a failed delivery by what it asks for: wait, go elsewhere, or make it smaller."""
-    if error.code() in _TOO_LARGE:
-        return MessageTooLarge("the event is larger than the broker accepts")
-    if error.code() in _NO_SUCH_TOPIC:
-        return NoSuchTopic()
-    if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-        return TopicRefused()
-    if error.code() in _TOPIC_REFUSES:
-        return TopicRefused(f"the topic does not take the event ({error.name()})")
-    if known := refusal(error):
-        return KafkaRefused(known)
-    return KafkaUnavailable(f"Kafka did not take the event ({error.name()})")

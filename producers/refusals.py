@@ -1,7 +1,7 @@
-"""What Kafka refuses for good reason: who we say we are, and what we may not do.
+"""Refusals: failed authentication and missing rights in Kafka, and what an operator can do.
 
-librdkafka goes on trying after such an error, and an operator must act. So each one is told in a
-sentence of our own, with what to do; Kafka's own text is left out.
+librdkafka retries after such an error, but only an operator can end it. So each is reported in a
+sentence of our own that says what to do; Kafka's own text is left out.
 """
 
 from collections.abc import Iterator
@@ -35,9 +35,9 @@ _SENTENCES[KafkaError.SASL_AUTHENTICATION_FAILED] = _SENTENCES[KafkaError._AUTHE
 
 
 def refusal(error: KafkaError) -> str | None:
-    """Say what Kafka refuses and what to do; None for any other error."""
+    """Return a sentence on what Kafka refuses and what to do; None for any other error."""
     if "SSL alert" in error.str():
-        # In TLS 1.3 a broker refuses a client's certificate after the handshake.
+        # In TLS 1.3 a broker rejects a client's certificate only after the handshake.
         return _SENTENCES[KafkaError._SSL]
     return _SENTENCES.get(error.code())
 
@@ -49,18 +49,18 @@ class Refusals:
         self.last: str | None = None
 
     def note(self, error: KafkaError) -> None:
-        """Take in an error."""
+        """Note an error of the client."""
         self.last = refusal(error) or self.last
 
     def unavailable(self, error: KafkaException) -> KafkaUnavailable:
-        """Say why a call failed: what was refused, or that nobody answered."""
+        """Return why a call failed: KafkaRefused if Kafka refused it, else KafkaUnavailable."""
         known = refusal(error.args[0]) or self.last
         return KafkaRefused(known) if known else KafkaUnavailable()
 
 
 @contextmanager
 def client_made() -> Iterator[None]:
-    """Raise ConfigurationError where librdkafka does not take the settings."""
+    """Raise ConfigurationError if librdkafka rejects the settings."""
     try:
         yield
     except KafkaException as error:

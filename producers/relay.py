@@ -1,12 +1,14 @@
-"""The relay: takes events out of the ledger's outbox and publishes them, at least once.
+"""The relay: publishes the events of the ledger's outbox, at least once.
 
-It marks what the broker confirmed and nothing else. An event published twice has the same id.
+Only events that the broker confirmed are marked as published. An event that is published twice
+has the same id both times. The loop around it is in `consumers/workers/relay.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol, Self, TypeVar
 
-from producers.publisher import Publication, raise_first
+from producers.delivery_failures import raise_first
+from producers.publisher import Publication
 from schemas.envelope import OutboundEvent
 from schemas.errors import MessageTooLarge, NoSuchTopic
 
@@ -18,10 +20,10 @@ class WaitingEvents(Protocol):
 
     @property
     def events(self) -> tuple[OutboundEvent, ...]:
-        """The events."""
+        """The unpublished events, in order."""
 
     def first(self, count: int) -> Self:
-        """The first events alone, as what was published while the rest waits on."""
+        """Return the first `count` events: those published while the rest still waits."""
 
 
 W = TypeVar("W", bound=WaitingEvents)
@@ -34,11 +36,11 @@ class OutboxPort(Protocol[W]):
         """Return the unpublished events of up to `limit` jobs, oldest first, after `skip` jobs."""
 
     def mark_published(self, published: list[W]) -> None:
-        """Take published events out."""
+        """Remove published events from the outbox."""
 
 
 class Relay:
-    """Publishes what waits; `deliver` waits for the broker, and says which of them it has not."""
+    """Publishes the outbox's events; `deliver` waits for the broker and returns the failures."""
 
     def __init__(
         self,
@@ -49,7 +51,7 @@ class Relay:
         *,
         batch: int = 1000,
     ) -> None:
-        """`may_publish` is asked last: two relays at once would bring events out of order."""
+        """`may_publish` is asked just before each batch: two relays would break events' order."""
         self._outbox = outbox
         self._encode = encode
         self._deliver = deliver
@@ -57,11 +59,11 @@ class Relay:
         self._batch = batch
 
     def run_once(self) -> int:
-        """Publish one batch and return how many events went out.
+        """Publish one batch and return how many events it had.
 
-        Raises StoreUnavailable, or the first of the failures; what was not marked is published
-        again. An event that is refused holds up those of its job behind it, and of no other job,
-        however many are: as long as they fill a batch, the next one is published as well.
+        Raises StoreUnavailable, or the first event's failure; unmarked events are published again
+        in a later round. A refused event blocks the later events of its own job and of no other:
+        while blocked jobs fill a batch, the round goes on with the next batch.
         """
         sent = passed_over = 0
         first: Mapping[int, Exception] = {}
@@ -70,10 +72,10 @@ class Relay:
                 break
             events = [event for job in waiting for event in job.events]
             failures = self._deliver(self._encode(event) for event in events)
-            published, held_up = _sort(waiting, failures)
+            published, blocked = _sort(waiting, failures)
             self._outbox.mark_published(published)
             first = first or failures
-            sent, passed_over = len(events), passed_over + held_up
+            sent, passed_over = len(events), passed_over + blocked
             if len(waiting) < self._batch or not _are_refusals(failures):
                 break
         raise_first(first)
@@ -81,24 +83,21 @@ class Relay:
 
 
 def _are_refusals(failures: Mapping[int, Exception]) -> bool:
-    """Whether it is topics that refuse, and Kafka itself is there."""
+    """Say whether topics refused the events while Kafka itself is up."""
     return bool(failures) and all(isinstance(f, _REFUSALS) for f in failures.values())
 
 
 def _sort(waiting: Iterable[W], failures: Mapping[int, Exception]) -> tuple[list[W], int]:
-    """Return what the broker has of each job, up to the first event that it has not.
-
-    And how many jobs are held up by such an event.
-    """
+    """Return each job's events up to its first failure, and the number of jobs with a failure."""
     published: list[W] = []
-    held_up = begin = 0
+    blocked = begin = 0
     for job in waiting:
         end = begin + len(job.events)
         first = next((n for n in range(begin, end) if n in failures), None)
         if first is None:
             published.append(job)
         else:
-            held_up += 1
+            blocked += 1
             published += [job.first(first - begin)] if first > begin else []
         begin = end
-    return published, held_up
+    return published, blocked

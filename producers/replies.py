@@ -1,31 +1,27 @@
-"""Replies of the request/reply topics, to wherever the request asks and the allow-list lets."""
+"""Builds replies and sends each where its request asks, if the allow-list permits."""
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from producers.publisher import Publication
+from producers.reply_topics import ReplyTopics
 from schemas.base import Frozen
 from schemas.envelope import OutboundEvent
 from schemas.errors import ReplyTopicRefused
 from schemas.record import Record
 from schemas.rpc import ReplyTarget, read_target
-from schemas.topics import CATALOGUE, CHAT_REPLIES, DEAD_LETTER_SUFFIX, MODEL_REPLIES
 
 NO_SUCH_PLACE = (
     "the reply topic or partition does not exist or takes no reply; mend it or name another"
 )
-# What a broker lets a topic be called. The client fails on a longer name as if Kafka were down,
-# and on a NUL with a fault of Python's.
-_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class Reply(Frozen):
-    """One reply. `sequence` is given for the parts of a stream alone.
+    """One reply; only the parts of a stream have a `sequence`.
 
-    `at` is its time where that is known, so that a repeat bears the same; else it is now.
+    `at` is the event's time if it is known, so that a repeat has the same time; otherwise now.
     """
 
     topic: str
@@ -39,12 +35,7 @@ class Reply(Frozen):
 
 
 class Replies:
-    """Builds replies and guards where they go.
-
-    Whoever may send a request must not be able to speak in our name elsewhere: to our own
-    consumers, among our events and dead letters, or to a broker's internal topics. No pattern of
-    the allow-list opens those.
-    """
+    """Builds replies for the topics that requests ask for."""
 
     def __init__(
         self,
@@ -55,34 +46,24 @@ class Replies:
     ) -> None:
         self._source = source
         self._topic_name = topic_name
-        self._allowed = [re.compile(pattern) for pattern in allowed]
+        self._reply_topics = ReplyTopics(topic_name, allowed)
         self._clock = clock
-        closed = [topic_name(t.name) for t in CATALOGUE if t not in (CHAT_REPLIES, MODEL_REPLIES)]
-        self._closed = frozenset(closed)
 
     def target(self, record: Record, default: str) -> ReplyTarget:
-        """Read where a request wants its reply; `default` is the catalogue's reply topic.
+        """Return where a request wants its reply; by default the catalogue's topic `default`.
 
-        Raises ReplyTopicRefused for a topic that is not on the allow-list.
+        Raises ReplyTopicRefused for a topic that the allow-list does not permit.
         """
         target = read_target(record)
         ours = self._topic_name(default)
         if target.topic is None:
             return target.model_copy(update={"topic": ours, "partition": None})
-        if target.topic != ours and not self._is_open(target.topic):
+        if target.topic != ours and not self._reply_topics.permit(target.topic):
             raise ReplyTopicRefused
         return target
 
-    def _is_open(self, topic: str) -> bool:
-        if _LEGAL_NAME.fullmatch(topic) is None:
-            return False
-        # A broker's internal topics begin like this, by convention.
-        if topic.startswith("_") or topic.removesuffix(DEAD_LETTER_SUFFIX) in self._closed:
-            return False
-        return any(pattern.fullmatch(topic) for pattern in self._allowed)
-
     def publication(self, target: ReplyTarget, reply: Reply) -> Publication:
-        """Encode a reply, with the request's key and correlation id untouched."""
+        """Encode a reply; it carries the request's key and correlation id unchanged."""
         event = OutboundEvent(
             topic=reply.topic,
             key="",
@@ -107,5 +88,5 @@ class Replies:
 
 
 def error_header(code: str, message: str) -> str:
-    """Write an error as NestJS's `kafka_nest-err` carries it: JSON of what is thrown."""
+    """Encode an error for NestJS's header `kafka_nest-err`: JSON of the thrown object."""
     return json.dumps({"code": code, "message": message}, ensure_ascii=False)

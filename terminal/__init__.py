@@ -1,1 +1,1 @@
-"""What commands and the demo share: output, progress bars and wiring."""
+"""What the commands and the demo share: output, progress bars and wiring."""

@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, one JSON value for machines."""
+"""A command's output: tables for people, one JSON value for machines."""
 
 import base64
 import json
@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# What people are told while they wait goes to standard error; results go to standard output.
+# Progress and notes go to standard error, results to standard output.
 notes = Console(stderr=True, highlight=False)
 results = Console(highlight=False)
-# What json.dumps leaves as it is though a terminal obeys it.
+# Control characters that a terminal obeys and json.dumps does not escape.
 _CONTROLS = re.compile("[\x7f-\x9f]")
 
 
@@ -26,7 +26,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; an empty one says so."""
+    """Print a table; without rows, its title and `none`."""
     if not rows:
         results.print(f"{printable(title)}: none", markup=False)
         return
@@ -39,7 +39,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def print_fields(fields: dict[str, Any]) -> None:
-    """Print one thing's fields, a line each."""
+    """Print fields, one on each line; nested values as JSON."""
     width = max(len(name) for name in fields)
     for name, value in fields.items():
         shown = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
@@ -48,14 +48,14 @@ def print_fields(fields: dict[str, Any]) -> None:
 
 
 def printable(text: str) -> str:
-    """Write out, as escapes, what a terminal would obey: others chose these characters."""
+    """Escape control characters, which a terminal would obey: the text may come from others."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 
 def describe_bytes(raw: bytes | None) -> str | dict[str, str] | None:
-    """Give bytes as text where they are text in UTF-8, else in base64."""
+    """Return bytes as text if they are UTF-8, otherwise as `{"base64": ...}`."""
     if raw is None:
         return None
     try:

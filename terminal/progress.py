@@ -1,10 +1,10 @@
-"""What a progress bar says beside its bar."""
+"""The text beside a progress bar."""
 
 from typing import Any
 
 
 def describe_progress(progress: dict[str, Any]) -> str:
-    """Say of a running job its epoch, loss and remaining time."""
+    """Describe a running job: epoch, loss and estimated time left, as far as they are known."""
     parts = []
     if progress["total_epochs"]:
         parts.append(f"epoch {progress['current_epoch']}/{progress['total_epochs']}")

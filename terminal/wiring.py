@@ -1,4 +1,4 @@
-"""What the commands share: settings, an application that is closed again, a sender."""
+"""Opens what a command needs: settings, the application's parts, a sender of requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ ElderIdArgument = Annotated[str, typer.Argument(help="The elder's id, as in LXM1
 
 
 def quiet_settings() -> Settings:
-    """Read the settings for a command that answers at once; only warnings are logged."""
+    """Load the settings for a short command; only warnings are logged, to the console."""
     settings = load_settings()
     configure_logs(LogSettings(level="warning", format="console", file=False))
     return settings
@@ -24,7 +24,7 @@ def quiet_settings() -> Settings:
 
 @contextmanager
 def open_app() -> Iterator[App]:
-    """Give the application's parts without running it."""
+    """Yield the application's parts, without running roles; close its connections at the end."""
     app = App(quiet_settings())
     try:
         yield app
@@ -34,6 +34,6 @@ def open_app() -> Iterator[App]:
 
 @contextmanager
 def open_sender(app: App) -> Iterator[Sender]:
-    """Give a sender whose publications are confirmed before it is closed."""
+    """Yield a sender; all that it sends is confirmed before it is closed."""
     with app.publisher as publisher:
         yield Sender(publisher, app.events)

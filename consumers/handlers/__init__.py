@@ -1,1 +1,1 @@
-"""What is done with a record: one module for each inbound topic."""
+"""What happens to a record: one handler for each inbound topic."""

@@ -1,4 +1,4 @@
-"""`answers-updated`: read the elder's answers, write the data set, tell of it."""
+"""`answers-updated`: reads the elder's answers, builds the data set and announces it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ from schemas.record import Record
 
 
 class AnswersHandler:
-    """Builds data sets from what MongoDB holds now, so the order of events does not matter."""
+    """Builds data sets from what MongoDB has now, so the order of events does not matter."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class AnswersHandler:
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> None:
-        """Nobody waits for a reply: it becomes a dead letter."""
+        """Return None: nobody waits for a reply, so the record becomes a dead letter."""
 
     def _rebuild(self, received: Received) -> None:
         event = read_event(received.envelope, AnswersUpdated)
@@ -69,7 +69,7 @@ class AnswersHandler:
         self._confirm([self._events.dataset_ready(ready, cause=received.envelope)])
 
     def _known_name(self, elder_id: str) -> str:
-        """The name told before, or stored with the answers; the id where none was ever told."""
+        """Return the name of an earlier event, or that stored with the answers, or the id."""
         known = self._registry.find(elder_id)
         stored: str | None = known.get("elder_name") if known else None
         return stored or self._source.elder_name(elder_id) or elder_id

@@ -1,6 +1,7 @@
-"""What leaves the chat role: replies to wherever was asked, and dead letters.
+"""What the chat role publishes: replies, where each request wants them, and dead letters.
 
-Each is published until the broker confirms it; what no broker will ever take goes another way.
+Each is retried until the broker confirms it. A reply that the broker will never take becomes a
+dead letter.
 """
 
 import asyncio
@@ -9,8 +10,9 @@ from datetime import datetime
 import structlog
 
 from config.metrics import Metrics
-from consumers.kafka.backoff import backoff_s
-from producers.dead_letters import dead_letter, empty_letter
+from consumers.handlers.chat_backoff import with_backoff
+from consumers.handlers.error_replies import find_error_target
+from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import Publication, Publisher
 from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
 from schemas.errors import (
@@ -23,7 +25,7 @@ from schemas.errors import (
 )
 from schemas.events import ChatReply, ErrorBody
 from schemas.record import Record
-from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, ReplyTarget
+from schemas.rpc import ReplyTarget
 from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS
 
 log = structlog.get_logger(__name__)
@@ -41,66 +43,60 @@ class ChatOutlet:
         self._group = group
 
     def target(self, record: Record) -> ReplyTarget:
-        """Read where a request wants its reply; raises ReplyTopicRefused."""
+        """Return where a request wants its reply; raises ReplyTopicRefused."""
         return self._replies.target(record, CHAT_REPLIES.name)
 
     async def reply(self, target: ReplyTarget, reply: Reply, *, asked: bool) -> None:
         """Publish a reply.
 
-        Raises ReplyTopicRefused where the place was `asked` for and does not exist, and
+        Raises ReplyTopicRefused if the request `asked` for this topic and it does not exist, and
         MessageTooLarge.
         """
         await self._publish(self._replies.publication(target, reply), asked=asked)
 
     async def set_aside(self, record: Record, error: RejectError) -> None:
-        """Answer with the error where somebody waits for it; else a dead letter."""
+        """Publish the error reply if somebody waits for it; otherwise a dead letter."""
         self._metrics.dead_letters.labels(CHAT_REQUESTS.name, error.code).inc()
         log.warning("chat.refused", position=record.position, code=error.code)
-        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
-        if asked and not isinstance(error, ReplyTopicRefused):
+        target = find_error_target(
+            self._replies, record, error, CHAT_REPLIES.name, answers_unasked=False
+        )
+        if target is not None:
             refusal = encode_reply(refusal_of("", error), f"{record.position}/reply")
             try:
-                await self.reply(self.target(record), refusal, asked=True)
+                await self.reply(target, refusal, asked=True)
                 return
             except RejectError:
-                pass  # Nobody can be answered there: it becomes a dead letter.
+                pass  # The broker will never take it there: a dead letter instead.
         try:
             await self._publish(dead_letter(record, self._group, error))
         except MessageTooLarge:
             log.warning("letter.emptied", position=record.position, bytes=record.size)
-            await self._publish(empty_letter(record, self._group, error), must=True)
+            emptied = empty_dead_letter(record, self._group, error)
+            await self._publish(emptied, retries_too_large=True)
 
     async def _publish(
-        self, publication: Publication, *, asked: bool = False, must: bool = False
+        self, publication: Publication, *, asked: bool = False, retries_too_large: bool = False
     ) -> None:
-        """Publish until the broker confirms it: an answer is not lost to a broker's restart.
+        """Publish until the broker confirms it: no reply is lost to a broker's restart.
 
-        What `must` get there waits for an operator where even that is too large.
+        With `retries_too_large`, an event beyond the topic's limit waits for an operator too.
         """
-        attempt = 0
-        while True:
+
+        async def publish() -> None:
             try:
                 await asyncio.wrap_future(self._publisher.publish(publication))
-                return
-            except (RetryError, MessageTooLarge) as error:
-                if asked and isinstance(error, NoSuchTopic):
+            except NoSuchTopic as error:
+                if asked:
                     raise ReplyTopicRefused(NO_SUCH_PLACE) from error
-                if isinstance(error, MessageTooLarge) and not must:
-                    raise
-                attempt += 1
-                await back_off(attempt, error, self._metrics)
+                raise
 
-
-async def back_off(attempt: int, error: ModelServerError, metrics: Metrics) -> None:
-    """Wait before the next attempt, and say why: only an operator may be able to mend it."""
-    wait_s = backoff_s(attempt)
-    metrics.retries.labels(CHAT_REQUESTS.name, error.code).inc()
-    log.warning("chat.waits", code=error.code, reason=error.message, wait_s=round(wait_s, 2))
-    await asyncio.sleep(wait_s)
+        retried = (RetryError, MessageTooLarge) if retries_too_large else (RetryError,)
+        await with_backoff(publish, self._metrics, retried)
 
 
 def refusal_of(elder_id: str, error: ModelServerError, seconds: float = 0.0) -> ChatReply:
-    """Build the reply that tells of an error, after so many seconds."""
+    """Build the reply that reports an error; `seconds` is how long the request took."""
     return ChatReply(
         elder_id=elder_id,
         reply="",
@@ -119,7 +115,7 @@ def encode_reply(
     final: bool = True,
     at: datetime | None = None,
 ) -> Reply:
-    """Write a reply as `chat-replies` carries it; `at` is when it was stored."""
+    """Encode a reply for `chat-replies`; `at` is when it was stored, and by default now."""
     error = reply.error
     return Reply(
         topic=CHAT_REPLIES.name,

@@ -1,9 +1,10 @@
-"""`model-commands`: models, versions, jobs and data sets, asked about and changed."""
+"""`model-commands`: reads and changes models, versions, jobs and data sets; answers each."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from consumers.handlers.error_replies import find_error_target
 from consumers.kafka.dispatch import Received, Rejection
 from pipeline.dataset.builder import DatasetBuilder
 from pipeline.ledger.ledger import Ledger
@@ -26,10 +27,10 @@ from schemas.commands import (
     read_command,
 )
 from schemas.documents import ElderModel, Job
-from schemas.errors import MalformedRecord, NoSuchTopic, RejectError, ReplyTopicRefused
+from schemas.errors import NoSuchTopic, RejectError, ReplyTopicRefused
 from schemas.events import ErrorBody
 from schemas.record import Record
-from schemas.rpc import CORRELATION_ID, REPLY_TOPIC, reply_id, request_key
+from schemas.rpc import REPLY_TOPIC, reply_id, request_key
 from schemas.topics import MODEL_REPLIES
 
 _INTERNAL = {
@@ -47,7 +48,7 @@ _INTERNAL = {
 
 
 class ModelsHandler:
-    """Carries out commands and answers each one."""
+    """Runs commands and answers each one."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class ModelsHandler:
         base: str,
         blamed: Callable[[str], AbstractContextManager[None]] = lambda elder_id: nullcontext(),
     ) -> None:
-        """`blamed` turns what fails at one elder's models alone into a reply (HostFailed)."""
+        """`blamed` turns an error of one elder's models alone into HostFailed, a reply."""
         self._manager = manager
         self._ledger = ledger
         self._datasets = datasets
@@ -75,7 +76,7 @@ class ModelsHandler:
         return nullcontext() if elder_id is None else self._blame(elder_id)
 
     def handle(self, received: Sequence[Received]) -> list[Rejection]:
-        """Carry out each command and confirm its reply."""
+        """Run each command and publish its reply."""
         refused: list[Rejection] = []
         for one in received:
             try:
@@ -93,20 +94,16 @@ class ModelsHandler:
                 self._confirm([self._replies.publication(target, _reply(reply, event_id))])
             except NoSuchTopic:
                 if one.record.header(REPLY_TOPIC) is None:
-                    raise  # Our own topic: it will be there.
+                    raise  # Our own reply topic: retried until it exists.
                 refused.append((one, ReplyTopicRefused(NO_SUCH_PLACE)))
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:
-        """Answer with the error, unless the record has nobody to answer or no JSON to answer."""
-        asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
-        if isinstance(error, ReplyTopicRefused) or (
-            isinstance(error, MalformedRecord) and asked is None
-        ):
-            return None
-        try:
-            target = self._replies.target(record, MODEL_REPLIES.name)
-        except ReplyTopicRefused:
+        """Build the error reply, or return None where `find_error_target` finds no place for it."""
+        target = find_error_target(
+            self._replies, record, error, MODEL_REPLIES.name, answers_unasked=True
+        )
+        if target is None:
             return None
         body = ErrorBody(code=error.code, message=error.message)
         return self._replies.publication(
@@ -114,9 +111,9 @@ class ModelsHandler:
         )
 
     def run(self, command: Command, request: str) -> dict[str, Any]:
-        """Carry out a command; raises the errors of what it touches.
+        """Run a command and return its result; raises what the ledger and the models raise.
 
-        A command that comes again does nothing twice: `request` says which it is.
+        Idempotent: `request` identifies the command, and a repeat changes nothing more.
         """
         match command:
             case ListModels():
@@ -157,7 +154,7 @@ def describe_model(model: ElderModel) -> dict[str, Any]:
 
 
 def describe_rollback(done: Rollback) -> dict[str, Any]:
-    """Write what came of a rollback; `job_id` names the job that makes the version's form first."""
+    """Write a rollback's outcome; `job_id` is the job that must first make the version's form."""
     return describe_model(done.model) | {"job_id": done.job_id}
 
 

@@ -1,4 +1,4 @@
-"""`train-requested`: check the request and put it into the ledger, durably."""
+"""`train-requested`: checks requests and stores them in the ledger."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,16 +12,16 @@ from schemas.record import Record
 
 
 class TrainingHandler:
-    """Accepts requests in batches; a worker, here or elsewhere, does the work."""
+    """Accepts requests in batches; a worker, in this process or another, runs them."""
 
     def __init__(self, ledger: Ledger, config: TrainingConfig, wake: Callable[[], None]) -> None:
-        """`wake` tells workers of this process that there is something to do."""
+        """`wake` tells this process's worker that there may be a job."""
         self._ledger = ledger
         self._config = config
         self._wake = wake
 
     def handle(self, received: Sequence[Received]) -> list[Rejection]:
-        """Insert all valid requests in one write; refuse the others."""
+        """Insert all valid requests in one write; return the others."""
         refused: list[Rejection] = []
         accepted: list[NewJob] = []
         for one in received:
@@ -34,7 +34,7 @@ class TrainingHandler:
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> None:
-        """Nobody waits for a reply: it becomes a dead letter."""
+        """Return None: nobody waits for a reply, so the record becomes a dead letter."""
 
     def _read(self, received: Received) -> NewJob:
         envelope = received.envelope

@@ -1,1 +1,1 @@
-"""What runs Kafka: the poll loop, offsets, lanes, dispatch, the backlog and backoff."""
+"""What consumes Kafka: the poll loop, offsets, commits, lanes, dispatch, backlog, backoff."""

@@ -1,7 +1,7 @@
-"""Records fetched and not yet under way: what the poll loop holds back when there is too much.
+"""The backlog: records that were fetched and wait for a free lane.
 
-librdkafka needs up to a second to fetch again after a pause. What is held here bridges it, so
-that a role is not slowed to its limit of records a second.
+librdkafka needs up to a second to fetch again after a pause. The backlog keeps the lanes busy
+meanwhile; without it a role would process no more than its limit of records each second.
 """
 
 import time
@@ -13,57 +13,61 @@ from schemas.base import Frozen
 from schemas.record import Record
 
 
-class Held(Frozen):
-    """A record and when it came, on the monotonic clock: a deadline counts from there."""
+class WaitingRecord(Frozen):
+    """A record and when it was received, in seconds of the monotonic clock.
+
+    A request's deadline counts from `received_at`.
+    """
 
     record: Record
     received_at: float
 
 
-class HeldBack:
-    """Records in the order in which they came. Not thread-safe: the poll thread owns it."""
+class Backlog:
+    """Records waiting for a free lane, oldest first. Not thread-safe: the poll thread owns it."""
 
     def __init__(
-        self, most: int, most_bytes: int, clock: Callable[[], float] = time.monotonic
+        self, capacity: int, capacity_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """It is full at one of both, and takes all the same what one fetch brings more."""
-        self._most = most
-        self._most_bytes = most_bytes
+        """It is full at either capacity, but still accepts the rest of a fetch beyond it."""
+        self._capacity = capacity
+        self._capacity_bytes = capacity_bytes
         self._clock = clock
-        self._held: deque[Held] = deque()
+        self._waiting: deque[WaitingRecord] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._waiting)
 
     @property
-    def room(self) -> int:
-        """How many records more may be held."""
-        return max(self._most - len(self._held), 0)
+    def free(self) -> int:
+        """How many more records fit."""
+        return max(self._capacity - len(self._waiting), 0)
 
     @property
     def is_full(self) -> bool:
-        """Whether no more should be fetched."""
-        return len(self._held) >= self._most or self._bytes >= self._most_bytes
+        """Whether fetching should stop."""
+        return len(self._waiting) >= self._capacity or self._bytes >= self._capacity_bytes
 
     @property
     def is_half_empty(self) -> bool:
-        """Whether it is time to fetch again."""
-        return len(self._held) <= self._most // 2 and self._bytes <= self._most_bytes // 2
+        """Whether fetching should go on."""
+        few = len(self._waiting) <= self._capacity // 2
+        return few and self._bytes <= self._capacity_bytes // 2
 
     def put(self, record: Record) -> None:
-        """Hold a record back."""
-        self._held.append(Held(record=record, received_at=self._clock()))
+        """Add a record that was received just now."""
+        self._waiting.append(WaitingRecord(record=record, received_at=self._clock()))
         self._bytes += record.size
 
-    def take(self) -> Held:
-        """Give out the record that came first."""
-        first = self._held.popleft()
+    def take(self) -> WaitingRecord:
+        """Remove and return the oldest record; raises IndexError where there is none."""
+        first = self._waiting.popleft()
         self._bytes -= first.record.size
         return first
 
-    def drop(self, gone: set[Partition]) -> None:
-        """Forget the records of partitions that were taken away: the next owner gets them."""
-        kept = [h for h in self._held if (h.record.topic, h.record.partition) not in gone]
-        self._held = deque(kept)
-        self._bytes = sum(held.record.size for held in kept)
+    def drop(self, revoked: set[Partition]) -> None:
+        """Forget the records of revoked partitions: their next owner reads them again."""
+        kept = [w for w in self._waiting if (w.record.topic, w.record.partition) not in revoked]
+        self._waiting = deque(kept)
+        self._bytes = sum(waiting.record.size for waiting in kept)

@@ -1,7 +1,7 @@
-"""From record to outcome: done, set aside with a reason, or tried again until it can be done.
+"""Dispatch: each record is handled, set aside with a reason, or tried again until it can be.
 
-This is the handlers' edge. A handler says what went wrong by raising; what becomes of it is
-decided here, for all alike.
+A handler says by raising what went wrong. What follows from it is decided here, in the same way
+for every handler.
 """
 
 import threading
@@ -12,9 +12,10 @@ from typing import Protocol, TypeVar
 import structlog
 
 from config.metrics import Metrics
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import Backoff
+from consumers.kafka.faults import describe_fault
 from consumers.kafka.lanes import Work
-from producers.dead_letters import dead_letter, empty_letter
+from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import Publication
 from schemas.base import Frozen
 from schemas.envelope import Envelope, open_envelope
@@ -29,7 +30,7 @@ from schemas.errors import (
 )
 from schemas.record import Record
 
-# A letter of this size fits any topic as brokers make them (1 MiB), with the reason.
+# Up to this size a record and its reason fit a topic of the broker's default limit (1 MiB).
 _SMALL_BYTES = 512 * 1024
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 
 class Received(Frozen):
-    """A record with its envelope opened."""
+    """A record and its opened envelope."""
 
     record: Record
     envelope: Envelope
@@ -48,16 +49,17 @@ Rejection = tuple[Received, RejectError]
 
 
 class Handler(Protocol):
-    """Deals with the records of one topic."""
+    """Handles the records of one topic."""
 
     def handle(self, received: Sequence[Received]) -> list[Rejection]:
-        """Deal with all of these durably and return those that were refused.
+        """Handle all records durably and return those that were refused.
 
-        May be called again with the same records. Raises RetryError when a dependency is down.
+        May be called again with the same records, so it must be idempotent. Raises RetryError
+        when a dependency is down.
         """
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:
-        """Build the error reply for a record, or None: then it becomes a dead letter."""
+        """Build the error reply to a refused record; None makes the record a dead letter."""
 
 
 class Dispatcher:
@@ -83,15 +85,15 @@ class Dispatcher:
         self._max_bytes = max_bytes
 
     def process(self, works: list[Work]) -> None:
-        """Deal with records; returns when each is done or set aside.
+        """Process records; returns once each is handled or set aside.
 
-        Raises Stopped when the program stops before that.
+        Raises Stopped when the process stops before that.
         """
         begun = time.perf_counter()
         opened, refused = self._open([work.record for work in works])
-        rejections = self._patiently(lambda: self._handle(opened))
+        rejections = self._with_backoff(lambda: self._handle(opened))
         refused += [(received.record, error) for received, error in rejections]
-        self._patiently(lambda: self._set_aside(refused))
+        self._with_backoff(lambda: self._set_aside(refused))
         self._count(len(works) - len(refused), time.perf_counter() - begun)
 
     def _open(
@@ -115,7 +117,7 @@ class Dispatcher:
             return []
         try:
             return self._handler.handle(opened)
-        except RejectError as error:  # what it published for a record was refused
+        except RejectError as error:  # what the handler published for a record was refused
             if len(opened) == 1:
                 return [(opened[0], error)]
         except ModelServerError:
@@ -124,11 +126,11 @@ class Dispatcher:
             log.error("handler.failed", topic=self._topic, fault=describe_fault(error))
             if len(opened) == 1:
                 return [(opened[0], InternalError())]
-        # One record of several is at fault: find it by handling each alone.
+        # One of several records is at fault: handle each alone to find it.
         return [rejection for one in opened for rejection in self._handle([one])]
 
     def _set_aside(self, refused: list[tuple[Record, RejectError]]) -> None:
-        self._send_letters([one for one in refused if not self._is_answered(*one)])
+        self._send_dead_letters([one for one in refused if not self._is_answered(*one)])
         for record, error in refused:
             self._metrics.dead_letters.labels(self._topic, error.code).inc()
             self._metrics.consumed.labels(self._topic, "refused").inc()
@@ -137,7 +139,7 @@ class Dispatcher:
             )
 
     def _is_answered(self, record: Record, error: RejectError) -> bool:
-        """Publish the error reply; False where there is none, or no place that takes it."""
+        """Publish the error reply; False if there is none or its topic does not take it."""
         try:
             reply = self._handler.refuse(record, error)
             if reply is not None:
@@ -151,14 +153,14 @@ class Dispatcher:
             return False
         return reply is not None
 
-    def _send_letters(self, refused: list[tuple[Record, RejectError]]) -> None:
-        """Send dead letters: small ones together, and what may be too large by itself."""
+    def _send_dead_letters(self, refused: list[tuple[Record, RejectError]]) -> None:
+        """Send dead letters: the small ones together, those that may be too large one by one."""
         alone = [one for one in refused if one[0].size > _SMALL_BYTES]
         together = [one for one in refused if one[0].size <= _SMALL_BYTES]
         try:
             self._confirm([dead_letter(r, self._group, error) for r, error in together])
         except RejectError:
-            alone = refused  # A topic with a smaller limit than brokers have.
+            alone = refused  # The topic's size limit is below the broker's default.
         for record, error in alone:
             self._send_alone(record, error)
 
@@ -168,19 +170,18 @@ class Dispatcher:
         except RejectError:
             log.warning("letter.emptied", position=record.position, bytes=record.size)
             try:
-                self._confirm([empty_letter(record, self._group, error)])
+                self._confirm([empty_dead_letter(record, self._group, error)])
             except RejectError as refusal:
-                raise TopicRefused from refusal  # Waited for: only an operator can mend that.
+                raise TopicRefused from refusal  # Retried: an operator must raise the limit.
 
-    def _patiently(self, act: Callable[[], T]) -> T:
-        """Do it until its dependencies let it be done; raises Stopped at the program's end."""
-        attempt = 0
+    def _with_backoff(self, act: Callable[[], T]) -> T:
+        """Repeat `act` until its dependencies are up; raises Stopped when the process stops."""
+        backoff = Backoff()
         while True:
             try:
                 return act()
             except RetryError as error:
-                attempt += 1
-                wait_s = backoff_s(attempt)
+                wait_s = backoff.next_s()
                 self._metrics.retries.labels(self._topic, error.code).inc()
                 log.warning(
                     "record.waits",

@@ -1,7 +1,7 @@
-"""Lanes: threads that work on records, one elder's always in the same lane and in order.
+"""Lanes: threads that process records; one elder's records keep their order in one lane.
 
-No fault ends a lane. What its work let through is logged and tried again: the record is neither
-dealt with nor committed until it is done.
+No fault ends a lane. An error that escapes the processing is logged, and the records are tried
+again: they are not committed before they are done.
 """
 
 import queue
@@ -14,7 +14,8 @@ from typing import Protocol
 import structlog
 from pydantic import Field
 
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import Backoff
+from consumers.kafka.faults import describe_fault
 from consumers.kafka.offsets import Ticket
 from schemas.base import Frozen
 from schemas.errors import Stopped
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Work(Frozen):
-    """A record under way, with its ticket; `received_at` is on the monotonic clock."""
+    """A record under way and its ticket; `received_at` is in seconds of the monotonic clock."""
 
     record: Record
     ticket: Ticket
@@ -36,24 +37,24 @@ Done = Callable[[Ticket], None]
 
 
 class Executor(Protocol):
-    """What the poll loop hands records to. `submit` never blocks."""
+    """Processes records for the poll loop, in threads of its own. `submit` never blocks."""
 
     def start(self, done: Done) -> None:
-        """Begin; `done` is called, from any thread, when a record is dealt with."""
+        """Start the threads. They call `done` with the ticket of each record that is finished."""
 
     def submit(self, work: Work) -> None:
-        """Take a record over."""
+        """Take over a record."""
 
     def stop(self, limit_s: float) -> bool:
-        """Finish what is under way within the limit; False where something was left."""
+        """Finish what is under way within `limit_s`; False if something was left."""
 
     @property
     def threads(self) -> "list[threading.Thread]":
-        """The threads that must live as long as the program does."""
+        """The threads that must live as long as the process does."""
 
 
 class Lanes:
-    """`count` threads, each with a queue; `process` gets up to `batch` records at once."""
+    """`count` threads, each with its queue; `process` gets up to `batch` records at once."""
 
     def __init__(self, name: str, process: Process, *, count: int = 1, batch: int = 1) -> None:
         self._process = process
@@ -70,7 +71,7 @@ class Lanes:
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """One for each lane."""
+        """The lanes' threads, one for each lane."""
         return self._threads
 
     def start(self, done: Done) -> None:
@@ -80,12 +81,12 @@ class Lanes:
             thread.start()
 
     def submit(self, work: Work) -> None:
-        """Queue a record in the lane of its key."""
+        """Queue a record in the lane of its key; without a key, in that of its position."""
         key = work.record.key or work.record.position.encode()
         self._queues[zlib.crc32(key) % len(self._queues)].put(work)
 
     def stop(self, limit_s: float) -> bool:
-        """Let each thread finish what it has begun, and leave the rest for the next owner."""
+        """Let each thread finish the batch it has begun; the next owner reads the rest again."""
         self._stopping.set()
         for waiting in self._queues:
             _drain(waiting)
@@ -107,16 +108,16 @@ class Lanes:
                     stop = True
                     break
                 works.append(following)
-            if not self._deal_with(works):
-                return  # No ticket is closed, the next owner gets them again.
+            if not self._process_with_backoff(works):
+                return  # The tickets stay open, so the next owner reads these records again.
             for work in works:
                 self._done(work.ticket)
             if stop:
                 return
 
-    def _deal_with(self, works: list[Work]) -> bool:
-        """Process records until they are done; False where the program stops before that."""
-        attempt = 0
+    def _process_with_backoff(self, works: list[Work]) -> bool:
+        """Process records until they are done; False if the process stops before that."""
+        backoff = Backoff()
         while True:
             try:
                 self._process(works)
@@ -124,8 +125,7 @@ class Lanes:
             except Stopped:
                 return False
             except Exception as error:  # the lane's edge: its other records must not wait for ever
-                attempt += 1
-                wait_s = backoff_s(attempt)
+                wait_s = backoff.next_s()
                 place, fault = works[0].record.position, describe_fault(error)
                 log.error("lane.fault", position=place, fault=fault, wait_s=round(wait_s, 2))
                 if self._stopping.wait(wait_s):

@@ -1,8 +1,8 @@
-"""Which offsets may be committed: all before the first record that is not dealt with.
+"""Which offsets may be committed: everything before a partition's first unfinished record.
 
-A ticket belongs to one assignment. After a partition was taken away, what its former tickets
-still finish counts for nothing, even when the partition comes back. A partition whose offsets go
-back was reset by the broker, and that is a new assignment too.
+Each record under way has a ticket, and a ticket belongs to one assignment of its partition. Once
+the partition is revoked its tickets are void, even if the partition comes back. Offsets that go
+back mean that the broker reset the partition, which counts as a new assignment.
 """
 
 from collections import OrderedDict
@@ -30,14 +30,14 @@ class _Assigned:
 
 
 class OffsetTracker:
-    """The offsets of the partitions held now. Not thread-safe: the poll thread owns it."""
+    """The offsets of the assigned partitions. Not thread-safe: the poll thread owns it."""
 
     def __init__(self) -> None:
         self._partitions: dict[Partition, _Assigned] = {}
         self._assignments = 0
 
     def assign(self, partitions: list[Partition]) -> None:
-        """Take over partitions, with nothing under way."""
+        """Begin an assignment of these partitions, with nothing under way."""
         for partition in partitions:
             self._assignments += 1
             self._partitions[partition] = _Assigned(self._assignments)
@@ -47,51 +47,57 @@ class OffsetTracker:
         for partition in partitions:
             self._partitions.pop(partition, None)
 
-    def holds(self, topic: str, partition: int) -> bool:
-        """Say whether a partition is held now."""
+    def is_assigned(self, topic: str, partition: int) -> bool:
+        """Say whether a partition is assigned now."""
         return (topic, partition) in self._partitions
 
     def start(self, topic: str, partition: int, offset: int) -> Ticket | None:
-        """Open a ticket for a record; None where the partition is not held.
+        """Open a ticket for a record; None where its partition is not assigned.
 
-        Where the offsets go back the partition begins anew: earlier tickets are void, and what
-        was committed is forgotten, since it lies in a log that is no more.
+        Where the offset goes back, a new assignment begins: earlier tickets are void, and the
+        committed position is forgotten, since it belongs to a log that no longer exists.
         """
         if self.goes_back(topic, partition, offset):
             self.assign([(topic, partition)])
-        held = self._partitions.get((topic, partition))
-        if held is None:
+        current = self._partitions.get((topic, partition))
+        if current is None:
             return None
-        held.open[offset] = False
-        held.next_offset = offset + 1
-        return Ticket(topic=topic, partition=partition, offset=offset, assignment=held.assignment)
+        current.open[offset] = False
+        current.next_offset = offset + 1
+        return Ticket(
+            topic=topic, partition=partition, offset=offset, assignment=current.assignment
+        )
 
     def goes_back(self, topic: str, partition: int, offset: int) -> bool:
-        """Say whether an offset is before what was read in this assignment.
+        """Say whether an offset lies before what this assignment has read already.
 
-        The client reads on and on within one, so only a reset does that: the log was cut short
-        or made anew.
+        Within an assignment the client only reads forward, so this means a reset: the log was
+        truncated or created anew.
         """
-        held = self._partitions.get((topic, partition))
-        return held is not None and held.next_offset is not None and offset < held.next_offset
+        current = self._partitions.get((topic, partition))
+        if current is None or current.next_offset is None:
+            return False
+        return offset < current.next_offset
 
     def finish(self, ticket: Ticket) -> bool:
         """Close a ticket; False where it is void."""
-        held = self._partitions.get((ticket.topic, ticket.partition))
-        if held is None or held.assignment != ticket.assignment or ticket.offset not in held.open:
+        current = self._partitions.get((ticket.topic, ticket.partition))
+        if current is None or current.assignment != ticket.assignment:
             return False
-        held.open[ticket.offset] = True
-        while held.open and held.open[next(iter(held.open))]:
-            held.open.popitem(last=False)
+        if ticket.offset not in current.open:
+            return False
+        current.open[ticket.offset] = True
+        while current.open and current.open[next(iter(current.open))]:
+            current.open.popitem(last=False)
         return True
 
     def committable(self) -> dict[Partition, int]:
-        """For each partition with news, the offset of the first record not dealt with."""
+        """Return the first unfinished offset of each partition that has advanced."""
         positions: dict[Partition, int] = {}
-        for partition, held in self._partitions.items():
-            position = next(iter(held.open), held.next_offset)
-            if position is not None and position != held.committed and held.next_offset:
-                first_seen = held.committed if held.committed is not None else -1
+        for partition, current in self._partitions.items():
+            position = next(iter(current.open), current.next_offset)
+            if position is not None and position != current.committed and current.next_offset:
+                first_seen = current.committed if current.committed is not None else -1
                 if position > first_seen:
                     positions[partition] = position
         return positions
@@ -103,17 +109,17 @@ class OffsetTracker:
                 self._partitions[partition].committed = position
 
     def mark_refused(self, partitions: list[Partition]) -> None:
-        """Take back `mark_committed` where the broker refused: the position is due again."""
+        """Undo `mark_committed` where the broker refused: the position is due again."""
         for partition in partitions:
             if partition in self._partitions:
                 self._partitions[partition].committed = None
 
     @property
-    def held(self) -> list[Partition]:
-        """The partitions held now."""
+    def assigned(self) -> list[Partition]:
+        """The partitions assigned now."""
         return list(self._partitions)
 
     @property
     def in_flight(self) -> int:
-        """How many records are under way or wait for an earlier one."""
-        return sum(len(held.open) for held in self._partitions.values())
+        """How many records are unfinished, or finished behind one that is not."""
+        return sum(len(current.open) for current in self._partitions.values())

@@ -1,1 +1,1 @@
-"""What operators use: health and metrics, doctor, topics, dead letters."""
+"""What operators use: health, metrics, signals, doctor, topics, dead letters."""

@@ -1,4 +1,4 @@
-"""The operator's view of Kafka: which topics there are, and why nobody tells."""
+"""Asks a broker for its topics; an error says whether Kafka is down or refuses this user."""
 
 import time
 from typing import Any
@@ -13,7 +13,7 @@ _TRY_S = 1.0
 
 
 class KafkaAdmin:
-    """An admin client that knows a refused user from a broker that is away."""
+    """An admin client that tells a refused user from an unreachable broker."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.refusals = Refusals()
@@ -21,17 +21,20 @@ class KafkaAdmin:
             self.client = AdminClient(settings.client() | {"error_cb": self.refusals.note})
 
     def metadata(self, limit_s: float) -> ClusterMetadata:
-        """Return brokers and topics; raises KafkaUnavailable, KafkaRefused as soon as it is so."""
+        """Return brokers and topics.
+
+        Raises KafkaRefused as soon as the broker refuses, KafkaUnavailable after `limit_s`.
+        """
         end = time.monotonic() + limit_s
         while True:
             try:
                 return self.client.list_topics(timeout=min(_TRY_S, limit_s))
             except KafkaException as error:
-                # The errors of the connections are handed out here.
+                # poll() delivers the connections' errors to `refusals`.
                 self.client.poll(0)
                 if self.refusals.last or time.monotonic() > end:
                     raise self.refusals.unavailable(error) from error
 
     def topics(self, limit_s: float) -> dict[str, Any]:
-        """Return what is known of each topic that this user may see."""
+        """Return the metadata of each topic that this user may see, by name."""
         return dict(self.metadata(limit_s).topics)

@@ -1,4 +1,4 @@
-"""The doctor: looks at each thing the service needs and says how to repair what is amiss."""
+"""The doctor: checks everything the service needs and says how to repair what fails."""
 
 import shutil
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 from config.settings import Settings
 from consumers.operations.admin import KafkaAdmin
-from consumers.operations.topics import broker_name, narrow_letter_topics
+from consumers.operations.topics import broker_name, narrow_dead_letter_topics
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import choose_form, find_quantizer
 from pipeline.storage.mongo import open_client, store_errors
@@ -35,7 +35,7 @@ _SHARE = (
 
 
 class Finding(Frozen):
-    """One check. `found` is what was seen, `repair` what to do; no secret in either."""
+    """One check: what was found and what to do about it. Neither text contains a secret."""
 
     name: str
     ok: bool
@@ -45,7 +45,7 @@ class Finding(Frozen):
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Check everything, also after a failure."""
+    """Run all checks; a failed one does not stop the others."""
     return [
         _check_training_config(settings),
         _check_base(settings),
@@ -113,8 +113,9 @@ def _check_topics(settings: Settings) -> Finding:
         missing = [n for t in all_topics() if (n := broker_name(settings, t)) not in there]
         if missing:
             raise FatalError(f"missing: {', '.join(missing)}")
-        narrow = narrow_letter_topics(settings, {n: len(t.partitions) for n, t in there.items()})
-        if narrow:  # No fault: the letters go elsewhere.
+        partitions = {name: len(found.partitions) for name, found in there.items()}
+        narrow = narrow_dead_letter_topics(settings, partitions)
+        if narrow:  # No fault: dead letters go to other partitions.
             return f"all there, but {'; '.join(narrow)}: add some for letters to keep theirs"
         return "all there"
 
@@ -127,7 +128,7 @@ def _check_store(settings: Settings) -> Finding:
         try:
             with store_errors():
                 version: str = client.server_info()["version"]
-                # A user without any right gets this far; the answers are what is needed.
+                # A user without rights gets this far, so read what the service needs: the answers.
                 database = client[settings.mongodb.database]
                 database[settings.mongodb.answers_collection].find_one({}, {"_id": 1})
         finally:
@@ -157,7 +158,7 @@ def _check_host(settings: Settings) -> Finding:
 
 
 def _check_form(settings: Settings) -> Finding:
-    """Say what the form costs, and whether what makes it is there."""
+    """Say what a persona costs in this form, and whether the tool that makes it is there."""
 
     def look() -> str:
         config = settings.training()

@@ -1,4 +1,4 @@
-"""Bringing the topic catalogue to a broker; safe to repeat."""
+"""Creates the catalogue's topics on a broker; safe to repeat."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _FORBIDDEN = frozenset(
 
 
 class Applied(Frozen):
-    """What became of one topic: `created`, `exists`, or `fewer partitions than wanted`."""
+    """The outcome for one topic: `created`, `exists`, or that it has too few partitions."""
 
     topic: str
     outcome: str
@@ -30,11 +30,15 @@ class Applied(Frozen):
 def apply_topics(
     settings: Settings, partitions: int | None = None, topics: Sequence[Topic] | None = None
 ) -> list[Applied]:
-    """Create what is missing; an existing topic is left as it is. Raises KafkaUnavailable.
+    """Create missing topics; existing ones are left as they are. Raises KafkaUnavailable.
 
-    Where all are there, this needs no right but to see them. `partitions` goes before the
-    catalogue's number, for small installations; without `topics` the whole catalogue is meant.
-    A dead-letter topic is to have as many as its source really has.
+    Where none is missing, this needs no right but to see them.
+
+    Args:
+        settings: Where the broker is, and how the topics are named.
+        partitions: Overrides the catalogue's number of partitions, for small installations. A
+            dead-letter topic always gets as many as its source has on the broker.
+        topics: The topics to create; by default the whole catalogue.
     """
     admin = KafkaAdmin(settings.kafka)
     there = {name: len(found.partitions) for name, found in admin.topics(_LIMIT_S).items()}
@@ -55,20 +59,21 @@ def apply_topics(
 
 
 def _await(admin: KafkaAdmin, created: set[str]) -> None:
-    """Wait until the broker tells of new topics; it may say "created" a moment before that.
+    """Wait until the broker lists new topics; it may report "created" a moment earlier.
 
-    Who never sees them goes on all the same: a right to create need not be one to see.
+    Returns without an error where they never appear: the right to create a topic does not
+    include the right to see it.
     """
     deadline = time.monotonic() + _SEEN_LIMIT_S
-    # Nothing new is nothing to ask for: this runs at every start.
+    # Asks nothing where nothing was created: this runs at every start.
     while created and created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
         time.sleep(_SEEN_CHECK_S)
 
 
-def narrow_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
-    """Say which dead-letter topics have fewer partitions than their sources.
+def narrow_dead_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
+    """Say, a sentence each, which dead-letter topics have fewer partitions than their sources.
 
-    `there` are the broker's topics and their numbers of partitions.
+    `there` maps the broker's topics to their numbers of partitions.
     """
     names = [broker_name(settings, topic) for topic in all_topics()]
     return [
@@ -79,13 +84,13 @@ def narrow_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[s
 
 
 def _source(name: str) -> str:
-    """The topic whose dead letters a topic has; nothing for any other topic."""
-    is_letters = name.endswith(DEAD_LETTER_SUFFIX)
-    return name.removesuffix(DEAD_LETTER_SUFFIX) if is_letters else ""
+    """Return the source topic of a dead-letter topic; an empty string for any other topic."""
+    is_dead_letters = name.endswith(DEAD_LETTER_SUFFIX)
+    return name.removesuffix(DEAD_LETTER_SUFFIX) if is_dead_letters else ""
 
 
 def broker_name(settings: Settings, topic: Topic) -> str:
-    """The broker's name of a topic; a dead-letter topic follows the name of its source."""
+    """Return a topic's name on the broker; a dead-letter topic follows the name of its source."""
     base, dash, suffix = topic.name.rpartition("-")
     if suffix == "dlt":
         return settings.topic(base) + dash + suffix

@@ -1,1 +1,1 @@
-"""Threads that work on jobs and events in the ledger, and read no topic."""
+"""Threads that take jobs and events from the ledger; they read no topic."""

@@ -1,7 +1,7 @@
 """The training worker: claims jobs from the ledger and runs them, one at a time.
 
-A thread renews the lease while the job runs. Whatever ends the work early (the lease is lost,
-the job is cancelled, the program stops) is raised in the job's own thread at its next step.
+What the work raises decides what the ledger is told: the job ends, is tried again, or is released
+for another worker.
 """
 
 import threading
@@ -12,11 +12,13 @@ import structlog
 
 from config.metrics import Metrics
 from config.settings import WorkerSettings
-from consumers.kafka.backoff import backoff_s, describe_fault
+from consumers.kafka.backoff import Backoff
+from consumers.kafka.faults import describe_fault
+from consumers.workers.heartbeat import JobWatch
+from consumers.workers.stage_clock import StageClock
 from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.progress import ProgressState
 from pipeline.versions.retention import Removal
 from schemas.documents import Job
 from schemas.errors import (
@@ -35,105 +37,12 @@ from schemas.errors import (
     TrainingKilled,
     TrainingOutOfMemory,
 )
-from schemas.events import ErrorBody, ModelReady, Stage, Status
+from schemas.events import ErrorBody, ModelReady, Status
 
 _LONGEST_WAIT_S = 30.0
+_WRITE_TRIES = 4
 
 log = structlog.get_logger(__name__)
-
-
-class JobWatch:
-    """Holds a lease while its job runs: renews it, and passes on what must stop the work."""
-
-    def __init__(
-        self, ledger: Ledger, lease: Lease, settings: WorkerSettings, stop: threading.Event
-    ) -> None:
-        self._ledger = ledger
-        self._lease = lease
-        self._settings = settings
-        self._stop = stop
-        self._ended = threading.Event()
-        self._verdict: ModelServerError | None = None
-        self._stage: Stage | None = None
-        self._next_report = 0.0
-        self._renewed = time.monotonic()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> "JobWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raise what must stop the work: LeaseLost, JobCancelled or Stopped.
-
-        A process that was stopped and goes on past its lease sees it here at once, by its own
-        clock: its heartbeat has not been heard of it yet.
-        """
-        if time.monotonic() - self._renewed > self._settings.lease_s:
-            self._verdict = self._verdict or LeaseLost()
-        if self._verdict is not None:
-            raise self._verdict
-        if self._stop.is_set():
-            raise Stopped
-
-    def report(self, state: ProgressState) -> None:
-        """Store progress: each new stage at once, the rest as often as is set."""
-        now = time.monotonic()
-        if state.stage == self._stage and now < self._next_report:
-            return
-        self._stage = state.stage
-        self._next_report = now + self._settings.progress_interval_s
-        self._ledger.report(self._lease, state)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self._settings.heartbeat_s):
-            asked = time.monotonic()
-            try:
-                self._ledger.heartbeat(self._lease)
-                self._renewed = asked
-            except RetryError as error:
-                # MongoDB may be gone for a moment. By our own clock the lease is over after
-                # `lease_s`: then another worker may have the job, and this one must stop.
-                if time.monotonic() - self._renewed > self._settings.lease_s:
-                    self._verdict = LeaseLost()
-                    return
-                log.warning("worker.heartbeat_waits", code=error.code)
-            except JobCancelled as verdict:
-                # Renewed all the same, and further on: the work may need longer than a lease to
-                # stop, and until then nobody else may begin the job again.
-                self._verdict, self._renewed = verdict, asked
-            except LeaseLost as verdict:
-                self._verdict = verdict
-                return
-            except Exception as error:  # the thread's edge: unforeseen means not renewed
-                log.error("worker.heartbeat_failed", fault=describe_fault(error))
-                self._verdict = LeaseLost()
-                return
-
-
-class StageClock:
-    """Measures how long each stage takes."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._stage: Stage | None = None
-        self._begun = 0.0
-
-    def begin(self, stage: Stage) -> None:
-        """Note that a stage begins, and with it that the one before has ended."""
-        self.end()
-        self._stage, self._begun = stage, time.monotonic()
-
-    def end(self) -> None:
-        """Note that the last stage has ended."""
-        if self._stage is not None:
-            seconds = time.monotonic() - self._begun
-            self._metrics.stage_seconds.labels(self._stage).observe(seconds)
-            self._stage = None
 
 
 class TrainingWorker:
@@ -151,7 +60,7 @@ class TrainingWorker:
         prune: Callable[[str], Removal | None] = lambda elder_id: None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """`prune` removes, after a job, what an elder's earlier ones left and nobody needs."""
+        """`prune` removes, after each job, what retention allows of the job's elder."""
         self._owner = owner
         self._ledger = ledger
         self._trainer = trainer
@@ -163,32 +72,30 @@ class TrainingWorker:
         self._wake = threading.Event()
 
     def wake(self) -> None:
-        """Look for work now rather than at the next round."""
+        """Look for a job now, without waiting for the next poll."""
         self._wake.set()
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; a job under way is given back with its checkpoint."""
-        attempt = 0
+        """Work until `stop` is set; a job under way is released and keeps its checkpoint."""
+        backoff = Backoff()
         while not stop.is_set():
             try:
                 worked = self.run_once(stop)
-                attempt = 0
+                backoff.reset()
             except RetryError as error:
-                attempt += 1
                 log.warning("worker.waits", code=error.code)
-                stop.wait(backoff_s(attempt))
+                backoff.wait(stop)
                 continue
             except Exception as error:  # the worker's edge: no silent end
-                attempt += 1
                 log.error("worker.fault", fault=describe_fault(error))
-                stop.wait(backoff_s(attempt))
+                backoff.wait(stop)
                 continue
             if not worked:
                 self._wake.wait(self._settings.poll_s)
                 self._wake.clear()
 
     def run_once(self, stop: threading.Event) -> bool:
-        """Claim and run one job; False where there was none."""
+        """Claim and run one job; False if none is queued. Raises StoreUnavailable."""
         self._metrics.jobs_queued.set(self._ledger.count("queued"))
         lease = self._ledger.claim(self._owner)
         if lease is None:
@@ -201,7 +108,7 @@ class TrainingWorker:
                 self._run(lease, stop)
             self._stages.end()
             if not stop.is_set():
-                self._tidy(lease.job.elder_id)
+                self._remove_old(lease.job.elder_id)
         return True
 
     def _run(self, lease: Lease, stop: threading.Event) -> None:
@@ -220,21 +127,21 @@ class TrainingWorker:
             log.info("job.given_back")
             self._release(lease, wait_s=0, count_attempt=False)
         except TrainingKilled as error:
-            # As if this worker had been: unless all of it is to stop, the lease runs out, and who
-            # claims the job next counts one that was lost.
+            # Treated as if this worker had been killed: the lease runs out, and the next claim
+            # counts a lost worker. Where the whole process stops, the job is released at once.
             log.warning("job.training_killed", code=error.code)
             if stop.is_set():
                 self._release(lease, wait_s=0, count_attempt=False)
         except RetryError as error:
-            # The work waits for what is down; that is no attempt of the job's.
+            # A dependency is down; that does not count as an attempt of the job.
             wait_s = self._wait_s(lease.job)
             log.warning("job.waits", code=error.code, reason=error.message, wait_s=wait_s)
             self._release(lease, wait_s=wait_s, count_attempt=False)
         except TrainingOutOfMemory as error:
-            self._fail(lease, error)  # The smallest batch was tried: another attempt is no other.
+            self._fail(lease, error)  # Even the smallest batch did not fit: no retry helps.
         except (TrainingFailed, ArtefactCorrupt, ModelNotReady, HostFailed) as error:
-            # A damaged file was set aside, a model vanished from its host under our hands, or the
-            # host fails at this model alone: the next attempt makes it again.
+            # A damaged file was set aside, the model vanished from its host, or the host fails at
+            # this model alone: the next attempt makes it again.
             self._retry_or_fail(lease, error)
         except (RejectError, FatalError) as error:
             self._fail(lease, error)
@@ -243,7 +150,7 @@ class TrainingWorker:
             self._retry_or_fail(lease, InternalError())
 
     def _refuse(self, job: Job) -> None:
-        """Raise what ends a job before its work begins, unless a version of it answers already."""
+        """Raise what ends a job before its work begins, unless its version serves already."""
         lost = job.lost_leases
         is_hopeless = lost > self._settings.max_lost_leases
         if not (job.cancel_requested or is_hopeless) or self._trainer.fence_off(job) is not None:
@@ -253,7 +160,7 @@ class TrainingWorker:
         raise TrainingFailed(f"given up: {lost} workers were lost over this job; see their logs")
 
     def _wait_s(self, job: Job) -> float:
-        """Twice as long each time that the job was given back, up to half a minute."""
+        """Return the wait: doubled each time the job was released, up to half a minute."""
         given_back = min(job.fence - job.attempt, 10)
         return min(self._settings.retry_base_s * 2.0**given_back, _LONGEST_WAIT_S)
 
@@ -268,7 +175,7 @@ class TrainingWorker:
 
     def _fail(self, lease: Lease, error: ModelServerError) -> None:
         if lease.job.kind == "form" and self._trainer.fence_off(lease.job) is not None:
-            # An earlier holder, held up until now, has let the version answer: the job succeeded.
+            # An earlier owner of the lease has released the version meanwhile: the job succeeded.
             self._release(lease, wait_s=0, count_attempt=False)
             return
         self._finish(lease, "failed", error=error)
@@ -299,8 +206,8 @@ class TrainingWorker:
         except LeaseLost:
             log.warning("job.lease_lost")
 
-    def _tidy(self, elder_id: str) -> None:
-        """Remove what nobody needs any more; what fails here is done after the next job."""
+    def _remove_old(self, elder_id: str) -> None:
+        """Remove what retention allows; what fails here is tried again after the next job."""
         try:
             removal = self._prune(elder_id)
         except (ModelServerError, OSError) as error:
@@ -315,11 +222,12 @@ class TrainingWorker:
             log.info("retention.removed", elder_id=elder_id, **counts)
 
     def _insist(self, write: Callable[[], object]) -> None:
-        """Try a write a few times; after that the lease runs out and another worker goes on."""
-        for attempt in range(1, 5):
+        """Try a write a few times; after that, give up the lease and raise LeaseLost."""
+        backoff = Backoff()
+        for _ in range(_WRITE_TRIES):
             try:
                 write()
                 return
             except RetryError:
-                time.sleep(backoff_s(attempt))
+                time.sleep(backoff.next_s())
         raise LeaseLost

@@ -1,1 +1,1 @@
-"""A chat turn, from the question to the reply with its sources."""
+"""A chat: from the question to the reply with its sources."""

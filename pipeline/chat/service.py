@@ -1,31 +1,27 @@
-"""Chat: one question of the family, answered by the elder's current version."""
+"""The chat service: answers a family's question with the elder's serving version."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import ollama
 
 from config.settings import ChatSettings, OllamaSettings
+from pipeline.chat.history import newest_turns
+from pipeline.chat.sources import SourceFinder, to_sources
 from pipeline.chat.store import ChatStore
 from pipeline.hosting.ollama import ollama_errors, to_completion
 from pipeline.hosting.port import Completion, Message
-from pipeline.retrieval.bm25 import Memories, Memory, MemoryCache
-from pipeline.text.cleaning import Cleaner
+from pipeline.retrieval.bm25 import Memory
 from pipeline.text.markers import defuse_markers
 from pipeline.text.rewording import with_hint
-from schemas.answers import Answer
 from schemas.documents import ModelVersion
 from schemas.errors import ModelNotReady, OllamaFailed, UnknownElder
-from schemas.events import ChatReply, ChatRequest, ChatTurn, Source, Usage
+from schemas.events import ChatReply, ChatRequest, Usage
 
 # A token has at least two characters on average in every language served here.
 _CHARACTERS_A_TOKEN = 2
-# An elder's answers are indexed when she is first asked.
-_MOST_MEMORIES = 5000
-# How far the best answer must be ahead of the next to count as what the question is about.
-_STANDS_OUT = 0.1
 
 
 class ChatService:
@@ -40,10 +36,9 @@ class ChatService:
         on_lost: Callable[[str, bool], str | None] = lambda elder_id, is_gone: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_lost` is told of an elder whose model the host has lost or fails at; it may block.
+        """`on_lost` is called with an elder whose model the host fails at, and whether it is gone.
 
-        It is told whether the model is gone, and returns the id of the job that brings it back, if
-        there is one.
+        It returns the id of the job that brings the model back, or None. It may block.
         """
         self._store = store
         self._settings = settings
@@ -53,21 +48,20 @@ class ChatService:
         )
         self._on_lost = on_lost
         self._monotonic = monotonic
-        self._memories = MemoryCache()
-        self._building = asyncio.Lock()
+        self._sources = SourceFinder(store, settings.num_ctx)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
 
     async def answer(self, request: ChatRequest) -> ChatReply:
-        """Answer a request as a whole.
+        """Answer a request in one reply.
 
         Raises UnknownElder, ModelNotReady, OllamaUnavailable or StoreUnavailable.
         """
         begun = self._monotonic()
         version = await self._serving(request.elder_id)
-        memory = await self._remember(request, version)
+        memory = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
         async with self._host_errors(request):
             response = await self._client.chat(
                 model=version.tag,
@@ -78,10 +72,10 @@ class ChatService:
         return self._reply(request, version, memory, to_completion(response), begun)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatReply]:
-        """Yield pieces of text as they come, and last the whole reply."""
+        """Yield the text in pieces as it is generated, then the whole reply; raises as `answer`."""
         begun = self._monotonic()
         version = await self._serving(request.elder_id)
-        memory = await self._remember(request, version)
+        memory = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
         pieces: list[str] = []
         usage = (0, 0)
         async with self._host_errors(request):
@@ -103,7 +97,7 @@ class ChatService:
 
     @asynccontextmanager
     async def _host_errors(self, request: ChatRequest) -> AsyncIterator[None]:
-        """Turn the host's errors into ours; a model that it lost is asked for again."""
+        """Turn the host's errors into ours; request a lost model again."""
         said = [request.message, *(turn.content for turn in request.conversation_history)]
         try:
             with ollama_errors(said):
@@ -125,37 +119,15 @@ class ChatService:
             raise UnknownElder
         raise ModelNotReady
 
-    async def _remember(self, request: ChatRequest, version: ModelVersion) -> Memory | None:
-        """Find the answer a question is about, where one stands out."""
-        elder_id, dataset = request.elder_id, version.dataset_sha256
-        memories = self._memories.get(elder_id, dataset)
-        if memories is None:
-            # One after the other: while it is built an index takes ten times its room.
-            async with self._building:
-                memories = await self._build(elder_id, dataset)
-        found = memories.find(request.message)
-        return found if found is not None and found.margin >= _STANDS_OUT else None
-
-    async def _build(self, elder_id: str, dataset_sha256: str) -> Memories:
-        memories = self._memories.get(elder_id, dataset_sha256)
-        if memories is None:
-            answers = await self._store.answers(elder_id, _MOST_MEMORIES)
-            # A long life takes seconds: the others' chats go on meanwhile.
-            memories = await asyncio.to_thread(self._index, answers)
-            self._memories.put(elder_id, dataset_sha256, memories)
-        return memories
-
-    def _index(self, answers: list[Answer]) -> Memories:
-        return Memories(Cleaner(self._settings.num_ctx).clean(answers))
-
     def _messages(self, request: ChatRequest, memory: Memory | None) -> list[Message]:
-        """The newest turns that fit the window, then the question; Ollama adds the prompt.
+        """Return the newest turns that fit the context window, then the question.
 
-        Markers in what was written are text, as in training.
+        The host adds the system prompt. Chat markers in the texts are defused, as in training.
         """
         question = with_hint(request.message, memory.question) if memory else request.message
-        room = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(question)
-        kept = newest_turns(request.conversation_history, room)
+        # History and question together get half of the context window.
+        budget = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(question)
+        kept = newest_turns(request.conversation_history, budget)
         turns = [(t.role, t.content) for t in kept]
         return [
             {"role": role, "content": defuse_markers(content)}
@@ -183,16 +155,11 @@ class ChatService:
         completion: Completion,
         begun: float,
     ) -> ChatReply:
-        sources = (
-            Source(answer_id=m.answer_id, question=m.question, score=m.score)
-            for m in (memory,)
-            if m is not None
-        )
         return ChatReply(
             elder_id=request.elder_id,
             reply=completion.text.strip(),
             model=version.tag,
-            sources=tuple(sources),
+            sources=to_sources(memory),
             usage=Usage(
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
@@ -202,17 +169,3 @@ class ChatService:
 
     def _since(self, begun: float) -> int:
         return round((self._monotonic() - begun) * 1000)
-
-
-def newest_turns(history: Sequence[ChatTurn], room: int) -> list[ChatTurn]:
-    """Keep the newest turns within `room` characters, beginning with the family's."""
-    kept: list[ChatTurn] = []
-    for turn in reversed(history):
-        room -= len(turn.content)
-        if room < 0:
-            break
-        kept.append(turn)
-    kept.reverse()
-    while kept and kept[0].role != "user":
-        kept.pop(0)
-    return kept

@@ -1,7 +1,7 @@
-"""What the chat path asks of MongoDB, without blocking its event loop.
+"""The chat role's access to MongoDB, which does not block its event loop.
 
 The only module that uses motor, which is at its end of life: pymongo's own asynchronous client
-can take its place here without a change elsewhere.
+can replace it here without a change elsewhere.
 """
 
 from contextlib import suppress
@@ -22,14 +22,14 @@ from schemas.events import ChatReply
 
 
 class StoredReply(Frozen):
-    """The reply that stands for a request, and when it was stored, by the server's clock."""
+    """The reply that stands for a request, and when it was stored by the server's clock."""
 
     reply: ChatReply
     at: datetime
 
 
 class ChatStore:
-    """Models looked up, replies remembered. Every method raises StoreUnavailable."""
+    """Looks up models and answers, and stores replies. Every method raises StoreUnavailable."""
 
     def __init__(self, settings: MongoSettings) -> None:
         milliseconds = int(settings.timeout_s * 1000)
@@ -37,7 +37,7 @@ class ChatStore:
             self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
                 uri,
                 tz_aware=True,
-                # A reply is published once it is stored: no failover may forget it then.
+                # A reply is published once it is stored, so no failover may lose it.
                 w="majority",
                 journal=True,
                 retryWrites=False,
@@ -48,7 +48,7 @@ class ChatStore:
             )
         database = self._client[settings.database]
         self._models = database[MODELS]
-        # Nor may one be repeated that is not yet on a majority.
+        # Nor may a reply be repeated before it is on a majority of the servers.
         self._replies = database.get_collection(CHAT_DEDUP, read_concern=MAJORITY)
         self._answers = database[settings.answers_collection]
         self._fields: AnswerFields = settings.fields
@@ -75,19 +75,19 @@ class ChatStore:
         return [to_answer(document, self._fields) for document in documents]
 
     async def recall_reply(self, request: str) -> StoredReply | None:
-        """Return what was answered to this very request before, if it was."""
+        """Return the reply stored for this request, or None."""
         with store_errors():
             document = await self._replies.find_one({"_id": request})
         return None if document is None else _stored(document)
 
     async def remember_reply(self, request: str, reply: ChatReply) -> StoredReply:
-        """Remember a reply for a while and return the one that stands: the first one stored."""
+        """Store a reply until it expires; return the one that stands, which is the first stored."""
         fields = {
             "reply": {"$ifNull": ["$reply", {"$literal": reply.model_dump_json()}]},
             "at": {"$ifNull": ["$at", "$$NOW"]},
         }
         document = None
-        # Of two that begin at once, MongoDB tells one of a duplicate, and SecantusDB nothing.
+        # Of two concurrent upserts, MongoDB fails one with a duplicate key; SecantusDB fails none.
         with suppress(DuplicateKeyError), store_errors():
             document = await self._replies.find_one_and_update(
                 {"_id": request},

@@ -14,7 +14,7 @@ import ollama
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from config.settings import Settings
-from consumers.kafka.loop import to_record
+from consumers.kafka.records import to_record
 from consumers.operations.topics import broker_name
 from embedded.stack import StackAddresses
 from pipeline.storage.mongo import Store

@@ -234,7 +234,7 @@ def _around_kafka(injector: Injector) -> None:
     make = ConsumerLoop._make
 
     def refusing(loop: Any) -> RefusingConsumer:
-        return RefusingConsumer(make(loop), injector, loop._on_commit)
+        return RefusingConsumer(make(loop), injector, loop._commits.on_commit)
 
     ConsumerLoop._make = refusing  # type: ignore[assignment, method-assign]
     produce = KafkaPublisher._produce

@@ -54,7 +54,7 @@ class FakeConsumer:
         self._callbacks: dict[str, Any] = dict(config)
         self._events: deque[Callable[[], FakeMessage | None]] = deque()
         self._waiting: list[FakeMessage] = []
-        self._held: set[int] = set()
+        self._assigned: set[int] = set()
         self._quiet = threading.Event()
         self.paused: set[int] = set()
         self.commits: list[dict[int, int]] = []
@@ -72,7 +72,7 @@ class FakeConsumer:
         """The group gives partitions."""
 
         def give() -> None:
-            self._held |= set(partitions)
+            self._assigned |= set(partitions)
             self._on_assign(self, _places(partitions))
 
         self._events.append(give)
@@ -157,7 +157,7 @@ class FakeConsumer:
 
     def assignment(self) -> list[TopicPartition]:
         self._enter()
-        return _places(sorted(self._held))
+        return _places(sorted(self._assigned))
 
     def pause(self, partitions: list[TopicPartition]) -> None:
         self._enter()
@@ -171,7 +171,9 @@ class FakeConsumer:
         self._enter()
         if self.refusal is not None:
             raise KafkaException(self.refusal)
-        assert {p.partition for p in offsets} <= self._held, "nobody may commit for another owner"
+        assert {p.partition for p in offsets} <= self._assigned, (
+            "nobody may commit for another owner"
+        )
         self.commits.append({p.partition: p.offset for p in offsets})
         self.asynchronous.append(asynchronous)
 
@@ -189,7 +191,7 @@ class FakeConsumer:
             raise KafkaException(KafkaError(KafkaError._FATAL))
 
     def _let_go(self, partitions: tuple[int, ...]) -> None:
-        self._held -= set(partitions)
+        self._assigned -= set(partitions)
         self.paused -= set(partitions)
 
     def _enter(self) -> None:

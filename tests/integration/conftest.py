@@ -19,7 +19,7 @@ from config.settings import (
     Settings,
     WorkerSettings,
 )
-from consumers.kafka.loop import to_record
+from consumers.kafka.records import to_record
 from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from embedded.stack import EmbeddedStack, StackAddresses
 from pipeline.storage.mongo import Store, ensure_indexes, open_client

@@ -13,7 +13,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from config.kafka import KafkaSettings
 from config.metrics import Metrics
-from consumers.kafka.loop import to_record
+from consumers.kafka.records import to_record
 from embedded.process import free_port
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic

@@ -24,7 +24,7 @@ from consumers.kafka.offsets import Ticket
 from consumers.operations.topics import apply_topics
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer
-from producers.dead_letters import dead_letter, empty_letter
+from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import InvalidEvent, NoSuchTopic, UnknownLetter
 from schemas.record import Record
@@ -206,7 +206,7 @@ def test_letter_that_is_not_ours_or_not_whole_is_left(settings: Settings) -> Non
     other = dead_letter(bare("elsewhere", offset=5), "group", InvalidEvent())
     produce(settings, foreign)
     produce(settings, other.model_copy(update={"topic": f"{record.topic}-dlt"}))
-    produce(settings, empty_letter(record, "group", InvalidEvent()))
+    produce(settings, empty_dead_letter(record, "group", InvalidEvent()))
     assert run("replay", "train-requested") == {"replayed": 0, "repeated": 0, "left": 3}
     assert len(run("list", "train-requested")["dead_letters"]) == 3
 

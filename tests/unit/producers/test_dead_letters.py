@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from producers.dead_letters import dead_letter, empty_letter, open_letter, replayed
+from producers.dead_letters import dead_letter, empty_dead_letter, read_dead_letter, replayed
 from producers.publisher import Publication
 from schemas.errors import InvalidEvent, MalformedRecord
 from schemas.record import Header, Record
@@ -14,13 +14,13 @@ OWN: tuple[Header, ...] = (("ce_id", b"7"), ("x", None), ("x", b"\xff"))
 
 
 def test_record_stays_as_it_came() -> None:
-    letter = dead_letter(record(b"\xff\x00", *OWN, key=None), "group", MalformedRecord())
-    assert (letter.topic, letter.partition) == ("train-requested-dlt", 3)
-    assert (letter.key, letter.value) == (None, b"\xff\x00")
-    assert letter.headers[: len(OWN)] == OWN
+    dead = dead_letter(record(b"\xff\x00", *OWN, key=None), "group", MalformedRecord())
+    assert (dead.topic, dead.partition) == ("train-requested-dlt", 3)
+    assert (dead.key, dead.value) == (None, b"\xff\x00")
+    assert dead.headers[: len(OWN)] == OWN
 
 
-def test_letter_of_a_record_whose_headers_cannot_be_read_says_that_they_are_lost() -> None:
+def test_dead_letter_of_a_record_whose_headers_cannot_be_read_says_that_they_are_lost() -> None:
     unreadable = record(b"{}").model_copy(update={"is_readable": False})
     headers = dict(dead_letter(unreadable, "g", MalformedRecord()).headers)
     assert headers["heirloom_left-out"] == b"headers: no UTF-8"
@@ -31,8 +31,8 @@ def test_tombstone_stays_a_tombstone() -> None:
 
 
 def test_headers_are_springs_in_springs_encodings() -> None:
-    letter = dead_letter(record(b"{}"), "modelserver-training", InvalidEvent("field: 错"))
-    assert dict(letter.headers) == {
+    dead = dead_letter(record(b"{}"), "modelserver-training", InvalidEvent("field: 错"))
+    assert dict(dead.headers) == {
         "kafka_dlt-original-topic": b"train-requested",
         "kafka_dlt-original-partition": struct.pack(">i", 3),
         "kafka_dlt-original-offset": struct.pack(">q", 17),
@@ -45,7 +45,7 @@ def test_headers_are_springs_in_springs_encodings() -> None:
     }
 
 
-def test_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
+def test_dead_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
     """Kafka's `lastHeader` finds it; the older one stays to be seen."""
     first = dead_letter(record(b"{}"), "g", InvalidEvent())
     again = dead_letter(record(b"{}", *first.headers), "g", MalformedRecord())
@@ -53,45 +53,45 @@ def test_letter_of_a_replayed_record_says_the_newest_reason_last() -> None:
     assert codes == [b"invalid_event", b"malformed_record"]
 
 
-def test_letter_is_opened_to_the_record_as_it_came() -> None:
+def test_dead_letter_is_opened_to_the_record_as_it_came() -> None:
     came = record(b"{}", *OWN)
-    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
-    assert letter is not None
-    assert letter.original == came
-    assert (letter.group, letter.code, letter.message) == ("g", "invalid_event", "why")
-    assert letter.left_out is None
+    dead = read_dead_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    assert dead is not None
+    assert dead.original == came
+    assert (dead.group, dead.code, dead.message) == ("g", "invalid_event", "why")
+    assert dead.left_out is None
 
 
 def test_headers_a_sender_forged_stay_the_senders_own() -> None:
     forged = dead_letter(record(b"{}"), "forged", MalformedRecord("forged")).headers
     came = record(b"{}", *forged, ("heirloom_left-out", b"forged"))
-    letter = open_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
-    assert letter is not None
-    assert (letter.group, letter.message, letter.left_out) == ("g", "why", None)
-    assert replayed(letter).headers == (
+    dead = read_dead_letter(received(dead_letter(came, "g", InvalidEvent("why"))))
+    assert dead is not None
+    assert (dead.group, dead.message, dead.left_out) == ("g", "why", None)
+    assert replayed(dead).headers == (
         *came.headers,
         ("heirloom_original-position", b"train-requested/3/17/1734512345678"),
     )
 
 
-def test_letter_that_is_not_whole_says_what_is_left_out() -> None:
-    letter = open_letter(received(empty_letter(record(b"{}", *OWN), "g", InvalidEvent())))
-    assert letter is not None
-    assert letter.left_out is not None and "value" in letter.left_out
-    assert letter.original.position == "train-requested/3/17"
+def test_dead_letter_that_is_not_whole_says_what_is_left_out() -> None:
+    dead = read_dead_letter(received(empty_dead_letter(record(b"{}", *OWN), "g", InvalidEvent())))
+    assert dead is not None
+    assert dead.left_out is not None and "value" in dead.left_out
+    assert dead.original.position == "train-requested/3/17"
 
 
 @pytest.mark.parametrize("headers", [(), OWN])
-def test_record_somebody_else_put_there_is_no_letter(headers: tuple[Header, ...]) -> None:
-    assert open_letter(record(b"{}", *headers)) is None
+def test_record_somebody_else_put_there_is_no_dead_letter(headers: tuple[Header, ...]) -> None:
+    assert read_dead_letter(record(b"{}", *headers)) is None
 
 
-def test_letter_with_numbers_of_a_wrong_length_is_no_letter() -> None:
+def test_dead_letter_with_numbers_of_a_wrong_length_is_no_dead_letter() -> None:
     headers = dead_letter(record(b"{}"), "g", InvalidEvent()).headers
     short = tuple((n, b"\x00" if n == "kafka_dlt-original-offset" else v) for n, v in headers)
-    assert open_letter(record(b"{}", *short)) is None
+    assert read_dead_letter(record(b"{}", *short)) is None
 
 
-def received(letter: Publication) -> Record:
-    """The letter as it is read again."""
-    return record(letter.value, *letter.headers, topic=letter.topic, key=letter.key)
+def received(dead: Publication) -> Record:
+    """The dead letter as it is read again."""
+    return record(dead.value, *dead.headers, topic=dead.topic, key=dead.key)

@@ -1,4 +1,4 @@
-"""The relay over fakes: what the broker did not take holds up its own job and no other."""
+"""The relay over fakes: an event that the broker did not take blocks its own job and no other."""
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -129,14 +129,14 @@ def test_kafka_that_is_away_is_asked_for_one_batch_alone() -> None:
     assert asked == ["a"] * 3
 
 
-def test_relay_that_lost_its_turn_between_two_batches_publishes_no_more() -> None:
+def test_relay_that_lost_its_lease_between_two_batches_publishes_no_more() -> None:
     outbox = ListedOutbox(*[("b",)] * 3, ("c",))
-    turns = iter((True, False))
+    is_ours = iter((True, False))
     relay = Relay(
         outbox,
         lambda e: to_publication(e, e.topic),
         lambda publications: dict.fromkeys(range(len(list(publications))), TopicRefused()),
-        lambda: next(turns),
+        lambda: next(is_ours),
         batch=3,
     )
     with pytest.raises(TopicRefused):

@@ -119,7 +119,7 @@ class Bench:
         self.replies = Replies("source", str, ChatSettings().reply_topics, fixed_clock)
         answers = ListedAnswers({KNOWN_ELDER: [("Where were you born?", "In Stromness.")]})
         training = self.settings.training()
-        room = DatasetBuilder(answers, training, folder)
+        builder = DatasetBuilder(answers, training, folder)
         datasets: Any = MemoryDatasets()
         registry: Any = MemoryRegistry()
         ledger: Any = self.ledger
@@ -128,11 +128,11 @@ class Bench:
         manager = ModelManager(registry, FakeModelHost(), MemoryForms())
         self.handlers: dict[str, Handler] = {
             "answers-updated": AnswersHandler(
-                answers, room, datasets, events, confirm, self.metrics, base, fixed_clock
+                answers, builder, datasets, events, confirm, self.metrics, base, fixed_clock
             ),
             "train-requested": TrainingHandler(ledger, training, lambda: None),
             "model-commands": ModelsHandler(
-                manager, ledger, room, datasets, self.replies, confirm, base
+                manager, ledger, builder, datasets, self.replies, confirm, base
             ),
         }
 
@@ -236,7 +236,7 @@ def test_every_chat_request_comes_to_one_end(bench: Bench) -> None:
 
 
 class InternalFaults:
-    """Letters and replies that speak of a fault of ours: there is to be none."""
+    """Dead letters and replies that report an internal error: there must be none."""
 
     def __init__(self, bench: Bench) -> None:
         self.found = [

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from config.metrics import Metrics
-from consumers.kafka.backoff import backoff_s
 from consumers.kafka.dispatch import Dispatcher, Received, Rejection
 from consumers.kafka.lanes import Work
 from consumers.kafka.offsets import Ticket
@@ -89,7 +88,7 @@ class Bench:
         records = [record(value, offset=i) for i, value in enumerate(values)]
         self._dispatcher.process([Work(record=r, ticket=ticket) for r in records])
 
-    def letters(self) -> dict[bytes | None, bytes | None]:
+    def dead_letters(self) -> dict[bytes | None, bytes | None]:
         """Value and error code of each dead letter."""
         return {
             p.value: dict(p.headers).get("heirloom_error-code") for p in self.publisher.published
@@ -121,7 +120,7 @@ def refusing(bad: bytes, error: Exception) -> Callable[[bytes], None]:
     return act
 
 
-def test_good_records_are_handled_together_and_leave_no_letter() -> None:
+def test_good_records_are_handled_together_and_leave_no_dead_letter() -> None:
     handler = ListingHandler()
     bench = Bench(handler)
     bench.process(b"1", b"2")
@@ -133,9 +132,9 @@ def test_good_records_are_handled_together_and_leave_no_letter() -> None:
 def test_refused_record_is_a_confirmed_dead_letter_before_it_counts_as_done() -> None:
     bench = Bench(ListingHandler(refusing(b"2", InvalidEvent("why"))))
     bench.process(b"1", b"2", b"3")
-    assert bench.letters() == {b"2": b"invalid_event"}
-    (letter,) = bench.publisher.published
-    assert letter.topic == f"{TOPIC}-dlt"
+    assert bench.dead_letters() == {b"2": b"invalid_event"}
+    (dead,) = bench.publisher.published
+    assert dead.topic == f"{TOPIC}-dlt"
     assert bench.sample("messages_consumed_total", topic=TOPIC, outcome="done") == 2
     assert bench.sample("dead_letters_total", topic=TOPIC, reason="invalid_event") == 1
 
@@ -145,30 +144,30 @@ def test_unreadable_envelope_never_reaches_the_handler() -> None:
     bench = Bench(handler)
     bench.process(b"1", b"x" * 1001)
     assert handler.batches == [[b"1"]]
-    assert list(bench.letters().values()) == [b"message_too_large"]
+    assert list(bench.dead_letters().values()) == [b"message_too_large"]
 
 
 def test_dead_letter_is_tried_until_the_broker_has_it() -> None:
     bench = Bench(ListingHandler(refusing(b"1", InvalidEvent())), KafkaUnavailable())
     bench.process(b"1")
     assert bench.publisher.tries == 2
-    assert bench.letters() == {b"1": b"invalid_event"}
+    assert bench.dead_letters() == {b"1": b"invalid_event"}
 
 
 def test_dead_letter_topic_with_fewer_partitions_than_its_source_stalls_nothing() -> None:
-    """The letter of partition 3 was tried for ever where there are but three."""
+    """The dead letter of partition 3 was tried for ever where there are but three."""
     bench = Bench(ListingHandler(refusing(b"2", InvalidEvent())), partitions=3)
     bench.process(b"1", b"2")
-    (letter,) = bench.publisher.published
-    assert (letter.value, letter.partition) == (b"2", None)
-    assert dict(letter.headers)["kafka_dlt-original-partition"] == b"\x00\x00\x00\x03"
+    (dead,) = bench.publisher.published
+    assert (dead.value, dead.partition) == (b"2", None)
+    assert dict(dead.headers)["kafka_dlt-original-partition"] == b"\x00\x00\x00\x03"
 
 
-def test_emptied_letter_too_goes_to_another_partition() -> None:
+def test_emptied_dead_letter_too_goes_to_another_partition() -> None:
     bench = Bench(ListingHandler(), MessageTooLarge(), partitions=3)
     bench.process(b"x" * 600_000)
-    (letter,) = bench.publisher.published
-    assert (letter.value, letter.partition) == (None, None)
+    (dead,) = bench.publisher.published
+    assert (dead.value, dead.partition) == (None, None)
 
 
 def test_dependency_that_is_down_is_waited_for_and_gives_no_dead_letter() -> None:
@@ -192,10 +191,10 @@ def test_bug_in_a_handler_sets_only_the_one_record_aside() -> None:
     handler = ListingHandler(refusing(b"2", ZeroDivisionError("elder's words")))
     bench = Bench(handler)
     bench.process(b"1", b"2", b"3")
-    assert bench.letters() == {b"2": b"internal_error"}
+    assert bench.dead_letters() == {b"2": b"internal_error"}
     assert handler.batches[1:] == [[b"1"], [b"2"], [b"3"]]
-    (letter,) = bench.publisher.published
-    assert b"words" not in b"".join(value or b"" for _, value in letter.headers)
+    (dead,) = bench.publisher.published
+    assert b"words" not in b"".join(value or b"" for _, value in dead.headers)
 
 
 def test_error_reply_takes_the_place_of_the_dead_letter() -> None:
@@ -221,7 +220,7 @@ def test_error_reply_that_cannot_be_sent_becomes_a_dead_letter(failure: Exceptio
     handler.reply = Publication(topic="replies", key=None, value=b"no", headers=())
     bench = Bench(handler, failure)
     bench.process(b"1")
-    assert bench.letters() == {b"1": b"invalid_event"}
+    assert bench.dead_letters() == {b"1": b"invalid_event"}
 
 
 def test_fault_in_making_the_error_reply_leaves_the_dead_letter() -> None:
@@ -229,44 +228,37 @@ def test_fault_in_making_the_error_reply_leaves_the_dead_letter() -> None:
     handler.fault_of_reply = ZeroDivisionError()
     bench = Bench(handler)
     bench.process(b"1")
-    assert bench.letters() == {b"1": b"invalid_event"}
+    assert bench.dead_letters() == {b"1": b"invalid_event"}
 
 
 def test_refusal_that_a_handler_let_through_is_that_records() -> None:
     """What was published for a record can be refused too, as a reply that is too large."""
     bench = Bench(EscapingHandler(refusing(b"2", MessageTooLarge())))
     bench.process(b"1", b"2", b"3")
-    assert bench.letters() == {b"2": b"message_too_large"}
+    assert bench.dead_letters() == {b"2": b"message_too_large"}
 
 
-def test_letter_larger_than_its_topic_takes_is_emptied_and_names_the_place() -> None:
-    """A record of megabytes that was sent compressed: its letter would be refused for ever."""
+def test_dead_letter_larger_than_its_topic_takes_is_emptied_and_names_the_place() -> None:
+    """A record of megabytes that was sent compressed: its dead letter would be refused for ever."""
     bench = Bench(ListingHandler(), MessageTooLarge())
     bench.process(b"x" * 600_000)
-    (letter,) = bench.publisher.published
-    headers = dict(letter.headers)
-    assert (letter.key, letter.value) == (None, None)
+    (dead,) = bench.publisher.published
+    headers = dict(dead.headers)
+    assert (dead.key, dead.value) == (None, None)
     assert headers["kafka_dlt-original-topic"] == TOPIC.encode()
     assert headers["heirloom_error-code"] == b"message_too_large"
     assert "heirloom_left-out" in headers
 
 
-def test_dead_letter_topic_that_takes_little_gets_emptied_letters() -> None:
+def test_dead_letter_topic_that_takes_little_gets_emptied_dead_letters() -> None:
     bench = Bench(ListingHandler(raising(*[InvalidEvent()] * 2)), *[MessageTooLarge()] * 2)
     bench.process(b"1")
-    (letter,) = bench.publisher.published
-    assert letter.value is None
+    (dead,) = bench.publisher.published
+    assert dead.value is None
 
 
 def test_dead_letter_topic_that_takes_nothing_is_waited_for() -> None:
     bench = Bench(ListingHandler(raising(InvalidEvent())), *[MessageTooLarge()] * 3)
     bench.process(b"1")
-    assert bench.letters() == {b"1": b"invalid_event"}
+    assert bench.dead_letters() == {b"1": b"invalid_event"}
     assert bench.sample("retries_total", topic=TOPIC, reason="topic_refused") == 1
-
-
-def test_waits_grow_to_a_limit_and_never_to_nothing() -> None:
-    waits = [backoff_s(attempt, jitter=lambda: 1.0) for attempt in range(1, 2000, 7)]
-    assert waits == sorted(waits)
-    assert waits[0] == 0.25 and waits[-1] == 15.0
-    assert backoff_s(1, jitter=lambda: 0.0) == 0.125

@@ -9,7 +9,8 @@ import pytest
 
 from config.metrics import Metrics
 from config.settings import OpsSettings
-from consumers.operations.server import Health, OpsServer
+from consumers.operations.health import Health
+from consumers.operations.server import OpsServer
 from schemas.errors import StoreUnavailable
 
 

@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import KafkaError
 
-from producers.publisher import failure_of
+from producers.delivery_failures import failure_of
 from schemas.errors import (
     KafkaRefused,
     KafkaUnavailable,

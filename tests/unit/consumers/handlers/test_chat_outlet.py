@@ -1,4 +1,4 @@
-"""The chat role over fakes: a ticket is closed whatever becomes of the reply."""
+"""What the chat role publishes: a reply or a dead letter, and the ticket is closed either way."""
 
 import json
 import queue
@@ -60,7 +60,7 @@ def test_reply_larger_than_its_topic_becomes_a_dead_letter() -> None:
     assert deal_with(asking(*ASKED), *too_large) == [(f"{TOPIC}-dlt", False)]
 
 
-def test_letter_larger_than_its_topic_is_emptied() -> None:
+def test_dead_letter_larger_than_its_topic_is_emptied() -> None:
     too_large = [MessageTooLarge()] * 2
     assert deal_with(asking(value=b"no JSON"), *too_large[:1]) == [(f"{TOPIC}-dlt", True)]
     assert deal_with(asking(*ASKED, value=b"no JSON"), *too_large) == [(f"{TOPIC}-dlt", True)]

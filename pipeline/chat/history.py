@@ -1,0 +1,19 @@
+"""The conversation's history: the turns that a question is sent with."""
+
+from collections.abc import Sequence
+
+from schemas.events import ChatTurn
+
+
+def newest_turns(history: Sequence[ChatTurn], budget: int) -> list[ChatTurn]:
+    """Return the newest turns within a budget of characters; the first is the family's."""
+    kept: list[ChatTurn] = []
+    for turn in reversed(history):
+        budget -= len(turn.content)
+        if budget < 0:
+            break
+        kept.append(turn)
+    kept.reverse()
+    while kept and kept[0].role != "user":
+        kept.pop(0)
+    return kept

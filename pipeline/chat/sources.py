@@ -1,0 +1,54 @@
+"""A reply's sources: the elder's own answer that a question is about, if one stands out."""
+
+import asyncio
+
+from pipeline.chat.store import ChatStore
+from pipeline.retrieval.bm25 import Memories, Memory, MemoryCache
+from pipeline.text.cleaning import Cleaner
+from schemas.answers import Answer
+from schemas.events import Source
+
+# How many of an elder's answers are indexed.
+_MOST_ANSWERS = 5000
+# By how much the best answer's score must lead the next one's.
+_LEAST_MARGIN = 0.1
+
+
+class SourceFinder:
+    """Finds sources; an elder's answers are indexed at the first question about a data set."""
+
+    def __init__(self, store: ChatStore, num_ctx: int) -> None:
+        """`num_ctx` is how many tokens a source's question and answer may have together."""
+        self._store = store
+        self._num_ctx = num_ctx
+        self._cache = MemoryCache()
+        self._building = asyncio.Lock()
+
+    async def find(self, elder_id: str, dataset_sha256: str, question: str) -> Memory | None:
+        """Return the answer that the question is about; raises StoreUnavailable."""
+        memories = self._cache.get(elder_id, dataset_sha256)
+        if memories is None:
+            # One at a time: while it is built, an index takes ten times its memory.
+            async with self._building:
+                memories = await self._build(elder_id, dataset_sha256)
+        found = memories.find(question)
+        return found if found is not None and found.margin >= _LEAST_MARGIN else None
+
+    async def _build(self, elder_id: str, dataset_sha256: str) -> Memories:
+        memories = self._cache.get(elder_id, dataset_sha256)
+        if memories is None:
+            answers = await self._store.answers(elder_id, _MOST_ANSWERS)
+            # In a thread: thousands of answers take seconds, and other chats go on meanwhile.
+            memories = await asyncio.to_thread(self._index, answers)
+            self._cache.put(elder_id, dataset_sha256, memories)
+        return memories
+
+    def _index(self, answers: list[Answer]) -> Memories:
+        return Memories(Cleaner(self._num_ctx).clean(answers))
+
+
+def to_sources(memory: Memory | None) -> tuple[Source, ...]:
+    """Write what was found as a reply's `sources`."""
+    if memory is None:
+        return ()
+    return (Source(answer_id=memory.answer_id, question=memory.question, score=memory.score),)
