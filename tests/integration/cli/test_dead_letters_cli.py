@@ -26,7 +26,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer
 from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
-from schemas.errors import InvalidEvent, NoSuchTopic, UnknownLetter
+from schemas.errors import InvalidEvent, NoSuchTopic, UnknownDeadLetter
 from schemas.record import Record
 from tests.fakes.parts import RecordingPublisher, fixed_clock
 
@@ -152,7 +152,7 @@ def test_letter_that_is_not_there_is_said_to_be_unknown(
 ) -> None:
     partition, offset = map(str, place)
     words = ["dlt", "show", "train-requested", "--partition", partition, "--offset", offset]
-    assert isinstance(CliRunner().invoke(cli, words).exception, UnknownLetter)
+    assert isinstance(CliRunner().invoke(cli, words).exception, UnknownDeadLetter)
 
 
 @pytest.mark.parametrize("command", ["list", "replay"])

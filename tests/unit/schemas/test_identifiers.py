@@ -1,14 +1,8 @@
-"""Ids that may reach a path, a query or a model name; errors and their codes."""
-
-import importlib
-import pkgutil
+"""Ids that may reach a path, a query or a model name."""
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-import pipeline
-from schemas import errors
-from schemas.errors import FatalError, Interrupted, ModelServerError, RejectError, RetryError
 from schemas.identifiers import (
     ElderId,
     JobId,
@@ -107,51 +101,3 @@ def test_names_for_a_moment_are_told_from_those_that_stay() -> None:
     for tag in (model_tag("LXM", 3), current_tag("LXM"), "llama3:v1-handover", "a:v1-handoverXY"):
         assert handed_over(tag) is None
         assert not is_passing(tag)
-
-
-def all_errors() -> list[type[ModelServerError]]:
-    return [
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, ModelServerError)
-    ]
-
-
-def test_every_error_has_a_code_of_its_own() -> None:
-    codes = [error.code for error in all_errors()]
-    assert sorted(codes) == sorted(set(codes))
-
-
-@pytest.mark.parametrize("error", all_errors(), ids=lambda e: e.code)
-def test_error_comes_back_from_its_code(error: type[ModelServerError]) -> None:
-    again = errors.error_of(error.code, "what happened")
-    assert type(again) is error
-    assert again.message == str(again) == "what happened"
-
-
-@pytest.mark.parametrize("error", all_errors(), ids=lambda e: e.code)
-def test_error_says_what_to_do_in_one_line(error: type[ModelServerError]) -> None:
-    message = error().message
-    assert message and "\n" not in message
-    assert message.endswith(".")
-
-
-def test_unknown_code_is_a_plain_error() -> None:
-    assert type(errors.error_of("from the future", "x")) is ModelServerError
-
-
-def test_errors_that_cross_to_the_training_child_are_known_without_its_imports() -> None:
-    """A class that only the child has comes back as an error without a reaction."""
-    for module in pkgutil.iter_modules(pipeline.__path__, "pipeline."):
-        importlib.import_module(module.name)
-    strangers = [error for error in all_errors() if error.__module__.startswith("pipeline.")]
-    assert strangers == []
-
-
-def test_every_error_belongs_to_one_reaction() -> None:
-    for error in all_errors():
-        if error is not ModelServerError:
-            reactions = [
-                issubclass(error, r) for r in (RetryError, RejectError, FatalError, Interrupted)
-            ]
-            assert reactions.count(True) == 1, error
