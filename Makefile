@@ -6,10 +6,10 @@ UV := $(BIN)/uv
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/bootstrap.txt requirements/lock.txt requirements/bases.txt
 
-.PHONY: help setup demo test test-kafka hosts test-hosts chaos histories poison soak unit contract integration e2e check format bench bench-ledger audit lock clean
+.PHONY: help setup demo test test-kafka hosts test-hosts chaos histories poison soak unit contract integration e2e check docs-reference format bench bench-ledger audit lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(STAMP) ## Build .venv with the locked dependencies and modelserver in it
 
@@ -27,11 +27,15 @@ demo: setup ## From two elders' answers to a chat, on real parts
 
 test: check unit contract integration e2e ## All checks and all tests
 
-check: setup ## Lint, format, types, import rules
+check: setup ## Lint, format, types, import rules, docs/reference
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.docs_reference --check
+
+docs-reference: setup ## Make docs/reference from the catalogues anew
+	$(BIN)/python -m tools.docs_reference
 
 unit: setup ## Seconds, no network
 	$(BIN)/pytest tests/unit

@@ -25,9 +25,11 @@ def register(app: typer.Typer) -> None:
 @models.command("list")
 def list_models(
     json: Json = False,
-    all_models: Annotated[bool, typer.Option("--all", help="Bases and strangers too.")] = False,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="All that the host has, not only elders' models.")
+    ] = False,
 ) -> None:
-    """List the models in Ollama.
+    """List the models that the host has.
 
     Example: modelserver models list --json
     """
@@ -41,7 +43,10 @@ def list_models(
 
 @models.command()
 def get(elder_id: ElderIdArgument, json: Json = False) -> None:
-    """Show an elder's model with its versions."""
+    """Show an elder's model with its versions.
+
+    Example: modelserver models get LXM19580312F
+    """
     with open_app() as app:
         _show(app.manager.get_model(checked(elder_id)), json)
 
@@ -52,7 +57,10 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove an elder's model from Ollama; the answers stay, so that it can be made again."""
+    """Remove an elder's model from its host; the answers stay, so that it can be made again.
+
+    Example: modelserver models delete LXM19580312F
+    """
     if not yes:
         typer.confirm(f"Remove all versions of {elder_id}'s model?", abort=True)
     with open_app() as app:
@@ -66,10 +74,15 @@ def delete(
 @models.command()
 def rollback(
     elder_id: ElderIdArgument,
-    version: Annotated[int | None, typer.Option(help="Which; else the one before.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which version; none: the one before the current.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Let an earlier version answer again.
+
+    A version that its host no longer has is made again first: the command names the job that
+    does so.
 
     Example: modelserver models rollback LXM19580312F --version 2
     """
@@ -91,14 +104,18 @@ def prune(
     elder_id: Annotated[
         str | None, typer.Argument(help="One elder's id; none: all elders.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
     """Remove old versions, checkpoints and data sets that nobody needs.
 
-    What answers, what can be rolled back to and what a job works on always stays; docs/decisions
-    has the rule. Example: modelserver models prune --dry-run
+    What answers, what can be rolled back to and what a job works on always stays
+    (docs/decisions/0011-retention.md).
+
+    Example: modelserver models prune --dry-run
     """
     if not (yes or dry_run):
         typer.confirm("Remove what nobody needs any more?", abort=True, err=True)
@@ -128,7 +145,7 @@ def prune(
 
 
 def describe_removal(removal: Removal) -> dict[str, Any]:
-    """Write what went, or would go, as JSON shows it."""
+    """Describe what was removed, or would be, as JSON shows it."""
     return {
         "elder_id": removal.elder_id,
         "versions": list(removal.versions),
@@ -141,10 +158,13 @@ def describe_removal(removal: Removal) -> dict[str, Any]:
 
 def export(
     elder_id: ElderIdArgument,
-    name: Annotated[str | None, typer.Option(help="The elder's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="The elder's name; none: as known.")] = None,
     json: Json = False,
 ) -> None:
-    """Build an elder's JSONL now and say where it stands."""
+    """Build an elder's JSONL now and say where it is.
+
+    Example: modelserver export LXM19580312F --name 李秀梅
+    """
     with open_app() as app:
         known = app.dataset_registry.find(checked(elder_id)) or {}
         called = name or known.get("elder_name") or app.answers.elder_name(elder_id) or elder_id

@@ -15,7 +15,7 @@ FETCH_WAIT_MS = 250
 
 
 class KafkaSettings(Section):
-    """How to reach Kafka, and what its clients are told; see [security](../security.md) for rights.
+    """How to reach Kafka, and what its clients are told; docs/security.md has the rights.
 
     The groups of the roles are `<group_prefix>-<role>`.
     """

@@ -22,7 +22,7 @@ class OllamaSettings(Section):
 class HostSettings(Section):
     """The model host: Ollama at `OLLAMA_HOST`, or the role `host` over `llama-server`.
 
-    See [model hosts](../hosts.md). Most of these settings are for the role `host` alone.
+    See docs/hosts.md. Most of these settings are for the role `host` alone.
     """
 
     kind: HostKind = "ollama"

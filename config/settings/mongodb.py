@@ -10,8 +10,9 @@ from config.section import Seconds, Section
 class AnswerFields(Section):
     """The fields of an answer, as upstream names them.
 
-    Each takes several names, as a JSON array or separated by commas; the first that a document
-    has is used.
+    Each takes a JSON array of names, of which the first that a document has is used; in the YAML
+    file names may also be separated by commas. All of them can be given at once, as in
+    `{"answer": ["answer", "text"]}`.
     """
 
     elder_id: tuple[str, ...] = ("elderId",)

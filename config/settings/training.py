@@ -32,7 +32,7 @@ class WorkerSettings(Section):
     """The shortest time between two `train-progress` events of the same stage."""
     fair_s: Seconds = 3600.0
     """How long an elder who was served waits behind those who were not
-    ([fairness](../decisions/0012-fairness.md))."""
+    (docs/decisions/0012-fairness.md)."""
     silence_s: Seconds = 3600.0
     """How long a training process may say nothing before it is taken to hang and is stopped."""
 
@@ -63,7 +63,7 @@ class EvaluationSettings(Section):
 
 
 class RetentionSettings(Section):
-    """What is kept of an elder's earlier work ([the rule](../decisions/0011-retention.md))."""
+    """What is kept of an elder's earlier work (docs/decisions/0011-retention.md)."""
 
     after_each_job: bool = True
     """Remove after each job what its elder no longer needs."""
