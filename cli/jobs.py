@@ -1,4 +1,4 @@
-"""`modelserver jobs`."""
+"""`modelserver jobs`: the training jobs of the ledger."""
 
 from typing import Annotated
 
@@ -63,7 +63,7 @@ def cancel(job_id: JobIdArgument, json: Json = False) -> None:
     print_json(fields) if json else print_fields(fields)
 
 
-@jobs.command("hurry", hidden=True)  # The older name.
+@jobs.command("hurry", hidden=True)  # The older name still answers.
 @jobs.command()
 def prioritize(job_id: JobIdArgument, json: Json = False) -> None:
     """Let a queued job begin before all others, after its elder's earlier ones.

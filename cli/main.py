@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from cli import dead_letters, jobs, models, requests, servers
+from cli import datasets, dead_letters, jobs, models, requests, servers
 from schemas.errors import FatalError, ModelServerError, RetryError
 from schemas.exit_codes import ExitCode
 from terminal.output import notes
@@ -20,6 +20,7 @@ app = typer.Typer(
 servers.register(app)
 requests.register(app)
 models.register(app)
+datasets.register(app)
 jobs.register(app)
 dead_letters.register(app)
 

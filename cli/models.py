@@ -1,16 +1,15 @@
-"""`modelserver models` and `modelserver export`."""
+"""`modelserver models`: the elders' models and their versions."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from consumers.app import utc_now
+from cli.elder_ids import require_elder_id
 from consumers.handlers.models import describe_model, describe_rollback
 from pipeline.versions.retention import Removal
 from schemas.documents import ElderModel
-from schemas.errors import InvalidEvent
-from schemas.identifiers import is_elder_id
-from terminal.output import notes, print_fields, print_json, print_table
+from terminal.output import notes, print_json, print_table
 from terminal.wiring import ElderIdArgument, Json, open_app
 
 models = typer.Typer(help="The elders' models.", no_args_is_help=True)
@@ -19,7 +18,6 @@ models = typer.Typer(help="The elders' models.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(models, name="models")
-    app.command("export")(export)
 
 
 @models.command("list")
@@ -48,7 +46,7 @@ def get(elder_id: ElderIdArgument, json: Json = False) -> None:
     Example: modelserver models get LXM19580312F
     """
     with open_app() as app:
-        _show(app.manager.get_model(checked(elder_id)), json)
+        _show(app.manager.get_model(require_elder_id(elder_id)), json)
 
 
 @models.command()
@@ -64,7 +62,7 @@ def delete(
     if not yes:
         typer.confirm(f"Remove all versions of {elder_id}'s model?", abort=True)
     with open_app() as app:
-        deleted = app.manager.delete_model(checked(elder_id))
+        deleted = app.manager.delete_model(require_elder_id(elder_id))
     if json:
         print_json({"deleted": deleted})
     else:
@@ -87,7 +85,7 @@ def rollback(
     Example: modelserver models rollback LXM19580312F --version 2
     """
     with open_app() as app:
-        done = app.manager.rollback(checked(elder_id), version)
+        done = app.manager.rollback(require_elder_id(elder_id), version)
     if json:
         print_json(describe_rollback(done))
         return
@@ -122,13 +120,17 @@ def prune(
     removals = []
     with open_app() as app:
         carry_out = app.retention.plan if dry_run else app.retention.prune
-        for elder in [checked(elder_id)] if elder_id else app.retention.elders():
+        for elder in [require_elder_id(elder_id)] if elder_id else app.retention.elders():
             removal = carry_out(elder)
             if removal is not None and not removal.is_empty:
                 removals.append(removal)
     if json:
         print_json({"dry_run": dry_run, "removed": [describe_removal(r) for r in removals]})
-        return
+    else:
+        _show_removals("Would be removed" if dry_run else "Removed", removals)
+
+
+def _show_removals(title: str, removals: Sequence[Removal]) -> None:
     rows = [
         [
             r.elder_id,
@@ -141,7 +143,7 @@ def prune(
         for r in removals
     ]
     columns = ["elder", "versions", "merged forms of", "tags", "files and folders", "bytes"]
-    print_table("Would be removed" if dry_run else "Removed", columns, rows)
+    print_table(title, columns, rows)
 
 
 def describe_removal(removal: Removal) -> dict[str, Any]:
@@ -154,32 +156,6 @@ def describe_removal(removal: Removal) -> dict[str, Any]:
         "files": [item.name for item in removal.items],
         "bytes": removal.size_bytes,
     }
-
-
-def export(
-    elder_id: ElderIdArgument,
-    name: Annotated[str | None, typer.Option(help="The elder's name; none: as known.")] = None,
-    json: Json = False,
-) -> None:
-    """Build an elder's JSONL now and say where it is.
-
-    Example: modelserver export LXM19580312F --name 李秀梅
-    """
-    with open_app() as app:
-        known = app.dataset_registry.find(checked(elder_id)) or {}
-        called = name or known.get("elder_name") or app.answers.elder_name(elder_id) or elder_id
-        dataset = app.datasets.build(elder_id, called, app.training.current_model)
-    fields = dataset.model_dump(mode="json") | {"at": utc_now().isoformat(timespec="seconds")}
-    print_json(fields) if json else print_fields(fields)
-
-
-def checked(elder_id: str) -> str:
-    """Return a valid elder id; raises InvalidEvent."""
-    if not is_elder_id(elder_id):
-        raise InvalidEvent(
-            "ELDER_ID: letters, digits, - and _, at most 64, a letter or digit first"
-        )
-    return elder_id
 
 
 def _show(model: ElderModel, json: bool) -> None:

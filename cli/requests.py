@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from cli.models import checked
+from cli.elder_ids import require_elder_id
 from consumers.app import App
 from consumers.client import Follower, Sender, new_id, with_correlation
 from schemas.errors import TrainingFailed, error_of
@@ -43,7 +43,7 @@ def train(
     event_id = new_id()
     # A job id of our own, so that this command can follow the job.
     request = TrainRequested(
-        elder_id=checked(elder_id),
+        elder_id=require_elder_id(elder_id),
         elder_name=name,
         force_retrain=force,
         base_model=base,
@@ -100,7 +100,7 @@ def chat(
 
     Example: modelserver chat LXM19580312F -m "您的老家在什么地方？"
     """
-    checked(elder_id)
+    require_elder_id(elder_id)
     with (
         open_app() as app,
         Follower(

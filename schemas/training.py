@@ -11,7 +11,7 @@ from schemas.identifiers import ElderId, Fence, JobId, Sha256
 
 ChatFormatName = Literal["chatml", "gemma", "llama3"]
 Quantization = Literal["q4_k_m", "q8_0"]
-# Below an attempt's folder: what it leaves, and the names of its files.
+# Names of the folder and the files that an attempt leaves, below its own folder.
 ADAPTER_FOLDER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -73,7 +73,7 @@ class BaseModelSpec(Frozen):
 class TrainingSpec(Frozen):
     """One attempt at one job, as the worker hands it to the child process.
 
-    `work_dir` belongs to this fence alone; checkpoints of earlier attempts are read from
+    Only this fence writes to `work_dir`. Checkpoints of earlier attempts are read from
     `resume_from`, newest first, and never written.
     """
 
@@ -89,12 +89,12 @@ class TrainingSpec(Frozen):
 
     @property
     def attempt(self) -> str:
-        """Name this attempt at this job; every message of the child says which it is about."""
+        """`<job>/<fence>`; every message of the child names the attempt that it is about."""
         return f"{self.job_id}/{self.fence}"
 
 
 class TrainingProgress(Frozen):
-    """One measured moment of a run."""
+    """How far a run is, and how fast."""
 
     stage: Literal["preparing", "training", "converting"]
     step: int
@@ -107,7 +107,7 @@ class TrainingProgress(Frozen):
 
 
 class TrainingOutcome(Frozen):
-    """What a finished run leaves on the disk, with the hashes to check it by."""
+    """What a finished run leaves on the disk, with the hashes to verify it."""
 
     adapter_path: Path
     """The sealed peft folder: weights, configuration, GGUF, and a manifest of their hashes."""

@@ -133,10 +133,10 @@ def test_wide_pattern_opens_all_others(topic: str) -> None:
 
 def test_place_that_the_asker_named_is_counted_with_all_such() -> None:
     """A name of a sender's must not become a time series."""
-    room, reply = replies("family.*"), Reply(topic="chat-replies", event_id="1/reply", data={})
+    outlet, reply = replies("family.*"), Reply(topic="chat-replies", event_id="1/reply", data={})
     for topic, is_elsewhere in ((None, False), (b"prod.chat-replies", False), (b"family.7", True)):
         asked = record(b"{}", *([("kafka_replyTopic", topic)] if topic else []))
-        publication = room.publication(room.target(asked, "chat-replies"), reply)
+        publication = outlet.publication(outlet.target(asked, "chat-replies"), reply)
         assert publication.is_elsewhere == is_elsewhere
 
 
@@ -144,9 +144,9 @@ def test_reply_is_a_cloudevent_on_the_asked_partition() -> None:
     asked = record(
         b"{}", ("kafka_replyTopic", b"r"), ("kafka_replyPartition", struct.pack(">i", 2))
     )
-    room = replies("r")
+    outlet = replies("r")
     reply = Reply(topic="model-replies", event_id="9/reply", data={"a": "李"})
-    sent = room.publication(room.target(asked, "model-replies"), reply)
+    sent = outlet.publication(outlet.target(asked, "model-replies"), reply)
     headers = dict(sent.headers)
     assert (sent.topic, sent.partition) == ("r", 2)
     assert headers["ce_id"] == b"9/reply"
