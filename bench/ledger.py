@@ -41,7 +41,8 @@ from pipeline.ledger.acceptance import job_document
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer
-from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import JOBS, Document, Store, open_client
 from producers.publisher import KafkaPublisher
 from schemas.topics import TRAIN_REQUESTED
 

@@ -13,14 +13,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from pipeline.dataset.answers import AnswerSource
-from pipeline.storage.files import (
-    check_file,
-    disk_errors,
-    hash_file,
-    publish_file,
-    set_aside,
-    temporary_beside,
-)
+from pipeline.storage.disk_errors import disk_errors
+from pipeline.storage.files import check_file, hash_file, publish_file, set_aside, temporary_beside
 from pipeline.text.cleaning import CleanAnswer, Cleaner, estimate_tokens, language_of
 from pipeline.text.system_prompt import SystemPromptGenerator
 from schemas.answers import Answer

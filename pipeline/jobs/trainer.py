@@ -21,7 +21,8 @@ from pipeline.jobs.forms import FormMaker, FormSource, stored_source
 from pipeline.jobs.process import TrainingRunner
 from pipeline.jobs.proof import Lesson, Proof, Prover
 from pipeline.ledger.progress import ProgressState, ProgressTracker
-from pipeline.storage.files import check_folder, disk_errors
+from pipeline.storage.disk_errors import disk_errors
+from pipeline.storage.files import check_folder
 from pipeline.training.revision import RECIPE_REVISION
 from pipeline.versions.latest import bring_latest
 from pipeline.versions.registry import ModelRegistry

@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
-from pipeline.storage.files import check_folder, disk_errors, folder_written_whole, remove_remains
+from pipeline.storage.disk_errors import disk_errors
+from pipeline.storage.files import check_folder, folder_written_whole, remove_remains
 from pipeline.storage.manifests import is_sealed, require_ours
 from pipeline.text.chat_format import ChatFormat, chat_format
 from pipeline.training.device import choose_device, choose_dtype

@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.storage.files import disk_errors, hash_file
+from pipeline.storage.disk_errors import disk_errors
+from pipeline.storage.files import hash_file
 from pipeline.storage.manifests import is_sealed, sealed_files
 from pipeline.weights.base_folder import CONFIG, weights_folder
 from pipeline.weights.gguf_file import UnusableGguf, Weights, read_weights

@@ -22,7 +22,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer, Outbox
 from pipeline.ledger.progress import ProgressState
-from pipeline.storage.mongo import ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable
 from schemas.events import ErrorBody, Status
 from tests.fakes.clock import FalseClock

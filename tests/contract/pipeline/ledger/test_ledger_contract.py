@@ -19,7 +19,8 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer, Outbox
 from pipeline.ledger.progress import ProgressState
-from pipeline.storage.mongo import Store, ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import Store
 from schemas.documents import ElderModel, Job
 from schemas.envelope import OutboundEvent
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob

@@ -17,7 +17,8 @@ from config.training import load_training_config
 from pipeline.dataset.dataset import JSONLBuilder
 from pipeline.hosting.server.failures import Refusal
 from pipeline.hosting.server.store import Store
-from pipeline.storage.files import MANIFEST, check_folder, disk_errors, hash_file, write_file
+from pipeline.storage.disk_errors import disk_errors
+from pipeline.storage.files import MANIFEST, check_folder, hash_file, write_file
 from pipeline.text.system_prompt import SystemPromptGenerator
 from pipeline.training.checkpoint import Position, load_newest, save
 from pipeline.training.export import export_gguf, save_peft

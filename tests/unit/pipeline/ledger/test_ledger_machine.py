@@ -21,7 +21,7 @@ from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.outbox import Announcer, Outbox, Waiting
 from pipeline.ledger.progress import ProgressState
-from pipeline.storage.mongo import ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import (
     JobAlreadyEnded,
     JobCancelled,
