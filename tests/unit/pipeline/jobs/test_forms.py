@@ -8,7 +8,7 @@ import pytest
 from config.settings import HostSettings
 from pipeline.hosting.port import ServedModel
 from pipeline.jobs.forms import choose_form, find_quantizer
-from pipeline.jobs.trainer import Unwatched
+from pipeline.jobs.job_progress import Unwatched
 from schemas.documents import Job
 from schemas.errors import (
     AdapterMismatch,

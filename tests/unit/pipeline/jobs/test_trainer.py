@@ -11,7 +11,8 @@ from config.settings import EvaluationSettings, HostSettings
 from config.training import load_training_config
 from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.port import ServedModel
-from pipeline.jobs.trainer import OllamaTrainer, Unwatched
+from pipeline.jobs.job_progress import Unwatched
+from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.manager import ModelManager
 from schemas.documents import Job, ModelVersion
@@ -103,24 +104,26 @@ class Workshop:
         config = load_training_config().model_copy(update={"current_model": BASE})
         other = [("Where were you born?", "In Kirkwall, on the hill.")]
         source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")], "OTHER": other})
-        self.room = DatasetBuilder(source, config, folder / "jsonl")
-        self.trainer = OllamaTrainer(
-            self.room,
-            self.registry,  # type: ignore[arg-type]
+        self.datasets = DatasetBuilder(source, config, folder / "jsonl")
+        forms, prover = proving(
             self.host,
             self.runner,
-            config,
-            lambda key: config.base(key, folder / "base"),
-            *proving(
-                self.host,
-                self.runner,
-                EvaluationSettings(questions=questions, threshold=threshold),
-                host_settings,
-                quantization,
-            ),
-            folder / "adapters",
-            fixed_clock,
-            self.stages.append,
+            EvaluationSettings(questions=questions, threshold=threshold),
+            host_settings,
+            quantization,
+        )
+        self.trainer = OllamaTrainer(
+            datasets=self.datasets,
+            registry=self.registry,  # type: ignore[arg-type]
+            host=self.host,
+            runner=self.runner,
+            config=config,
+            find_base=lambda key: config.base(key, folder / "base"),
+            forms=forms,
+            prover=prover,
+            adapters=folder / "adapters",
+            clock=fixed_clock,
+            on_stage=self.stages.append,
             num_ctx=512,
         )
         self.forms = MemoryForms()

@@ -86,7 +86,7 @@ def leave_remains(folder: Path) -> None:
 
 
 def build(shop: Workshop, elder_id: str = "LXM") -> Dataset:
-    return shop.room.build(elder_id, "李秀梅", BASE)
+    return shop.datasets.build(elder_id, "李秀梅", BASE)
 
 
 @EACH_DAMAGE
