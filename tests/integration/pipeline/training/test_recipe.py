@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PretrainedConfig
 
 from pipeline.training.base_model import BaseModelCache, LoadedBase
-from pipeline.training.recipe import rate, row_loss, train
-from pipeline.training.tokens import Example, pack
+from pipeline.training.loss import row_loss
+from pipeline.training.packing import pack
+from pipeline.training.recipe import train
+from pipeline.training.tokens import Example
 from schemas.errors import ArtefactCorrupt, JobCancelled, TrainingFailed, TrainingOutOfMemory
 from schemas.training import (
     BaseModelSpec,
@@ -300,16 +302,6 @@ def test_progress_is_honest(cache: Loaded, make: Callable[..., Any]) -> None:
     assert half.eta_seconds is not None
     assert half.eta_seconds >= 0.5 * 5
     assert told[-2].eta_seconds == 0
-
-
-def test_the_rate_rises_and_falls() -> None:
-    """Warm-up to the full rate, then down; never negative, never above."""
-    rates = [rate(step, 100) for step in range(100)]
-    peak = rates.index(max(rates))
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[: peak + 1] == sorted(rates[: peak + 1])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[-1] > 0
 
 
 PREFIX = (5, 6, 7, 8, 9)
