@@ -24,5 +24,5 @@ def read_header(path: Path) -> Weights:
         return read_weights(path)
     except FileNotFoundError as error:
         raise ArtefactCorrupt(f"{path.name} is missing; put it back") from error
-    except (UnusableGguf, ValueError) as error:  # ValueError: an empty file cannot be mapped.
+    except (UnusableGguf, ValueError) as error:  # ValueError: the file is empty.
         raise ArtefactCorrupt(f"{path.name} is no whole GGUF file; put it back") from error
