@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.text.chat_format import chat_format
-from pipeline.training.tokens import (
-    check_markers,
-    read_examples,
-)
+from pipeline.training.tokens import check_markers, read_examples
 from schemas.errors import ChatFormatMismatch, ExampleTooLong
 
 FORM = chat_format("chatml")
