@@ -28,7 +28,7 @@ from embedded.bases import install_base
 from embedded.session import model_dir
 from embedded.stack import EmbeddedStack
 from pipeline.hosting.port import ServedModel
-from pipeline.storage.mongo import ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
 from pipeline.text.chat_format import chat_format
 from schemas.documents import Job
 from schemas.events import ChatOptions, ChatRequest

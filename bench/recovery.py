@@ -32,10 +32,11 @@ from consumers.operations.topics import apply_topics
 from embedded.kafka import SESSION_TIMEOUT_MS
 from embedded.process import dying_with_parent
 from embedded.stack import OllamaServer
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer
-from pipeline.storage.mongo import Store, ensure_indexes, open_client
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import Store, open_client
 from schemas.documents import Job
 from schemas.events import TERMINAL_STATUSES
 from tests.chaos.tiny_base import make_tiny_base

@@ -30,9 +30,11 @@ from config.settings import Settings
 from consumers.app import SOURCE, utc_now
 from consumers.operations.topics import apply_topics
 from pipeline.ledger.acceptance import job_document
-from pipeline.ledger.outbox import Announcer, Outbox, Waiting
+from pipeline.ledger.events import Announcer
+from pipeline.ledger.outbox import Outbox, Waiting
+from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.lease import Lease
-from pipeline.storage.mongo import JOBS, Document, Store, ensure_indexes, open_client
+from pipeline.storage.mongo import JOBS, Document, Store, open_client
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
 from producers.relay import Relay

@@ -17,7 +17,8 @@ from embedded.bases import install_base
 from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from embedded.stack import EmbeddedStack, StackAddresses
-from pipeline.storage.mongo import ensure_indexes, open_client
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import open_client
 
 DATABASE = "heirloom"
 _WATCH_S = 0.5

@@ -8,7 +8,8 @@ import structlog
 from config.settings import Settings
 from consumers.kafka.backoff import Backoff
 from consumers.operations.topics import apply_topics
-from pipeline.storage.mongo import Store, ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import Store
 from schemas.errors import RetryError
 from schemas.topics import Topic
 

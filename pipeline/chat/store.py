@@ -13,7 +13,15 @@ from pymongo.errors import DuplicateKeyError
 
 from config.settings import AnswerFields, MongoSettings
 from pipeline.dataset.answers import to_answer
-from pipeline.storage.mongo import CHAT_DEDUP, MAJORITY, MODELS, Document, checked_uri, store_errors
+from pipeline.storage.mongo import (
+    CHAT_DEDUP,
+    MAJORITY,
+    MODELS,
+    Document,
+    checked_uri,
+    client_options,
+    store_errors,
+)
 from schemas.answers import Answer
 from schemas.base import Frozen
 from schemas.documents import ElderModel
@@ -32,20 +40,9 @@ class ChatStore:
     """Looks up models and answers, and stores replies. Every method raises StoreUnavailable."""
 
     def __init__(self, settings: MongoSettings) -> None:
-        milliseconds = int(settings.timeout_s * 1000)
+        options = client_options(settings) | {"appname": "heirloom-modelserver-chat"}
         with checked_uri(settings) as uri:
-            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(
-                uri,
-                tz_aware=True,
-                # A reply is published once it is stored, so no failover may lose it.
-                w="majority",
-                journal=True,
-                retryWrites=False,
-                serverSelectionTimeoutMS=milliseconds,
-                connectTimeoutMS=milliseconds,
-                socketTimeoutMS=milliseconds * 4,
-                appname="heirloom-modelserver-chat",
-            )
+            self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(uri, **options)
         database = self._client[settings.database]
         self._models = database[MODELS]
         # Nor may a reply be repeated before it is on a majority of the servers.

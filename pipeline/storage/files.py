@@ -6,11 +6,9 @@ found damaged is set aside under a name that tells, and never read again. The ma
 what is ours: a folder with anything else in it is neither replaced, set aside nor removed.
 """
 
-import errno
 import glob
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,59 +16,19 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
 from typing import IO
 
+from pipeline.storage.disk_errors import disk_errors
 from pipeline.storage.manifests import MANIFEST as MANIFEST
 from pipeline.storage.manifests import PARTIAL as PARTIAL
 from pipeline.storage.manifests import PARTIAL_END, Manifest, is_sealed, require_ours
 from pipeline.storage.manifests import sealed_files as sealed_files
-from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable, FolderNotOurs
+from schemas.errors import ArtefactCorrupt, FolderNotOurs
 
 CORRUPT = ".corrupt"
 # Enough to look into a bad disk; more would fill it.
 SET_ASIDE_KEPT = 3
-# Out of order for whatever is written there: broken, read-only, gone, or no more files may be
-# opened. Not so a lack of rights: it may be one elder's folder, and others must not wait for it.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-_FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
-_FAILING |= {errno.EMFILE, errno.ENFILE}
-# Neither safetensors nor NumPy gives an errno: Rust's text, and what tofile() says.
-_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
-_SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
 
 
 # One file -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Turn a full disk into DiskFull and one that fails into DiskUnavailable, whoever tells of it.
-
-    Other errors go through.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = _errno(error)
-        if number in _FULL:
-            raise DiskFull from error
-        if number in _FAILING:
-            where = getattr(error, "filename", None) or "a file"
-            raise DiskUnavailable(
-                f"the disk fails ({errno.errorcode[number]} at {where}); check it and its mount"
-            ) from error
-        raise
-
-
-def _errno(error: Exception) -> int:
-    """What the system said of a file; 0 where it is not about one."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    # By name: this module serves rooms without safetensors too.
-    if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-        return 0
-    if _SHORT_WRITE.search(str(error)):
-        return errno.ENOSPC
-    told = _TOLD_BY_RUST.search(str(error))
-    return int(told[1]) if told else 0
 
 
 @contextmanager
@@ -130,7 +88,7 @@ def set_aside(path: Path) -> Path:
     target = _free_name(path)
     path.replace(target)
     os.utime(target)  # Its age counts from now, not from when it was written.
-    # A file makes room for files, and a folder for folders.
+    # Files and folders are counted apart.
     others = [
         p for p in path.parent.glob(f"*{CORRUPT}") if p != target and p.is_dir() == target.is_dir()
     ]

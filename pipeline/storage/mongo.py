@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, MongoClient
+from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import (
     BulkWriteError,
@@ -44,32 +44,29 @@ _TLS_FAILS = (
     "TLS with MongoDB fails; check that tlsCAFile in MONGODB_URI signed the server's certificate, "
     "that it bears the server's host name, and tlsCertificateKeyFile"
 )
-# Before any date that is stored: what is later is a date, and not null.
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
-# It knew no elders, and would refuse what the one in its place lets in.
-_FORMER_INDEX = "one_job_a_request"
-# NamespaceNotFound, IndexNotFound.
-_NOT_THERE = frozenset({26, 27})
-# IndexOptionsConflict, IndexKeySpecsConflict.
-_INDEX_DIFFERS = frozenset({85, 86})
 _PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
 
 
 def open_client(settings: MongoSettings) -> MongoClient[Document]:
     """Open a client whose writes count only once a majority has them on disk."""
-    milliseconds = int(settings.timeout_s * 1000)
     with checked_uri(settings) as uri:
-        return MongoClient(
-            uri,
-            tz_aware=True,
-            w="majority",
-            journal=True,
-            retryWrites=False,
-            serverSelectionTimeoutMS=milliseconds,
-            connectTimeoutMS=milliseconds,
-            socketTimeoutMS=milliseconds * 4,
-            appname="heirloom-modelserver",
-        )
+        return MongoClient(uri, **client_options(settings))
+
+
+def client_options(settings: MongoSettings) -> dict[str, Any]:
+    """Return the options of every client; one that hangs is given up after four timeouts."""
+    milliseconds = int(settings.timeout_s * 1000)
+    return {
+        "tz_aware": True,
+        # What is told or published once it is stored must survive a failover.
+        "w": "majority",
+        "journal": True,
+        "retryWrites": False,
+        "serverSelectionTimeoutMS": milliseconds,
+        "connectTimeoutMS": milliseconds,
+        "socketTimeoutMS": milliseconds * 4,
+        "appname": "heirloom-modelserver",
+    }
 
 
 @contextmanager
@@ -124,91 +121,6 @@ def server_time(store: Store) -> datetime:
     hello: Document = store.command("hello")
     now: datetime = hello["localTime"]
     return now.replace(tzinfo=UTC)  # Commands are answered without a time zone.
-
-
-def ensure_indexes(store: Store, dedup_hours: int) -> None:
-    """Create the indexes of the collections that ModelServer owns; safe to repeat."""
-    with store_errors():
-        _drop_former_index(store)
-        store[JOBS].create_indexes(
-            [
-                # The elder too: a sender that numbers anew must not silence another elder's event.
-                IndexModel(
-                    [
-                        ("request_source", ASCENDING),
-                        ("request_id", ASCENDING),
-                        ("elder_id", ASCENDING),
-                    ],
-                    name="one_job_a_request_and_elder",
-                    unique=True,
-                ),
-                # The database itself keeps two workers from one elder.
-                IndexModel(
-                    [("elder_id", ASCENDING)],
-                    name="one_running_job_an_elder",
-                    unique=True,
-                    partialFilterExpression={"status": "running"},
-                ),
-                IndexModel(
-                    [("status", ASCENDING), ("queued_at", ASCENDING), ("queue_order", ASCENDING)],
-                    name="queue",
-                ),
-                IndexModel(
-                    [("elder_id", ASCENDING), ("queued_at", DESCENDING)], name="jobs_of_an_elder"
-                ),
-                IndexModel(
-                    [("elder_id", ASCENDING), ("status", ASCENDING), ("queue_order", ASCENDING)],
-                    name="line_of_an_elder",
-                ),
-                # What few jobs have: a new one costs these three indexes nothing.
-                IndexModel(
-                    [("served_at", DESCENDING)],
-                    name="served",
-                    partialFilterExpression={"served_at": {"$gt": _EVER}},
-                ),
-                IndexModel(
-                    [("not_before", ASCENDING)],
-                    name="backing_off",
-                    partialFilterExpression={"not_before": {"$gt": _EVER}},
-                ),
-                IndexModel(
-                    [("urgent", ASCENDING)],
-                    name="urgent",
-                    partialFilterExpression={"urgent": True},
-                ),
-                IndexModel(
-                    [("pending_since", ASCENDING)],
-                    name="outbox",
-                    partialFilterExpression={"has_pending": True},
-                ),
-            ]
-        )
-        # Ollama folds the case of model names: LI01 and li01 would share one model.
-        store[MODELS].create_indexes(
-            [IndexModel([("folded_id", ASCENDING)], name="one_elder_a_name", unique=True)]
-        )
-        _ensure_expiry(store, dedup_hours * 3600)
-
-
-def _drop_former_index(store: Store) -> None:
-    try:
-        store[JOBS].drop_index(_FORMER_INDEX)
-    except OperationFailure as error:
-        if error.code not in _NOT_THERE:
-            raise
-
-
-def _ensure_expiry(store: Store, seconds: int) -> None:
-    """Forget remembered replies after a while; another while than before is set."""
-    name = "forget_after_a_while"
-    index = IndexModel([("at", ASCENDING)], name=name, expireAfterSeconds=seconds)
-    try:
-        store[CHAT_DEDUP].create_indexes([index])
-    except OperationFailure as error:
-        if error.code not in _INDEX_DIFFERS:
-            raise
-        # In one step: of two members that start at once, neither finds the index gone.
-        store.command("collMod", CHAT_DEDUP, index={"name": name, "expireAfterSeconds": seconds})
 
 
 def _reason(error: Exception, *codes: int) -> str:

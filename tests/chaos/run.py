@@ -21,7 +21,8 @@ from config.kafka import KafkaSettings
 from config.settings import MongoSettings, Settings
 from consumers.operations.topics import apply_topics
 from pipeline.storage.files import write_file
-from pipeline.storage.mongo import Document, Store, ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import Document, Store
 from schemas.base import Frozen
 from schemas.topics import CATALOGUE
 from tests.chaos.checker import Verdict, check, is_settled

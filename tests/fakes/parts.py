@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.settings import EvaluationSettings, HostSettings
 from pipeline.chat.store import ChatStore, StoredReply
-from pipeline.hosting.ollama import forms_of
+from pipeline.hosting.ollama_versions import forms_of
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,

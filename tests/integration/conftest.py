@@ -22,7 +22,8 @@ from config.settings import (
 from consumers.kafka.records import to_record
 from embedded.kafka import CHAT_FETCH_WAIT_MS, SESSION_TIMEOUT_MS
 from embedded.stack import EmbeddedStack, StackAddresses
-from pipeline.storage.mongo import Store, ensure_indexes, open_client
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import Store, open_client
 from schemas.record import Header, Record
 from schemas.topics import CATALOGUE
 

@@ -16,7 +16,7 @@ from cli.main import app as cli
 from consumers.app import App
 from pipeline.ledger.new_job import NewJob
 from pipeline.storage.files import write_file
-from pipeline.storage.mongo import ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import EvaluationFailed
 from schemas.events import ErrorBody
 

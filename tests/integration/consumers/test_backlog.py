@@ -28,7 +28,8 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Consumer, Message, Produc
 from config.settings import Settings
 from consumers.operations.topics import apply_topics
 from embedded.process import free_port
-from pipeline.storage.mongo import ensure_indexes, open_client
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import open_client
 from schemas.documents import ElderModel
 from schemas.envelope import event_type, format_time
 from schemas.topics import CHAT_REPLIES, CHAT_REQUESTS, TRAIN_REQUESTED

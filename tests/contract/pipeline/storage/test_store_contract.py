@@ -11,7 +11,8 @@ import pytest
 from pymongo import ASCENDING, IndexModel, UpdateOne
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
-from pipeline.storage.mongo import CHAT_DEDUP, JOBS, Document, Store, ensure_indexes
+from pipeline.storage.indexes import ensure_indexes
+from pipeline.storage.mongo import CHAT_DEDUP, JOBS, Document, Store
 from tests.fakes.clock import FalseClock
 from tests.fakes.mongo import FakeStore
 from tests.fakes.mongo_language import NotInTheFake

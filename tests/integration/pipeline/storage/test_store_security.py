@@ -13,6 +13,7 @@ from config.settings import MongoSettings
 from consumers.operations.doctor import examine
 from embedded.process import ServerProcess, free_port, is_port_listened_on_by
 from pipeline.chat.store import ChatStore
+from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import (
     CHAT_DEDUP,
@@ -20,7 +21,6 @@ from pipeline.storage.mongo import (
     JOBS,
     LEASES,
     MODELS,
-    ensure_indexes,
     open_client,
     store_errors,
 )

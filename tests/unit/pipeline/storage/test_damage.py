@@ -26,7 +26,7 @@ from pipeline.training.checkpoint import Position, load_newest, save
 from schemas.errors import ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.fakes.parts import make_job
-from tests.unit.pipeline.jobs.test_trainer import BASE, LATEST, Workshop
+from tests.unit.pipeline.jobs.workshop import BASE, LATEST, Workshop
 
 Damage = Callable[[Path], None]
 
@@ -86,7 +86,7 @@ def leave_remains(folder: Path) -> None:
 
 
 def build(shop: Workshop, elder_id: str = "LXM") -> Dataset:
-    return shop.room.build(elder_id, "李秀梅", BASE)
+    return shop.datasets.build(elder_id, "李秀梅", BASE)
 
 
 @EACH_DAMAGE
