@@ -5,7 +5,7 @@ from schemas.identifiers import is_elder_id
 
 
 def require_elder_id(text: str) -> str:
-    """Return a valid elder id; raises InvalidEvent before any server is reached."""
+    """Return the id if it is valid; raises InvalidEvent otherwise."""
     if not is_elder_id(text):
         raise InvalidEvent(
             "ELDER_ID: letters, digits, - and _, at most 64, a letter or digit first"
