@@ -26,8 +26,8 @@ from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable
 from schemas.events import ErrorBody, Status
 from tests.fakes.clock import FalseClock
+from tests.fakes.jobs import make_ready
 from tests.fakes.mongo import FakeStore, Moment, nothing_happens
-from tests.fakes.parts import make_ready
 from tests.ledger.model import LedgerModel, told_by
 from tests.ledger.witness import Crash, Witness, new_request
 

@@ -28,7 +28,8 @@ from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import InvalidEvent, NoSuchTopic, UnknownLetter
 from schemas.record import Record
-from tests.fakes.parts import RecordingPublisher, fixed_clock
+from tests.fakes.clock import fixed_clock
+from tests.fakes.publisher import RecordingPublisher
 
 if TYPE_CHECKING:
     from config.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 from schemas.documents import ElderModel
 from schemas.errors import JobAlreadyEnded
 from schemas.record import Header, Record
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.integration.service import Service
 from tests.ledger.witness import new_request
 

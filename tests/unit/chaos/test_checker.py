@@ -13,7 +13,7 @@ from schemas.record import Header, Record
 from tests.chaos.checker import Verdict, check, is_settled
 from tests.chaos.evidence import Case, Evidence, Served
 from tests.chaos.workload import ROLLBACK, SENT_AS, SOURCE, Elder, Operation, make_elders
-from tests.fakes.parts import record
+from tests.fakes.records import record
 
 RUN = "r1"
 POISONED = ("train-requested", "chat-requests", "answers-updated", "model-commands")

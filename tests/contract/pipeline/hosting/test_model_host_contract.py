@@ -24,7 +24,7 @@ from pipeline.text.chat_format import chat_format
 from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
 from schemas.hosting import Form
 from tests.contract.pipeline.hosting.versions import EMBEDDED
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 if TYPE_CHECKING:
     from tests.contract.conftest import MergedGguf, WriteAdapter

@@ -27,7 +27,7 @@ from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
 from schemas.events import ErrorBody
 from schemas.identifiers import numbered
 from tests.fakes.clock import FalseClock
-from tests.fakes.parts import make_ready
+from tests.fakes.jobs import make_ready
 
 WaitUntil = Callable[[Callable[[], object], str], None]
 LIMIT_S = 30.0

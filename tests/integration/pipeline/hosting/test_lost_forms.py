@@ -12,7 +12,7 @@ import pytest
 
 from consumers.app import utc_now
 from schemas.documents import ModelVersion
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.integration.service import Service
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from schemas.training import (
     TrainingProgress,
     TrainingSpec,
 )
-from tests.fakes.parts import TINY_SIZES
+from tests.models.tiny_families import TINY_SIZES
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -16,7 +16,8 @@ from pipeline.versions.registry import DatasetRegistry, ModelRegistry
 from schemas.documents import Job, ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag
-from tests.fakes.parts import FakeModelHost, MemoryForms, make_job
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms, make_job
 from tests.ledger.witness import new_request
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)

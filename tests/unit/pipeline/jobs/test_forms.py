@@ -29,7 +29,8 @@ from schemas.errors import (
     UnknownVersion,
 )
 from schemas.hosting import MERGED_GGUF, Form, MergeOutcome
-from tests.fakes.parts import FakeModelHost, make_job
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.test_trainer import (
     BASE,
     LATEST,

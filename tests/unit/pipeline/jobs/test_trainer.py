@@ -30,16 +30,12 @@ from schemas.errors import (
 )
 from schemas.events import ModelReady
 from schemas.training import ADAPTER_GGUF, Quantization
-from tests.fakes.parts import (
-    FakeModelHost,
-    FakeRunner,
-    ListedAnswers,
-    MemoryForms,
-    MemoryRegistry,
-    fixed_clock,
-    make_job,
-    proving,
-)
+from tests.fakes.answers import ListedAnswers
+from tests.fakes.clock import fixed_clock
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms, make_job, proving
+from tests.fakes.registry import MemoryRegistry
+from tests.fakes.training import FakeTrainingRunner
 from tests.models.tiny_gguf import write_base
 
 BASE = "smollm2-135m-instruct"
@@ -93,7 +89,7 @@ class Workshop:
     ) -> None:
         self.taught = dict(TAUGHT)
         self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
-        self.runner = FakeRunner()
+        self.runner = FakeTrainingRunner()
         base = folder / "base" / BASE / f"{BASE}.gguf"
         base.parent.mkdir(parents=True)
         write_base(base, GGMLQuantizationType.Q4_0)

@@ -32,8 +32,8 @@ from schemas.errors import (
 )
 from schemas.events import TERMINAL_STATUSES, ErrorBody, Status
 from tests.fakes.clock import FalseClock
+from tests.fakes.jobs import make_ready
 from tests.fakes.mongo import FakeStore, Moment, nothing_happens
-from tests.fakes.parts import make_ready
 from tests.ledger.model import LedgerModel, Write, stored
 from tests.ledger.witness import Crash, Witness, new_request
 

@@ -18,7 +18,9 @@ from pipeline.versions.inventory import Inventory, Item, Kind
 from pipeline.versions.retention import Removal, Retention, Seen, decide
 from schemas.documents import ElderModel, ModelVersion, VersionForm
 from schemas.identifiers import candidate_tag, current_tag, handover_tag, model_tag
-from tests.fakes.parts import NOW, FakeModelHost, MemoryRegistry
+from tests.fakes.clock import NOW
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.registry import MemoryRegistry
 
 ELDER = "LXM"
 NOW_S = 2_000_000_000.0
