@@ -34,7 +34,8 @@ from tests.fakes.publisher import RecordingPublisher
 if TYPE_CHECKING:
     from config.settings import Settings
     from pipeline.storage.mongo import Store
-    from tests.integration.conftest import MakeSettings, Wire
+    from tests.integration.conftest import MakeSettings
+    from tests.integration.wire import Wire
 
 LETTERS = 7
 REPLAYED = {"replayed": LETTERS, "repeated": 0, "left": 0}

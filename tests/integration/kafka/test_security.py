@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,11 +27,12 @@ from producers.publisher import KafkaPublisher, Publication
 from schemas.access import Right, all_rights, topics_of
 from schemas.errors import KafkaRefused, TopicRefused
 from schemas.topics import all_topics
-from tests.integration.conftest import Wire
+from tests.integration.wire import Wire
 from tests.servers.secured_kafka import KEY_PASSWORD, PASSWORD, SecuredKafka
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import MakeSettings, WaitUntil
+    from tests.integration.conftest import MakeSettings
 
 LIMIT_S = 10.0
 BASE = "smollm2-135m-instruct"
@@ -121,14 +123,14 @@ def running(settings: Settings, roles: Sequence[RoleName]) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def roles(room: Room, wait_until: WaitUntil) -> Iterator[dict[str, App]]:
+def roles(room: Room) -> Iterator[dict[str, App]]:
     """Each role as a user of its own."""
     with ExitStack() as stack:
         apps: dict[str, App] = {
             role: stack.enter_context(running(room.settings(role), [role])) for role in ROLES
         }
         for role, app in apps.items():
-            wait_until(lambda a=app, r=role: is_ready(a, r), f"{role} has partitions")  # type: ignore[misc]
+            wait_for(partial(is_ready, app, role), f"{role} has partitions")
         yield apps
 
 
@@ -265,7 +267,7 @@ def test_user_without_rights_is_told_what_to_grant(room: Room) -> None:
 
 
 def test_missing_rights_are_told_one_by_one_and_work_begins_when_they_are_granted(
-    room: Room, wait_until: WaitUntil
+    room: Room,
 ) -> None:
     """A second chat user, in a group of its own, who gets right after right."""
     settings = room.settings("newcomer")
@@ -273,23 +275,23 @@ def test_missing_rights_are_told_one_by_one_and_work_begins_when_they_are_grante
     settings = settings.model_copy(update={"kafka": kafka})
     rights = {(r.operation, r.resource, r.name): r for r in all_rights() if r.principal == "chat"}
     with capture_logs() as logs, running(settings, ["chat"]) as app:
-        wait_until(lambda: told(logs, "app.waits", "chat-"), "topics cannot be seen")
+        wait_for(lambda: told(logs, "app.waits", "chat-"), "topics cannot be seen")
         for topic in topics_of("chat"):
             see = Right(principal="x", operation="Describe", resource="topic", name=topic.name)
             room.grant(see, "newcomer")
-        wait_until(lambda: "group" in app.health.faults_of_readiness().get("chat", ""), "no group")
+        wait_for(lambda: "group" in app.health.faults_of_readiness().get("chat", ""), "no group")
         assert told(logs, "consumer.refused", "consumer group")
         group = rights["Read", "group", "chat"]
         room.broker.grant(group, "newcomer", kafka.group("chat"))
-        wait_until(lambda: "topic" in app.health.faults_of_readiness().get("chat", ""), "no topic")
+        wait_for(lambda: "topic" in app.health.faults_of_readiness().get("chat", ""), "no topic")
         assert told(logs, "consumer.refused", "forbids this user the topic")
         room.grant(rights["Read", "topic", "chat-requests"], "newcomer")
-        wait_until(lambda: told(logs, "publisher.refused", "all writing"), "it may not write")
-        wait_until(lambda: "publisher" in app.health.faults_of_readiness(), "not ready")
+        wait_for(lambda: told(logs, "publisher.refused", "all writing"), "it may not write")
+        wait_for(lambda: "publisher" in app.health.faults_of_readiness(), "not ready")
         room.grant(rights["Write", "topic", "chat-replies"], "newcomer")
         room.grant(rights["Write", "topic", "chat-requests-dlt"], "newcomer")
         room.send("chat-requests", {"elder_id": "A9", "message": "Now?"}, "granted")
-        wait_until(lambda: not app.health.faults_of_readiness(), "everything is granted")
+        wait_for(lambda: not app.health.faults_of_readiness(), "everything is granted")
     text = json.dumps(logs, default=str)
     assert PASSWORD not in text and KEY_PASSWORD not in text
 

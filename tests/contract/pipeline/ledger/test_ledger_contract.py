@@ -7,10 +7,10 @@ it is no easier than the real one. On the fake, waiting moves its false clock.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -28,10 +28,9 @@ from schemas.events import ErrorBody
 from schemas.identifiers import numbered
 from tests.fakes.clock import FalseClock
 from tests.fakes.jobs import make_ready
+from tests.waiting import wait_for
 
 WaitUntil = Callable[[Callable[[], object], str], None]
-LIMIT_S = 30.0
-LOOK_S = 0.02
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 SECONDS = int(AT.timestamp())
 SHORT_S = 0.15
@@ -41,18 +40,7 @@ FAIR_S = 600.0
 @pytest.fixture
 def wait_until(clock: FalseClock | None) -> WaitUntil:
     """Waits for a condition, on the false clock where there is one; fails with its name."""
-    pause = threading.Event()
-
-    def wait(is_so: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not is_so():
-            assert time.monotonic() < deadline, f"not so within {LIMIT_S:.0f} s: {what}"
-            if clock is None:
-                pause.wait(LOOK_S)
-            else:
-                clock.advance(LOOK_S)
-
-    return wait
+    return partial(wait_for, pause=clock.advance if clock else None)
 
 
 @pytest.fixture
