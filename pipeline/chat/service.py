@@ -11,7 +11,8 @@ from config.settings import ChatSettings, OllamaSettings
 from pipeline.chat.history import newest_turns
 from pipeline.chat.sources import SourceFinder, to_sources
 from pipeline.chat.store import ChatStore
-from pipeline.hosting.ollama import ollama_errors, to_completion
+from pipeline.hosting.ollama import to_completion
+from pipeline.hosting.ollama_errors import ollama_errors
 from pipeline.hosting.port import Completion, Message
 from pipeline.retrieval.bm25 import Memory
 from pipeline.text.markers import defuse_markers

@@ -4,10 +4,7 @@ A base is registered once from its GGUF file. Files travel as content-addressed 
 sent once.
 """
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,8 @@ import ollama
 
 from config.settings import OllamaSettings
 from pipeline.hosting.base_file import BaseFile
+from pipeline.hosting.ollama_errors import ollama_errors, sentence_of
+from pipeline.hosting.ollama_versions import WITH_ADAPTERS, WITHOUT_ADAPTERS, forms_of, kind_of
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,
@@ -32,27 +31,10 @@ from schemas.errors import (
     OllamaRefused,
     OllamaUnavailable,
 )
-from schemas.hosting import Form, HostDescription, HostKind
+from schemas.hosting import Form, HostDescription
 
-# What our own host role adds to the version whose API it speaks.
-LLAMA_SERVER_SUFFIX = "+llama-server"
-# What a build says whose maker gave it no number: nothing.
-_NUMBERS = re.compile(r"v?(?!0\.0\.0)(\d+)\.(\d+)\.(\d+)")
-_FIRST_WITHOUT = (0, 34, 1)
-_WITH_ADAPTERS: tuple[Form, ...] = ("adapter", "merged", "plain")
-_WITHOUT_ADAPTERS: tuple[Form, ...] = ("merged", "plain")
-# An unknown base is looked for in the registry on the network, and that fails with status 500.
-_UNKNOWN_BASE = "pull model manifest"
 # What makes Ollama prefer a file's own chat template to ours, as `/api/show` says it.
 _OF_A_CHAT_TEMPLATE = frozenset({"tools", "thinking"})
-# Asked later it will do: Request Timeout, Too Many Requests, and what a proxy says of a server
-# that it cannot reach, or Ollama of a full queue.
-_BUSY = frozenset({408, 429, 502, 503, 504})
-# Authentication failed; the request itself is fine. Retry until an operator fixes it.
-_STRANGER = frozenset({401, 403, 407})
-_LONGEST_SENTENCE = 300
-_QUOTED = 16
-_QUOTES_A_PAGE = re.compile(r"<(!doctype|html)", re.IGNORECASE)
 
 
 class OllamaHost:
@@ -99,8 +81,8 @@ class OllamaHost:
         forms = forms_of(version)
         if forms is None:
             takes_adapters = self.refusal_of("adapter") is None
-            forms = _WITH_ADAPTERS if takes_adapters else _WITHOUT_ADAPTERS
-        return HostDescription(kind=_kind_of(version), version=version, forms=forms)
+            forms = WITH_ADAPTERS if takes_adapters else WITHOUT_ADAPTERS
+        return HostDescription(kind=kind_of(version), version=version, forms=forms)
 
     def _version(self) -> str:
         with ollama_errors():
@@ -123,7 +105,7 @@ class OllamaHost:
                 self._ask("POST", "/api/create", json=body)
         except (OllamaRefused, OllamaFailed, ModelNotReady) as error:
             cause = error.__cause__
-            sentence = _sentence(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
+            sentence = sentence_of(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
         if "adapter" in sentence.lower():
             return sentence
         return None if form == "adapter" else "only llama-server shares a base"
@@ -193,7 +175,7 @@ class OllamaHost:
         )
 
     def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send what the client has no words for."""
+        """Send a request that the client has no method for."""
         answer: httpx.Response = self._client._client.request(method, path, **request)
         if answer.is_error:
             raise ollama.ResponseError(answer.text, answer.status_code)
@@ -224,8 +206,8 @@ class OllamaHost:
 
     def tags(self, prefix: str = "") -> list[str]:
         """List models."""
-        # Not `list`: what it makes of each model takes 4 KiB, of every elder's several times a
-        # job; and the bytes of the answer, read whole, grow with the elders as well.
+        # Not `list`: its object of each model takes 4 KiB, and there is a model for every elder.
+        # The answer is read as it comes, since its size grows with the elders as well.
         with ollama_errors(), self._client._client.stream("GET", "/api/tags") as answer:
             if answer.is_error:
                 raise ollama.ResponseError(
@@ -257,69 +239,6 @@ class OllamaHost:
         self.loaded()
 
 
-@contextmanager
-def ollama_errors(said: Iterable[str] = ()) -> Iterator[None]:
-    """Turn the client's errors into ours: unknown model, refused, failed, or not reached.
-
-    Ollama's own sentence is kept, unless it quotes what was `said` to a model.
-    """
-    try:
-        yield
-    except ollama.ResponseError as error:
-        if error.status_code == 404 or _UNKNOWN_BASE in _text(error):
-            raise ModelNotReady("Ollama has no such model; train it first") from error
-        if error.status_code in _STRANGER:
-            raise OllamaUnavailable(
-                f"Ollama, or a proxy before it, refuses this client ({error.status_code}); check "
-                "OLLAMA_HOST and what it lets in"
-            ) from error
-        sentence = _sentence(error, said)
-        # -1 is what the client says of an error in the middle of a stream.
-        status = f" ({error.status_code})" if error.status_code > 0 else ""
-        if error.status_code in _BUSY:
-            raise OllamaUnavailable(f"Ollama is busy or away{status}: {sentence}") from error
-        if 400 <= error.status_code < 500:
-            raise OllamaRefused(f"Ollama refused the call{status}: {sentence}") from error
-        raise OllamaFailed(f"Ollama failed{status}: {sentence}") from error
-    except (httpx.HTTPError, ConnectionError) as error:
-        raise OllamaUnavailable(
-            f"Ollama cannot be reached ({type(error).__name__}); check OLLAMA_HOST, or "
-            "MODELSERVER_HOST__URL"
-        ) from error
-    except (json.JSONDecodeError, ijson.JSONError) as error:
-        raise OllamaUnavailable(
-            "what answers in Ollama's place speaks no JSON; check OLLAMA_HOST and any proxy"
-        ) from error
-
-
-def _sentence(error: ollama.ResponseError, said: Iterable[str]) -> str:
-    """What Ollama said of its error, on one line: never what an elder or a family said."""
-    sentence = " ".join(_text(error).split())[:_LONGEST_SENTENCE]
-    if _QUOTES_A_PAGE.match(sentence):
-        return "no reason, but a page"
-    if any(_is_quoted(sentence, text) for text in said):
-        return "a reason that quotes what was said; see its log"
-    return sentence or "no reason given"
-
-
-def _text(error: ollama.ResponseError) -> str:
-    """What stood under `error`: a proxy may put an object or nothing there."""
-    told: object = error.error
-    return told if isinstance(told, str) else json.dumps(told)
-
-
-def _is_quoted(sentence: str, text: str) -> bool:
-    """Whether a sentence shares `_QUOTED` characters in a row with a text.
-
-    Ollama's own sentences are plain ASCII: of others one character is enough.
-    """
-    if any(character in text for character in sentence if not character.isascii()):
-        return True
-    folded = " ".join(text.split())
-    starts = range(max(1, len(sentence) - _QUOTED + 1))
-    return any(sentence[i : i + _QUOTED] in folded for i in starts if sentence)
-
-
 def to_completion(response: ollama.ChatResponse) -> Completion:
     """Read a chat response."""
     return Completion(
@@ -327,23 +246,3 @@ def to_completion(response: ollama.ChatResponse) -> Completion:
         prompt_tokens=response.prompt_eval_count or 0,
         completion_tokens=response.eval_count or 0,
     )
-
-
-def forms_of(version: str) -> tuple[Form, ...] | None:
-    """Say which forms an Ollama of this version makes, the preferred one first.
-
-    Since 0.34.1 it refuses adapters; every Ollama serves merged models. What comes after a `+`
-    says that it is not Ollama itself; our own host role shares one base among its adapters. None
-    for a version that is no number.
-    """
-    if _kind_of(version) == "llama-server":
-        return ("shared", "plain")
-    found = _NUMBERS.match(version)
-    if found is None:
-        return None
-    numbers = tuple(int(number) for number in found.groups())
-    return _WITH_ADAPTERS if numbers < _FIRST_WITHOUT else _WITHOUT_ADAPTERS
-
-
-def _kind_of(version: str) -> HostKind:
-    return "llama-server" if version.endswith(LLAMA_SERVER_SUFFIX) else "ollama"

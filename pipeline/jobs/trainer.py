@@ -1,79 +1,31 @@
 """One job from answers to a version that answers: prepare, train, convert, evaluate, publish.
 
 Each step may be repeated: a job taken over by another worker goes on from what stands on the
-disk and in the registry. What only the holder of the job may do asks `Watch.check` first.
+disk and in the registry. What only the holder of the job may do asks `JobProgress.check` first.
 """
 
-import hashlib
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
 
 from config.training import TrainingConfig
 from pipeline.dataset.builder import DatasetBuilder
-from pipeline.dataset.dataset import Dataset
 from pipeline.hosting.blame import blamed
 from pipeline.hosting.port import ModelHost
+from pipeline.jobs.attempt import attempt_folder, train_attempt
+from pipeline.jobs.candidates import Candidates
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
+from pipeline.jobs.job_progress import JobProgress, OnStage, Unwatched, Watch
+from pipeline.jobs.plan import FindBase, Plan, make_plan
 from pipeline.jobs.process import TrainingRunner
 from pipeline.jobs.proof import Lesson, Proof, Prover
-from pipeline.ledger.progress import ProgressState, ProgressTracker
 from pipeline.storage.disk_errors import disk_errors
-from pipeline.storage.files import check_folder
-from pipeline.training.revision import RECIPE_REVISION
 from pipeline.versions.latest import bring_latest
 from pipeline.versions.registry import ModelRegistry
-from schemas.base import Frozen
 from schemas.documents import ElderModel, Job, ModelVersion
-from schemas.errors import ArtefactCorrupt, JobCancelled, TrainingFailed, UnknownVersion
-from schemas.events import ModelReady, Stage, apply_overrides
-from schemas.identifiers import (
-    candidate_tag,
-    job_id_for,
-    model_name,
-    read_candidate,
-)
-from schemas.training import (
-    ADAPTER_FOLDER,
-    ADAPTER_GGUF,
-    BaseModelSpec,
-    TrainingOutcome,
-    TrainingParameters,
-    TrainingProgress,
-    TrainingSpec,
-)
-
-
-class Watch(Protocol):
-    """The job's holder, as the steps see it."""
-
-    def check(self) -> None:
-        """Raise LeaseLost, JobCancelled or Interrupted when the work must stop."""
-
-    def report(self, state: ProgressState) -> None:
-        """Take note of progress."""
-
-
-class Unwatched:
-    """A watch for work without a ledger: nothing stops it, nothing is noted."""
-
-    def check(self) -> None:
-        """Never stop."""
-
-    def report(self, state: ProgressState) -> None:
-        """Note nothing."""
-
-
-class Plan(Frozen):
-    """What a job comes down to: this base, these parameters, this data set."""
-
-    base: BaseModelSpec
-    parameters: TrainingParameters
-    dataset: Dataset
-    recipe_sha256: str
+from schemas.errors import ArtefactCorrupt, JobCancelled, UnknownVersion
+from schemas.events import ModelReady
+from schemas.identifiers import job_id_for, model_name
 
 
 class OllamaTrainer:
@@ -81,21 +33,21 @@ class OllamaTrainer:
 
     def __init__(
         self,
+        *,
         datasets: DatasetBuilder,
         registry: ModelRegistry,
         host: ModelHost,
         runner: TrainingRunner,
         config: TrainingConfig,
-        find_base: Callable[[str], BaseModelSpec],
+        find_base: FindBase,
         forms: FormMaker,
         prover: Prover,
         adapters: Path,
         clock: Callable[[], datetime],
-        on_stage: Callable[[Stage], None] = lambda stage: None,
-        *,
         num_ctx: int,
+        on_stage: OnStage = lambda stage: None,
     ) -> None:
-        """`adapters` is the folder of all work; `on_stage` is told each stage as it begins.
+        """`adapters` is the folder of all attempts; `on_stage` is told each stage as it begins.
 
         `num_ctx` is the window, in tokens, with which the host's other models are asked.
         """
@@ -111,6 +63,7 @@ class OllamaTrainer:
         self._clock = clock
         self._on_stage = on_stage
         self._num_ctx = num_ctx
+        self._candidates = Candidates(registry, host)
 
     def train(self, elder_id: str, elder_name: str, *, force_retrain: bool = False) -> ModelReady:
         """Train a model here and now, without a ledger; for notebooks and scripts."""
@@ -138,26 +91,24 @@ class OllamaTrainer:
     def run(self, job: Job, watch: Watch) -> ModelReady | None:
         """Run a job to its `model-ready`; each error of the tree goes through.
 
-        None where a form was made again of a version that does not answer.
-
-        Once its version is released nobody is asked any more whether to go on: it answers, so
-        the job succeeds, whoever cancels it now.
+        Returns None where the form of a version that does not answer was made again. Once its
+        version is released the job succeeds, whoever cancels it then: the version answers.
         """
-        tracker = ProgressTracker()
+        progress = JobProgress(watch, self._on_stage)
         with disk_errors(), blamed(self._host, job.elder_id, self._num_ctx):
             version = self._released(job)
             if version is None and job.kind == "form":
-                version = self._serve_again(job, tracker, watch)
+                version = self._serve_again(job, progress)
             elif version is None:
-                self._begin("preparing", tracker, watch)
-                plan = self._plan(job)
-                version = self._reusable(job, plan, tracker, watch)
-                version = version or self._make(job, plan, tracker, watch)
+                progress.begin("preparing")
+                plan = make_plan(job, self._config, self._datasets, self._find_base)
+                version = self._reusable(job, plan, progress)
+                version = version or self._make(job, plan, progress)
             bring_latest(self._registry, self._host, job.elder_id)
             model = self._registry.get(job.elder_id)
             if job.kind == "form" and model.current != version.version:
                 return None
-            return self._ready(job, version, model)
+            return _ready(job, version, model)
 
     def fence_off(self, job: Job) -> ModelVersion | None:
         """Shut out whoever held this job before and does not know that it is over.
@@ -167,7 +118,7 @@ class OllamaTrainer:
         return self._registry.fence_off(job)
 
     def _released(self, job: Job) -> ModelVersion | None:
-        """The job's own version, if an earlier holder died after it had released it."""
+        """Return the job's own version, if an earlier holder died after it had released it."""
         if job.kind == "form":
             return None  # Its steps are repeated, and change nothing where they were done.
         version = self.fence_off(job)
@@ -175,56 +126,26 @@ class OllamaTrainer:
             return None
         return version
 
-    def _remove_earlier_candidates(self, candidate: str, elder_id: str) -> None:
-        """Shut out earlier holders of this job from Ollama too, which knows no fences.
-
-        A version's tag is copied from a candidate, and a candidate that is gone cannot be
-        copied. Only earlier ones go: this may itself be a worker that lost its lease.
-        """
-        mine = read_candidate(candidate)
-        for name in self._registry.get(elder_id).passing:
-            found = read_candidate(name)
-            if mine is not None and found is not None and found < mine:
-                self._host.delete(name)
-
-    def _plan(self, job: Job) -> Plan:
-        key = job.base_model or self._config.current_model
-        base = self._find_base(key)
-        parameters = apply_overrides(self._config.parameters(key), job.overrides)
-        dataset = self._datasets.build(job.elder_id, job.elder_name, key, parameters.max_seq_length)
-        made_by = f"{RECIPE_REVISION}\0{key}\0{parameters.model_dump_json()}"
-        recipe_sha256 = hashlib.sha256(made_by.encode()).hexdigest()
-        return Plan(base=base, parameters=parameters, dataset=dataset, recipe_sha256=recipe_sha256)
-
-    def _reusable(
-        self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
-    ) -> ModelVersion | None:
+    def _reusable(self, job: Job, plan: Plan, progress: JobProgress) -> ModelVersion | None:
         """Return the current version if it was made of the very same things and can be served."""
         model = None if job.force_retrain else self._registry.find(job.elder_id)
         current = model.serving if model else None
-        if current is None or not current.ready:
-            return None
-        same = (current.dataset_sha256, current.base_model, current.recipe_sha256) == (
-            plan.dataset.sha256,
-            plan.base.key,
-            plan.recipe_sha256,
-        )
-        if not same:
+        if current is None or not current.ready or not plan.is_of(current):
             return None
         try:
-            self._ensure_served(job, current, tracker, watch)
+            self._ensure_served(job, current, progress)
         except ArtefactCorrupt:
             return None  # What it was made of is gone: it is trained again.
         return current
 
-    def _serve_again(self, job: Job, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
+    def _serve_again(self, job: Job, progress: JobProgress) -> ModelVersion:
         """Do a job of the kind `form`: have its version served, and let it answer if it should."""
         model = self._registry.get(job.elder_id)
         version = model.version(job.form_version or 0)
         if version is None or not version.ready:
             raise UnknownVersion
-        self._ensure_served(job, version, tracker, watch)
-        watch.check()
+        self._ensure_served(job, version, progress)
+        progress.check()
         if job.makes_current:
             self._let_answer(job, version)
         return version
@@ -241,9 +162,7 @@ class OllamaTrainer:
                 "nothing was changed"
             )
 
-    def _ensure_served(
-        self, job: Job, version: ModelVersion, tracker: ProgressTracker, watch: Watch
-    ) -> None:
+    def _ensure_served(self, job: Job, version: ModelVersion, progress: JobProgress) -> None:
         """Make a version's form again from its stored adapter, where the host has it no more."""
         if self._host.has(version.tag) and not self._is_outdated(job, version):
             return
@@ -252,10 +171,10 @@ class OllamaTrainer:
         source = stored_source(version, base, self._adapters / job.elder_id, dataset)
         lesson = Lesson(dataset=dataset, examples=count_lines(dataset))
         self._forms.require(base, self._adapters)
-        self._begin("converting", tracker, watch)
-        with self._candidate(job, version) as candidate:
-            proof = self._prove(job, candidate, source, lesson, tracker, watch)
-            self._begin("publishing", tracker, watch)
+        progress.begin("converting")
+        with self._candidates.named(job, version) as candidate:
+            proof = self._prove(job, candidate, source, lesson, progress)
+            progress.begin("publishing")
             self._host.copy(candidate, version.tag)
         self._registry.record_form(job.elder_id, version.version, proof.form)
 
@@ -266,12 +185,13 @@ class OllamaTrainer:
         """
         return job.kind == "form" and version.form not in self._host.describe().forms
 
-    def _make(self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch) -> ModelVersion:
+    def _make(self, job: Job, plan: Plan, progress: JobProgress) -> ModelVersion:
         """Train a version, ask it what it was taught, and release it."""
         self._forms.require(plan.base, self._adapters)
-        version = self._registry.open_version(job, _made_of(plan), self._clock())
-        with self._candidate(job, version) as candidate:
-            outcome = self._train(job, plan, tracker, watch)
+        version = self._registry.open_version(job, plan.inputs, self._clock())
+        with self._candidates.named(job, version) as candidate:
+            folder = attempt_folder(self._adapters, job)
+            outcome = train_attempt(job, plan, folder, self._runner, progress)
             plan.dataset.check()  # Hours may have passed since the training read it.
             source = FormSource(
                 base=plan.base,
@@ -280,8 +200,8 @@ class OllamaTrainer:
                 system=plan.dataset.system_prompt,
             )
             lesson = Lesson(dataset=plan.dataset.path, examples=plan.dataset.examples)
-            proof = self._prove(job, candidate, source, lesson, tracker, watch)
-            self._begin("publishing", tracker, watch)
+            proof = self._prove(job, candidate, source, lesson, progress)
+            progress.begin("publishing")
             self._host.copy(candidate, version.tag)
             proven = version.model_copy(
                 update={
@@ -295,120 +215,45 @@ class OllamaTrainer:
             self._registry.release(job.elder_id, proven)
             return proven
 
-    @contextmanager
-    def _candidate(self, job: Job, version: ModelVersion) -> Iterator[str]:
-        """Give the name of a version's candidate, which is gone afterwards."""
-        form_job = job.id if job.kind == "form" or version.job_id != job.id else None
-        candidate = candidate_tag(job.elder_id, version.version, job.fence, form_job)
-        self._registry.note_passing(job.elder_id, candidate)
-        self._remove_earlier_candidates(candidate, job.elder_id)
-        try:
-            yield candidate
-        finally:
-            self._host.delete(candidate)
-            self._registry.drop_passing(job.elder_id, candidate)
-
     def _prove(
         self,
         job: Job,
         candidate: str,
         source: FormSource,
         lesson: Lesson,
-        tracker: ProgressTracker,
-        watch: Watch,
+        progress: JobProgress,
     ) -> Proof:
-        def on_fraction(stage: Stage, fraction: float) -> None:
-            if tracker.state.stage != stage:
-                self._begin(stage, tracker, watch)
-            _note(watch, tracker.update_progress(fraction))
-
         return self._prover.prove(
             candidate,
             self._forms.choose(),
             source,
             lesson,
             job,
-            self._work_dir(job),
-            on_fraction,
-            watch.check,
-        )
-
-    def _work_dir(self, job: Job) -> Path:
-        return self._adapters / job.elder_id / job.id / str(job.fence)
-
-    def _train(
-        self, job: Job, plan: Plan, tracker: ProgressTracker, watch: Watch
-    ) -> TrainingOutcome:
-        plan.dataset.check()
-        work_dir = self._work_dir(job)
-        spec = TrainingSpec(
-            job_id=job.id,
-            elder_id=job.elder_id,
-            fence=job.fence,
-            base=plan.base,
-            parameters=plan.parameters,
-            dataset_path=plan.dataset.path,
-            dataset_sha256=plan.dataset.sha256,
-            work_dir=work_dir,
-            resume_from=tuple(
-                work_dir.parent / str(fence) for fence in range(job.fence - 1, 0, -1)
-            ),
-        )
-
-        # What earlier attempts exported is of no use any more, and may be large: a job that waits
-        # for Ollama long after its training must not fill the disk.
-        for earlier in spec.resume_from:
-            shutil.rmtree(earlier / ADAPTER_FOLDER, ignore_errors=True)
-
-        def note(progress: TrainingProgress) -> None:
-            if progress.stage != tracker.state.stage:
-                self._on_stage(progress.stage)
-            watch.report(tracker.update_training(progress))
-
-        outcome = self._runner.run(spec, note, watch.check)
-        left_in = {outcome.adapter_path, outcome.gguf_path.parent}
-        if left_in != {spec.work_dir / ADAPTER_FOLDER} or outcome.gguf_path.name != ADAPTER_GGUF:
-            raise TrainingFailed("the training left its adapter outside this attempt's folder")
-        check_folder(outcome.adapter_path, outcome.hashes)
-        return outcome
-
-    def _begin(self, stage: Stage, tracker: ProgressTracker, watch: Watch) -> None:
-        self._on_stage(stage)
-        _note(watch, tracker.start_tracking(stage))
-
-    def _ready(self, job: Job, version: ModelVersion, model: ElderModel) -> ModelReady:
-        earlier = [v.version for v in model.versions if v.ready and v.version < version.version]
-        return ModelReady(
-            job_id=job.id,
-            elder_id=job.elder_id,
-            model=model_name(job.elder_id),
-            version=version.version,
-            tag=version.tag,
-            base_model=version.base_model,
-            method=version.method,
-            dataset_sha256=version.dataset_sha256,
-            adapter_sha256=version.adapter_sha256,
-            evaluation=version.evaluation,
-            reused=version.job_id != job.id,
-            previous_version=max(earlier, default=None),
+            attempt_folder(self._adapters, job),
+            progress.advance,
+            progress.check,
         )
 
 
-def _made_of(plan: Plan) -> dict[str, str]:
-    return {
-        "base_model": plan.base.key,
-        "method": "lora",
-        "recipe_sha256": plan.recipe_sha256,
-        "dataset_sha256": plan.dataset.sha256,
-    }
+def _ready(job: Job, version: ModelVersion, model: ElderModel) -> ModelReady:
+    earlier = [v.version for v in model.versions if v.ready and v.version < version.version]
+    return ModelReady(
+        job_id=job.id,
+        elder_id=job.elder_id,
+        model=model_name(job.elder_id),
+        version=version.version,
+        tag=version.tag,
+        base_model=version.base_model,
+        method=version.method,
+        dataset_sha256=version.dataset_sha256,
+        adapter_sha256=version.adapter_sha256,
+        evaluation=version.evaluation,
+        reused=version.job_id != job.id,
+        previous_version=max(earlier, default=None),
+    )
 
 
 def count_lines(path: Path) -> int:
     """Count the examples of a data set."""
     with path.open("rb") as lines:
         return sum(1 for _ in lines)
-
-
-def _note(watch: Watch, state: ProgressState) -> None:
-    watch.check()
-    watch.report(state)

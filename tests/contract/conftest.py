@@ -25,7 +25,7 @@ from config.settings import MongoSettings
 from embedded.bases import install_base
 from embedded.mongodb import MongoDbServer
 from embedded.stack import OllamaServer
-from pipeline.hosting.ollama import forms_of
+from pipeline.hosting.ollama_versions import forms_of
 from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.mongo import Store, open_client
 from tests.contract.pipeline.hosting.versions import EMBEDDED

@@ -6,7 +6,7 @@ import pytest
 
 from config.settings import WorkerSettings
 from consumers.workers.heartbeat import JobWatch
-from pipeline.jobs.trainer import Watch
+from pipeline.jobs.job_progress import Watch
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.progress import ProgressState
 from schemas.errors import (

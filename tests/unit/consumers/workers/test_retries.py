@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from pipeline.jobs.trainer import Watch
+from pipeline.jobs.job_progress import Watch
 from schemas.errors import (
     ArtefactCorrupt,
     ModelNotReady,

@@ -9,7 +9,7 @@ from config.metrics import Metrics
 from config.settings import WorkerSettings
 from consumers.workers.stage_clock import StageClock
 from consumers.workers.worker import TrainingWorker
-from pipeline.jobs.trainer import Watch
+from pipeline.jobs.job_progress import Watch
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.retention import Removal

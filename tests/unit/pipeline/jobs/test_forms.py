@@ -8,7 +8,7 @@ import pytest
 from config.settings import HostSettings
 from pipeline.hosting.port import ServedModel
 from pipeline.jobs.forms import choose_form, find_quantizer
-from pipeline.jobs.trainer import Unwatched
+from pipeline.jobs.job_progress import Unwatched
 from schemas.documents import Job
 from schemas.errors import (
     AdapterMismatch,
@@ -77,7 +77,7 @@ def form_job(version: int, *, makes_current: bool = True, **fields: object) -> J
 def test_host_is_given_the_form_that_it_prefers(shop: Workshop, made: tuple[Form, ...]) -> None:
     shop.host.forms = made
     shop.run()
-    served = shop.host.recipe(LATEST)
+    served = shop.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.form == made[0]
     (version,) = shop.registry.get("LXM").versions
     assert (version.form, version.forms[0].sha256) == (made[0], served.sha256)
@@ -87,7 +87,7 @@ def test_host_is_given_the_form_that_it_prefers(shop: Workshop, made: tuple[Form
 def test_merged_model_stands_alone_and_its_file_is_gone_once_the_host_has_it(
     newer: Workshop,
 ) -> None:
-    served = newer.host.recipe(LATEST)
+    served = newer.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.file is not None
     assert (served.base, served.file.name) == (None, MERGED_GGUF)
     assert not list(newer.folder.rglob(MERGED_GGUF))
@@ -152,13 +152,13 @@ def test_rollback_command_that_comes_again_names_the_same_job(newer: Workshop) -
 
 
 def test_form_is_made_again_from_the_stored_adapter_and_then_answers(newer: Workshop) -> None:
-    before = newer.host.recipe(V1)
+    before = newer.host.definition(V1)
     newer.host.delete(V1)
     watch = NotingWatch()
     ready = newer.run(form_job(1), watch)
     assert (ready.version, ready.reused, len(newer.runner.specs)) == (1, True, 2)
     assert newer.registry.get("LXM").current == 1
-    made = newer.host.recipe(LATEST)
+    made = newer.host.definition(LATEST)
     assert isinstance(made, ServedModel) and isinstance(before, ServedModel)
     assert (made.sha256, made.system) == (before.sha256, before.system)
     stages = [state.stage for state in watch.states]
@@ -172,7 +172,7 @@ def test_form_for_another_host_is_another_form(newer: Workshop) -> None:
         newer.host.forms = forms
         newer.host.delete(V2)
         newer.run(form_job(2, makes_current=False, fence=1 + len(forms)))
-        served = newer.host.recipe(LATEST)
+        served = newer.host.definition(LATEST)
         assert isinstance(served, ServedModel) and served.form == forms[0]
     version = newer.registry.get("LXM").version(2)
     assert version is not None
@@ -381,7 +381,7 @@ def test_host_that_goes_away_between_merge_and_create_is_waited_for(newer: Works
     newer.host.delete(V1)
     create = newer.host.create
 
-    def be_away(tag: str, recipe: ServedModel) -> None:
+    def be_away(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     newer.host.create = be_away  # type: ignore[method-assign]
@@ -500,5 +500,5 @@ def test_adapter_that_an_upgraded_host_serves_no_more_is_made_anew_when_asked_fo
     shop.run()
     shop.host.forms = ("merged", "plain")
     shop.run(form_job(1, makes_current=False))
-    served = shop.host.recipe(LATEST)
+    served = shop.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.form == "merged"

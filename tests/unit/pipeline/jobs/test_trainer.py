@@ -11,7 +11,8 @@ from config.settings import EvaluationSettings, HostSettings
 from config.training import load_training_config
 from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.port import ServedModel
-from pipeline.jobs.trainer import OllamaTrainer, Unwatched
+from pipeline.jobs.job_progress import Unwatched
+from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.progress import ProgressState
 from pipeline.versions.manager import ModelManager
 from schemas.documents import Job, ModelVersion
@@ -99,24 +100,26 @@ class Workshop:
         config = load_training_config().model_copy(update={"current_model": BASE})
         other = [("Where were you born?", "In Kirkwall, on the hill.")]
         source = ListedAnswers({"LXM": list(TAUGHT.items()), "EMPTY": [("Q?", "")], "OTHER": other})
-        self.room = DatasetBuilder(source, config, folder / "jsonl")
-        self.trainer = OllamaTrainer(
-            self.room,
-            self.registry,  # type: ignore[arg-type]
+        self.datasets = DatasetBuilder(source, config, folder / "jsonl")
+        forms, prover = proving(
             self.host,
             self.runner,
-            config,
-            lambda key: config.base(key, folder / "base"),
-            *proving(
-                self.host,
-                self.runner,
-                EvaluationSettings(questions=questions, threshold=threshold),
-                host_settings,
-                quantization,
-            ),
-            folder / "adapters",
-            fixed_clock,
-            self.stages.append,
+            EvaluationSettings(questions=questions, threshold=threshold),
+            host_settings,
+            quantization,
+        )
+        self.trainer = OllamaTrainer(
+            datasets=self.datasets,
+            registry=self.registry,  # type: ignore[arg-type]
+            host=self.host,
+            runner=self.runner,
+            config=config,
+            find_base=lambda key: config.base(key, folder / "base"),
+            forms=forms,
+            prover=prover,
+            adapters=folder / "adapters",
+            clock=fixed_clock,
+            on_stage=self.stages.append,
             num_ctx=512,
         )
         self.forms = MemoryForms()
@@ -178,7 +181,7 @@ def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> 
 
 def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
     shop.run()
-    recipe = shop.host.recipe(LATEST)
+    recipe = shop.host.definition(LATEST)
     assert isinstance(recipe, ServedModel)
     assert recipe.base == f"heirloom-base-{BASE}"
     assert recipe.file is not None and recipe.file.is_file()
@@ -217,12 +220,12 @@ def test_candidate_is_gone_afterwards_also_after_a_failure(shop: Workshop) -> No
 
 def test_version_that_does_not_know_stays_out_and_the_previous_one_goes_on(shop: Workshop) -> None:
     shop.run()
-    before = shop.host.recipe(LATEST)
+    before = shop.host.definition(LATEST)
     shop.host.answer = lambda tag, question: "I cannot say."
     with pytest.raises(EvaluationFailed):
         shop.run(second_job(force_retrain=True))
     assert shop.registry.get("LXM").current == 1
-    assert shop.host.recipe(LATEST) is before
+    assert shop.host.definition(LATEST) is before
     assert "afs_elder_LXM:v2" not in shop.host.tags()
 
 
@@ -366,7 +369,7 @@ class Zombie(Unwatched):
 
 
 def adapter_of(shop: Workshop, tag: str) -> str:
-    recipe = shop.host.recipe(tag)
+    recipe = shop.host.definition(tag)
     assert isinstance(recipe, ServedModel) and recipe.file is not None
     attempt = recipe.file.parent.parent
     return f"{attempt.parent.name}/{attempt.name}"
@@ -427,7 +430,7 @@ def test_attempt_keeps_no_adapter_of_an_earlier_one(shop: Workshop) -> None:
     """A job that waits for Ollama after each training must not fill the disk."""
     create = shop.host.create
 
-    def fail(tag: str, recipe: ServedModel) -> None:
+    def fail(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     shop.host.create = fail  # type: ignore[method-assign]

@@ -86,7 +86,7 @@ def leave_remains(folder: Path) -> None:
 
 
 def build(shop: Workshop, elder_id: str = "LXM") -> Dataset:
-    return shop.room.build(elder_id, "李秀梅", BASE)
+    return shop.datasets.build(elder_id, "李秀梅", BASE)
 
 
 @EACH_DAMAGE
@@ -175,7 +175,7 @@ def test_damaged_adapter_never_reaches_the_host_and_is_trained_again(
     assert (attempt / f"adapter{CORRUPT}").exists() == (damage is not shutil.rmtree)
     leave_remains(attempt)
     assert shop.run(make_job(fence=2)).version == 1
-    recipe = shop.host.recipe(LATEST)
+    recipe = shop.host.definition(LATEST)
     assert isinstance(recipe, ServedModel) and recipe.file is not None
     assert recipe.file.parent.parent.name == "2"
 

@@ -1,0 +1,48 @@
+"""One attempt at a job's training: its folder, what it resumes from, and what it must leave."""
+
+import shutil
+from pathlib import Path
+
+from pipeline.jobs.job_progress import JobProgress
+from pipeline.jobs.plan import Plan
+from pipeline.jobs.process import TrainingRunner
+from pipeline.storage.files import check_folder
+from schemas.documents import Job
+from schemas.errors import TrainingFailed
+from schemas.training import ADAPTER_FOLDER, ADAPTER_GGUF, TrainingOutcome, TrainingSpec
+
+
+def attempt_folder(adapters: Path, job: Job) -> Path:
+    """Return the folder that belongs to this fence alone."""
+    return adapters / job.elder_id / job.id / str(job.fence)
+
+
+def train_attempt(
+    job: Job, plan: Plan, folder: Path, runner: TrainingRunner, progress: JobProgress
+) -> TrainingOutcome:
+    """Train in the attempt's folder and check what was left there.
+
+    Raises what `TrainingRunner.run` raises, and ArtefactCorrupt.
+    """
+    plan.dataset.check()
+    spec = TrainingSpec(
+        job_id=job.id,
+        elder_id=job.elder_id,
+        fence=job.fence,
+        base=plan.base,
+        parameters=plan.parameters,
+        dataset_path=plan.dataset.path,
+        dataset_sha256=plan.dataset.sha256,
+        work_dir=folder,
+        resume_from=tuple(folder.parent / str(fence) for fence in range(job.fence - 1, 0, -1)),
+    )
+    # Adapters of earlier attempts are of no use, and may be large: a job that waits for its host
+    # long after its training must not fill the disk.
+    for earlier in spec.resume_from:
+        shutil.rmtree(earlier / ADAPTER_FOLDER, ignore_errors=True)
+    outcome = runner.run(spec, progress.train, progress.check)
+    left_in = {outcome.adapter_path, outcome.gguf_path.parent}
+    if left_in != {folder / ADAPTER_FOLDER} or outcome.gguf_path.name != ADAPTER_GGUF:
+        raise TrainingFailed("the training left its adapter outside this attempt's folder")
+    check_folder(outcome.adapter_path, outcome.hashes)
+    return outcome
