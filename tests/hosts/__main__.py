@@ -23,6 +23,7 @@ SUITES = (
     "tests/contract/pipeline/hosting/test_ollama_memory.py",
     "tests/contract/pipeline/hosting/test_ollama_personas.py",
     "tests/contract/pipeline/hosting/test_model_host_contract.py",
+    "tests/contract/pipeline/hosting/test_persona_forms_contract.py",
     "tests/contract/pipeline/hosting/test_chat_template_contract.py",
     "tests/hosts",
 )

@@ -1,103 +1,24 @@
-"""The port to the model host: one suite on the fakes, the embedded servers and a real host.
-
-The unit tests rest on the fakes; they may do nothing that the others do not do too.
-"""
+"""The port to a model host: fakes, embedded servers and real hosts behave alike."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import pytest
 
 from config.settings import OllamaSettings
 from embedded.process import free_port
-from embedded.stack import OllamaServer
 from pipeline.hosting.ollama import OllamaHost
-from pipeline.hosting.port import ModelHost, ServedModel
-from pipeline.storage.files import hash_file
+from pipeline.hosting.port import ModelHost
 from pipeline.text.chat_format import chat_format
-from schemas.errors import ArtefactCorrupt, ModelNotReady, OllamaRefused, OllamaUnavailable
-from schemas.hosting import Form
-from tests.contract.pipeline.hosting.versions import EMBEDDED
+from schemas.errors import ModelNotReady, OllamaUnavailable
 from tests.fakes.hosting import FakeModelHost
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import MergedGguf, WriteAdapter
-
-QUESTION = [{"role": "user", "content": "Who taught you to swim?"}]
-OPTIONS: dict[str, float | int | list[str]] = {"temperature": 0, "num_predict": 4, "num_ctx": 512}
-
-
-class HostUnderTest:
-    """A host, a registered base, and names of this run."""
-
-    def __init__(self, host: ModelHost, run: str, gguf: Path) -> None:
-        self.host = host
-        self.forms = host.describe().forms
-        self._run = run
-        self.gguf = gguf
-        self.base = self.name("base")
-        host.ensure_base(self.base, gguf)
-
-    def name(self, suffix: str) -> str:
-        """A name of this run; the model is removed at the end."""
-        return f"{self._run}-{suffix}"
-
-    def definition(self, file: Path | None = None, base: str | None = None) -> ServedModel:
-        """A model without a persona, or one of the preferred form, made from `file`."""
-        form: Form = "plain" if file is None else self.forms[0]
-        return self.definition_of(form, file, base)
-
-    def definition_of(
-        self, form: Form, file: Path | None = None, base: str | None = None
-    ) -> ServedModel:
-        return ServedModel(
-            form=form,
-            base=None if form == "merged" else base or self.base,
-            file=file,
-            system="You are old.",
-            template=chat_format("chatml").ollama_template,
-            stop=("<|im_end|>",),
-        )
-
-    def make(self, suffix: str) -> str:
-        tag = f"{self.name(suffix)}:v1"
-        self.host.create(tag, self.definition())
-        return tag
-
-
-FAKES = {"fake-0.34": "0.34.4", "fake-0.32": "0.32.15", "fake-shared": "0.34.4+llama-server"}
-
-
-@pytest.fixture(scope="module", params=[*FAKES, *EMBEDDED, "real"])
-def under_test(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_gguf: Path
-) -> Iterator[HostUnderTest]:
-    """The fake and the embedded server as each kind of host, and the real one of OLLAMA_HOST."""
-    run = f"port-{uuid4().hex[:8]}"
-    if request.param in FAKES:
-        fake = FakeModelHost(lambda tag, question: f"{tag} heard {question}", FAKES[request.param])
-        yield HostUnderTest(fake, run, base_gguf)
-        return
-    with ExitStack() as stack:
-        if request.param in EMBEDDED:
-            embedded = OllamaServer(tmp_path_factory.mktemp("host"), EMBEDDED[request.param])
-            stack.enter_context(embedded.process)
-            address = embedded.host
-        else:
-            address = os.environ.get("OLLAMA_HOST", "")
-            if not address:
-                pytest.skip("OLLAMA_HOST names no real host to run the contract on")
-        host = OllamaHost(OllamaSettings(host=address))
-        yield HostUnderTest(host, run, base_gguf)
-        for tag in host.tags(run):
-            host.delete(tag)
-        host.close()
+    pass
+from tests.contract.pipeline.hosting.hosts_under_test import OPTIONS, QUESTION, HostUnderTest
 
 
 def test_base_is_registered_once_and_listed_with_its_tag(under_test: HostUnderTest) -> None:
@@ -115,68 +36,6 @@ def test_created_model_is_listed_and_answers(under_test: HostUnderTest) -> None:
     assert reply.prompt_tokens > 0 and reply.completion_tokens > 0
 
 
-@pytest.fixture(scope="module")
-def persona_file(
-    under_test: HostUnderTest,
-    write_adapter: WriteAdapter,
-    merged_gguf: MergedGguf,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """What the preferred form is made from: an adapter, or a merged model."""
-    if under_test.forms[0] == "merged":
-        return merged_gguf(1)
-    adapter = tmp_path_factory.mktemp("adapter") / "adapter.gguf"
-    write_adapter(adapter, 7)
-    return adapter
-
-
-def test_host_says_what_it_is(under_test: HostUnderTest) -> None:
-    """Every Ollama makes merged models; adapters, the old ones; our own role shares a base."""
-    told = under_test.host.describe()
-    assert told.version[0].isdigit()
-    if told.kind == "llama-server":
-        assert told.forms == ("shared", "plain")
-    else:
-        assert told.forms in (("adapter", "merged", "plain"), ("merged", "plain"))
-
-
-def test_persona_is_made_in_the_preferred_form(
-    under_test: HostUnderTest, persona_file: Path
-) -> None:
-    tag = f"{under_test.name('persona')}:v1"
-    under_test.host.create(tag, under_test.definition(persona_file))
-    assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
-
-
-def test_merged_persona_is_made_on_every_ollama(
-    under_test: HostUnderTest, merged_gguf: MergedGguf
-) -> None:
-    if "merged" not in under_test.forms:
-        pytest.skip("our own role is given adapters alone")
-    tag = f"{under_test.name('merged')}:v1"
-    under_test.host.create(tag, under_test.definition_of("merged", merged_gguf(1)))
-    assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
-
-
-def test_adapter_is_taken_or_refused(
-    under_test: HostUnderTest, write_adapter: WriteAdapter, tmp_path: Path
-) -> None:
-    """A refusal, and no outage that would be waited for."""
-    adapter = tmp_path / "adapter.gguf"
-    write_adapter(adapter, 7)
-    tag = f"{under_test.name('other')}:v1"
-    takes_adapters = under_test.forms[0] in ("adapter", "shared")
-    form = under_test.forms[0] if takes_adapters else "adapter"
-    definition = under_test.definition_of(form, adapter)
-    if takes_adapters:
-        under_test.host.create(tag, definition)
-    else:
-        with pytest.raises(OllamaRefused, match="400"):
-            under_test.host.create(tag, definition)
-    assert under_test.host.has(tag) is takes_adapters
-    assert (under_test.host.refusal_of(form) is None) is takes_adapters
-
-
 def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:
     """In any case, and `latest` where no tag is given."""
     tag = under_test.make("there")
@@ -184,26 +43,6 @@ def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:
     assert not under_test.host.has(under_test.name("there"))
     assert under_test.host.has(under_test.base)
     assert not under_test.host.has(under_test.name("nobody"))
-
-
-def test_file_that_is_gone_makes_no_model(under_test: HostUnderTest, tmp_path: Path) -> None:
-    tag = f"{under_test.name('gone')}:v1"
-    with pytest.raises(ArtefactCorrupt):
-        under_test.host.create(tag, under_test.definition(tmp_path / "none.gguf"))
-    assert tag not in under_test.host.tags()
-
-
-def test_file_with_another_hash_than_recorded_makes_no_model(
-    under_test: HostUnderTest, persona_file: Path
-) -> None:
-    tag = f"{under_test.name('changed')}:v1"
-    definition = under_test.definition(persona_file)
-    with pytest.raises(ArtefactCorrupt):
-        under_test.host.create(tag, definition.model_copy(update={"sha256": "0" * 64}))
-    assert tag not in under_test.host.tags()
-    known = hash_file(persona_file)
-    under_test.host.create(tag, definition.model_copy(update={"sha256": known}))
-    assert tag in under_test.host.tags()
 
 
 def test_created_again_replaces_and_stays_one(under_test: HostUnderTest) -> None:

@@ -1,9 +1,4 @@
-"""The models' registry on a real store: versions, fences, and which one answers."""
-
-from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+"""The registry over a real store: versions are opened, released, selected and forgotten."""
 
 import pytest
 
@@ -11,37 +6,11 @@ from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store
-from pipeline.versions.manager import ModelManager
 from pipeline.versions.registry import DatasetRegistry, ModelRegistry
-from schemas.documents import Job, ModelVersion
+from schemas.documents import ModelVersion
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
-from schemas.identifiers import current_tag
-from tests.fakes.hosting import FakeModelHost
-from tests.fakes.jobs import MemoryForms, make_job
+from tests.integration.pipeline.versions.versions import AT, MADE_OF, job, released
 from tests.ledger.witness import new_request
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-MADE_OF = {
-    "base_model": "b",
-    "method": "lora",
-    "recipe_sha256": "a" * 64,
-    "dataset_sha256": "b" * 64,
-}
-
-
-@pytest.fixture
-def registry(store: Store) -> ModelRegistry:
-    return ModelRegistry(store)
-
-
-def job(number: int, *, fence: int = 1, elder: str = "LXM") -> Job:
-    return make_job(id=f"{elder}_{number}", request_id=str(number), fence=fence, elder_id=elder)
-
-
-def released(registry: ModelRegistry, number: int) -> ModelVersion:
-    version = registry.open_version(job(number), MADE_OF, AT)
-    registry.release("LXM", version)
-    return version
 
 
 def test_versions_count_up_and_the_last_released_answers(registry: ModelRegistry) -> None:
@@ -160,110 +129,6 @@ def test_dataset_of_an_elder_is_remembered(store: Store) -> None:
     assert datasets.find("LXM") == {"_id": "LXM", "examples": 2, "elder_name": "李秀梅"}
 
 
-# -- the manager over the registry ------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """The process is gone."""
-
-
-class Served:
-    """Versions in the registry and in a host."""
-
-    def __init__(self, registry: ModelRegistry) -> None:
-        self.host = FakeModelHost()
-        self.registry = registry
-        self.forms = MemoryForms()
-        self.manager = ModelManager(registry, self.host, self.forms)
-        self.host.ensure_base("base", Path("x"))
-        self._copy = self.host.copy
-        self._select = registry.select
-        self._before: dict[str, Callable[[], object]] = {}
-        self.host.copy = self._watched_copy  # type: ignore[method-assign]
-        registry.select = self._watched_select  # type: ignore[method-assign]
-
-    @property
-    def latest(self) -> str:
-        """Whose weights `latest` has."""
-        return str(self.host.definition(current_tag("LXM")))
-
-    def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
-        """Do something once somebody is about to copy to `latest`."""
-        self._before["copy"] = act
-
-    def before_next_select(self, act: Callable[[], object]) -> None:
-        """Do something once somebody is about to change what answers."""
-        self._before["select"] = act
-
-    def _watched_copy(self, source: str, target: str) -> None:
-        if target == current_tag("LXM"):
-            self._before.pop("copy", lambda: None)()
-        self._copy(source, target)
-
-    def _watched_select(self, *args: Any, **fields: Any) -> bool:
-        self._before.pop("select", lambda: None)()
-        return self._select(*args, **fields)
-
-    def version(self, number: int) -> None:
-        """Make, release and serve a version; each is a model of its own."""
-        made = released(self.registry, number)
-        name = f"weights-{number}"
-        self.host.ensure_base(name, Path(name))
-        self.host.copy(name, made.tag)
-        self.host.delete(name)
-        self.host.copy(made.tag, current_tag("LXM"))
-
-
-@pytest.fixture
-def served(registry: ModelRegistry) -> Served:
-    return Served(registry)
-
-
-def test_rollback_lets_the_version_before_answer(served: Served) -> None:
-    served.version(1)
-    served.version(2)
-    done = served.manager.rollback("LXM")
-    assert done.model.current == 1
-    assert served.host.definition(current_tag("LXM")) == Path("weights-1")
-    assert served.manager.rollback("LXM", 2).model.current == 2
-    assert served.host.definition(current_tag("LXM")) == Path("weights-2")
-
-
-def test_rollback_that_is_asked_for_again_by_the_same_command_is_done_once(served: Served) -> None:
-    """A command is delivered again when its member dies before the commit."""
-    for number in (1, 2, 3):
-        served.version(number)
-    for _ in range(2):
-        assert served.manager.rollback("LXM", request="family/7").model.current == 2
-    assert served.manager.rollback("LXM", request="family/8").model.current == 1
-
-
-def test_rollback_beyond_the_first_or_to_nothing_changes_nothing(served: Served) -> None:
-    served.version(1)
-    for number in (None, 7):
-        with pytest.raises(UnknownVersion):
-            served.manager.rollback("LXM", number)
-    assert served.manager.get_model("LXM").current == 1
-
-
-def test_deleted_model_is_gone_from_both_and_others_stay(served: Served) -> None:
-    served.version(1)
-    served.host.copy("base", "afs_elder_LXM2:latest")
-    removed = served.manager.delete_model("LXM")
-    assert sorted(removed) == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
-    assert served.manager.list_models() == ["afs_elder_LXM2:latest"]
-    for act in (served.manager.get_model, served.manager.rollback, served.manager.delete_model):
-        with pytest.raises(ModelNotReady):
-            act("LXM")
-
-
-def test_list_shows_the_elders_alone_or_all(served: Served) -> None:
-    served.version(1)
-    served.host.copy("base", "afs_elder_LXM:v2-candidate3")
-    assert served.manager.list_models() == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
-    assert "base:latest" in served.manager.list_models(filter_afs_only=False)
-
-
 def test_forgotten_versions_are_gone_and_the_current_one_never_is(registry: ModelRegistry) -> None:
     for number in (1, 2, 3):
         released(registry, number)
@@ -289,123 +154,6 @@ def test_elders_are_listed_also_when_none_of_their_versions_answers(
     registry.open_version(job(1, elder="ABC"), MADE_OF, AT)
     registry.retire("LXM")
     assert registry.elders() == ["ABC", "LXM"]
-
-
-def test_rollback_to_a_version_that_retention_took_in_between_leaves_latest_as_it_was(
-    served: Served,
-) -> None:
-    served.version(1)
-    served.version(2)
-    has = served.host.has
-
-    def forget_after(tag: str) -> bool:
-        found = has(tag)
-        served.registry.forget("LXM", 2, (1,))
-        return found
-
-    served.host.has = forget_after  # type: ignore[method-assign]
-    with pytest.raises(UnknownVersion):
-        served.manager.rollback("LXM", 1)
-    assert served.latest == "weights-2"
-    assert served.registry.get("LXM").current == 2
-
-
-def test_rollback_to_a_version_that_ollama_lost_names_a_job_and_changes_nothing(
-    served: Served,
-) -> None:
-    served.version(1)
-    served.version(2)
-    served.host.delete("afs_elder_LXM:v1")
-    done = served.manager.rollback("LXM", 1, request="family/7")
-    assert done.job_id == served.forms.jobs["family/7"].id
-    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-2")
-
-
-# -- two at once, and commands that come again ------------------------------------------------
-
-
-def test_rollbacks_that_cross_leave_latest_at_what_the_registry_says(served: Served) -> None:
-    for number in (1, 2, 3):
-        served.version(number)
-    served.before_next_copy_to_latest(lambda: served.manager.rollback("LXM", 1))
-    assert served.manager.rollback("LXM", 2).model.current == 1
-    assert served.latest == "weights-1"
-
-
-def test_two_rollbacks_without_a_number_go_back_two_versions(served: Served) -> None:
-    """Each is a step back from what it finds, also if both look in the same moment."""
-    for number in (1, 2, 3):
-        served.version(number)
-    served.before_next_select(lambda: served.manager.rollback("LXM", request="family/2"))
-    served.manager.rollback("LXM", request="family/1")
-    assert (served.registry.get("LXM").current, served.latest) == (1, "weights-1")
-
-
-def test_one_rollback_at_two_members_at_once_is_done_once(served: Served) -> None:
-    """The partition moved while the first member was at it."""
-    for number in (1, 2, 3):
-        served.version(number)
-    served.before_next_select(lambda: served.manager.rollback("LXM", request="family/1"))
-    assert served.manager.rollback("LXM", request="family/1").model.current == 2
-    assert served.latest == "weights-2"
-
-
-def test_rollback_cut_short_is_ended_by_the_command_that_comes_again(served: Served) -> None:
-    for number in (1, 2, 3):
-        served.version(number)
-
-    def die() -> None:
-        raise Killed
-
-    served.before_next_copy_to_latest(die)
-    with pytest.raises(Killed):
-        served.manager.rollback("LXM", request="family/1")
-    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-3")
-    assert served.manager.rollback("LXM", request="family/1").model.current == 2
-    assert served.latest == "weights-2"
-
-
-def test_delete_that_comes_again_leaves_a_model_trained_meanwhile(served: Served) -> None:
-    served.version(1)
-    gone = served.manager.delete_model("LXM", request="family/1")
-    assert gone == ["afs_elder_LXM:latest", "afs_elder_LXM:v1"]
-    served.version(2)
-    assert served.manager.delete_model("LXM", request="family/1") == gone
-    assert (served.registry.get("LXM").current, served.latest) == (2, "weights-2")
-    assert served.manager.delete_model("LXM", request="family/2") == [
-        "afs_elder_LXM:latest",
-        "afs_elder_LXM:v2",
-    ]
-
-
-def test_delete_cut_short_is_ended_by_the_command_that_comes_again(served: Served) -> None:
-    served.version(1)
-    served.version(2)
-    delete, left = served.host.delete, [1]
-
-    def dying(tag: str) -> bool:
-        if not left:
-            raise Killed
-        left.pop()
-        return delete(tag)
-
-    served.host.delete = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        served.manager.delete_model("LXM", request="family/1")
-    served.host.delete = delete  # type: ignore[method-assign]
-    assert len(served.manager.delete_model("LXM", request="family/1")) == 3
-    assert served.manager.list_models() == []
-    assert served.registry.get("LXM").current is None
-
-
-def test_rollback_that_comes_again_after_a_delete_is_still_known_as_done(served: Served) -> None:
-    served.version(1)
-    served.version(2)
-    served.manager.rollback("LXM", request="family/1")
-    served.manager.delete_model("LXM", request="family/2")
-    assert served.manager.rollback("LXM", request="family/1").model.current is None
-    with pytest.raises(ModelNotReady):
-        served.manager.rollback("LXM", request="family/3")
 
 
 def test_open_version_survives_a_delete(registry: ModelRegistry) -> None:

@@ -26,7 +26,7 @@ from pipeline.training.checkpoint import Position, load_newest, save
 from schemas.errors import ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
 from tests.fakes.jobs import make_job
-from tests.unit.pipeline.jobs.test_trainer import BASE, LATEST, Workshop
+from tests.unit.pipeline.jobs.workshop import BASE, LATEST, Workshop
 
 Damage = Callable[[Path], None]
 

@@ -10,7 +10,7 @@ from pipeline.hosting.server.runners import Residency, Runners
 from pipeline.hosting.server.shapes import Manifest
 from pipeline.hosting.server.store import Store
 from tests.fakes.runner import FakeLlama, FakeRunner
-from tests.unit.pipeline.hosting.server.test_ollama_store import ADAPTER, BASE, put
+from tests.unit.pipeline.hosting.server.blobs import ADAPTER, BASE, put
 
 LIMIT_S = 20.0
 CONTEXT = 512

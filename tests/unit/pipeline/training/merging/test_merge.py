@@ -1,24 +1,21 @@
-"""Base and adapter as one file: what is merged, what is copied, and what is refused."""
+"""Base and adapter become one file: what is touched, what is copied, what is told."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from pipeline.storage.files import MANIFEST, PARTIAL, check_folder, hash_file
+from pipeline.storage.files import PARTIAL, check_folder
 from pipeline.training.merging.merge import merge
 from schemas.errors import (
-    AdapterMismatch,
     AdapterUnsupported,
-    ArtefactCorrupt,
     JobCancelled,
 )
-from schemas.hosting import MERGED_FOLDER, MERGED_GGUF, MergeOutcome, MergeSpec
+from schemas.hosting import MergeOutcome
 from schemas.training import TrainingProgress
 from tests.models.tiny_gguf import (
     ALPHA,
@@ -26,47 +23,16 @@ from tests.models.tiny_gguf import (
     RANK,
     ROWS,
     TARGET,
-    change_a_bit,
     embedding_pair,
     pair,
     write_adapter,
     write_base,
 )
+from tests.unit.pipeline.training.merging.merges import left_in, merged, never, nothing, spec_of
 
 KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0]
 # The gguf package only reads these; the blocks are random bytes with scales that are numbers.
 READ_ONLY_KINDS = [Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.IQ4_XS]
-
-
-def nothing(_: TrainingProgress) -> None:
-    """Note nothing."""
-
-
-def never() -> bool:
-    return False
-
-
-def spec_of(base: Path, adapter: Path, work_dir: Path, **fields: Any) -> MergeSpec:
-    known = {
-        "job_id": "ANN_1",
-        "elder_id": "ANN",
-        "fence": 1,
-        "base_gguf": base,
-        "adapter_gguf": adapter,
-        "adapter_sha256": hash_file(adapter),
-        "quantization": "q8_0",
-        "work_dir": work_dir,
-    }
-    return MergeSpec.model_validate(known | fields)
-
-
-def merged(base: Path, adapter: Path, work_dir: Path, **fields: Any) -> MergeOutcome:
-    spec = spec_of(base, adapter, work_dir, **fields)
-    return merge(spec, on_progress=nothing, should_stop=never)
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 @pytest.mark.parametrize("kind", KINDS + READ_ONLY_KINDS, ids=lambda kind: kind.name)
@@ -179,99 +145,6 @@ def test_adapter_of_an_embedding_that_is_the_output_too_is_refused(tmp_path: Pat
     assert left_in(tmp_path / "work") == []
 
 
-@pytest.mark.parametrize(
-    ("targets", "architecture"),
-    [
-        ({TARGET: pair()}, "qwen2"),
-        ({TARGET: pair(columns=2 * COLUMNS)}, "llama"),
-        ({TARGET: pair(rows=ROWS + 1)}, "llama"),
-        ({"blk.7.attn_q.weight": pair()}, "llama"),
-        ({"output_norm.weight": pair()}, "llama"),
-    ],
-    ids=["architecture", "width", "height", "another depth", "a vector"],
-)
-def test_adapter_of_another_base_is_refused_before_anything_is_written(
-    tmp_path: Path, targets: dict[str, Any], architecture: str
-) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", targets, architecture=architecture)
-    with pytest.raises(AdapterMismatch):
-        merged(base, adapter, tmp_path / "work")
-    assert left_in(tmp_path / "work") == []
-
-
-def test_base_given_as_its_own_adapter_is_refused(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    with pytest.raises(AdapterMismatch):
-        merged(base, base, tmp_path / "work")
-
-
-def test_base_in_several_files_is_refused(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0, parts=2)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    with pytest.raises(AdapterUnsupported, match="parts"):
-        merged(base, adapter, tmp_path / "work")
-
-
-@pytest.mark.parametrize("which", ["base", "adapter"])
-def test_changed_bit_is_noticed(tmp_path: Path, which: str) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    spec = spec_of(base, adapter, tmp_path / "work", base_sha256=hash_file(base))
-    change_a_bit(base if which == "base" else adapter)
-    with pytest.raises(ArtefactCorrupt):
-        merge(spec, on_progress=nothing, should_stop=never)
-    assert left_in(tmp_path / "work") == []
-    assert left_in(tmp_path) == ["adapter.gguf", "base.gguf"] or which == "base"
-
-
-def test_changed_bit_of_the_merged_file_is_noticed(tmp_path: Path) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    outcome = merged(base, adapter, tmp_path / "work")
-    folder = tmp_path / "work" / MERGED_FOLDER
-    assert left_in(folder) == sorted([MANIFEST, MERGED_GGUF])
-    check_folder(folder, outcome.hashes)
-    change_a_bit(outcome.path)
-    with pytest.raises(ArtefactCorrupt):
-        check_folder(folder, outcome.hashes)
-
-
-@pytest.mark.parametrize("which", ["base", "adapter"])
-@pytest.mark.parametrize("kept", [0, 3, 50, 0.5, 0.99])
-def test_file_that_is_cut_short_is_told(tmp_path: Path, which: str, kept: float) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    path = base if which == "base" else adapter
-    content = path.read_bytes()
-    path.write_bytes(content[: int(kept * len(content) if 0 < kept < 1 else kept)])
-    with pytest.raises(ArtefactCorrupt):
-        merged(base, adapter, tmp_path / "work")
-    assert left_in(tmp_path / "work") == []
-
-
-@pytest.mark.parametrize("which", ["base", "adapter"])
-def test_file_that_is_gone_is_told(tmp_path: Path, which: str) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    spec = spec_of(base, adapter, tmp_path / "work")
-    (base if which == "base" else adapter).unlink()
-    with pytest.raises(ArtefactCorrupt, match="missing"):
-        merge(spec, on_progress=nothing, should_stop=never)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("width", [COLUMNS, 40])
-def test_what_is_no_number_is_not_served(tmp_path: Path, value: float, width: int) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.F32, columns=width)
-    a, b = pair(columns=width)
-    b[3, 1] = value
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: (a, b)})
-    with pytest.raises(ArtefactCorrupt, match="no number"):
-        merged(base, adapter, tmp_path / "work")
-    assert left_in(tmp_path / "work") == []
-
-
 def test_merge_stops_where_it_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
@@ -325,17 +198,3 @@ def test_two_merges_at_once_and_one_after_another_give_the_same_bytes(tmp_path: 
     assert len({outcome.sha256 for outcome in outcomes}) == 1
     for outcome in outcomes:
         check_folder(outcome.path.parent, outcome.hashes)
-
-
-def test_tensor_type_that_cannot_be_read_is_refused_before_anything_is_written(
-    tmp_path: Path,
-) -> None:
-    base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
-    adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
-    content = base.read_bytes()
-    name = TARGET.encode()
-    at = content.index(name) + len(name) + 4 + 16
-    base.write_bytes(content[:at] + (250).to_bytes(4, "little") + content[at + 4 :])
-    with pytest.raises(AdapterUnsupported, match="type 250"):
-        merged(base, adapter, tmp_path / "work")
-    assert left_in(tmp_path / "work") == []

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Kind
 from pipeline.training.merging.merge import merge
 from schemas.errors import JobCancelled, QuantizerFailed
 from tests.models.tiny_gguf import TARGET, pair, write_adapter, write_base
-from tests.unit.pipeline.training.merging.test_merge import left_in, merged, nothing, spec_of
+from tests.unit.pipeline.training.merging.merges import left_in, merged, nothing, spec_of
 
 
 def script(tmp_path: Path, lines: str) -> Path:
