@@ -7,9 +7,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer, Outbox
+from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.progress import ProgressState
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable
 from schemas.events import ErrorBody, Status

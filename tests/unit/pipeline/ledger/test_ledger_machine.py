@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer, Outbox, Waiting
+from pipeline.ledger.outbox import Outbox, Waiting
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, ModelServerError, UnknownJob
