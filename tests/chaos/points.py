@@ -130,7 +130,6 @@ def _around_the_ledger(injector: Injector) -> None:
 def _around_the_models(injector: Injector) -> None:
     from consumers.handlers.models import ModelsHandler
     from pipeline.hosting.ollama import OllamaHost
-    from pipeline.jobs.process import TrainingProcess
     from pipeline.jobs.trainer import OllamaTrainer
     from pipeline.versions.registry import ModelRegistry
     from schemas.identifiers import handed_over
@@ -145,6 +144,19 @@ def _around_the_models(injector: Injector) -> None:
     def after_copy(host: OllamaHost, source: str, target: str) -> None:
         if target.endswith(":latest"):
             injector.passed("after latest")
+
+    _around_the_training(injector)
+    _around_the_merge(injector)
+    around(OllamaTrainer, "fence_off", injector.at("after the claim"))
+    around(OllamaHost, "copy", before_copy, after_copy)
+    around(ModelRegistry, "release", after=injector.at("after the release"))
+    rollback = injector.at("before the rollback"), injector.at("after the rollback")
+    around(ModelRegistry, "select", *rollback)
+    around(ModelsHandler, "run", after=injector.at("after the command"))
+
+
+def _around_the_training(injector: Injector) -> None:
+    from pipeline.jobs.process import TrainingProcess
 
     run = TrainingProcess.run
 
@@ -168,13 +180,6 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
-    _around_the_merge(injector)
-    around(OllamaTrainer, "fence_off", injector.at("after the claim"))
-    around(OllamaHost, "copy", before_copy, after_copy)
-    around(ModelRegistry, "release", after=injector.at("after the release"))
-    rollback = injector.at("before the rollback"), injector.at("after the rollback")
-    around(ModelRegistry, "select", *rollback)
-    around(ModelsHandler, "run", after=injector.at("after the command"))
 
 
 def _around_the_merge(injector: Injector) -> None:

@@ -47,7 +47,7 @@ class Sampler:
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._begun = time.monotonic()
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self.samples: list[Sample] = []
@@ -68,7 +68,7 @@ class Sampler:
     def _measure(self) -> Sample:
         children = self._process.children()
         return Sample(
-            minute=(time.monotonic() - self._begun) / _MINUTE_S,
+            minute=(time.monotonic() - self._began) / _MINUTE_S,
             service_mib=_mib(self._process),
             child_mib=max((_mib(child) for child in children), default=0.0),
             files=self._process.num_fds(),
@@ -113,11 +113,11 @@ def soak(session: Session, possible: Sequence[Fault], minutes: float, seed: int)
     """Play runs without a pause; the first run of each minute has a fault."""
     chance = random.Random(seed)
     results: list[RunResult] = []
-    begun = time.monotonic()
+    began = time.monotonic()
     minute = 0
-    while time.monotonic() - begun < minutes * _MINUTE_S:
+    while time.monotonic() - began < minutes * _MINUTE_S:
         fault = NONE
-        if time.monotonic() - begun >= minute * _MINUTE_S:
+        if time.monotonic() - began >= minute * _MINUTE_S:
             minute += 1
             fault = chance.choice(possible)
             if minute % 2 == 0:

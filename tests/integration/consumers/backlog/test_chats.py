@@ -43,19 +43,24 @@ def test_backlog_waits_in_the_topic_and_each_request_is_answered_once_and_in_tim
     with member_of("chat", settings, tmp_path) as member, reading(settings, answers) as consumer:
         member.wait_until_ready()
         before = member.rebalances()
-        begun = time.monotonic()
+
+        # Send all requests at once, and read replies meanwhile.
+        began = time.monotonic()
         sent: dict[int, int] = {}
         sending = threading.Thread(target=lambda: sent.update(send_chats(settings, requests)))
         sending.start()
         memory = await_replies(consumer, replies, member)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - began
         sending.join()
+
         # A second reply to a request would be on its way by now.
         for message in consumer.consume(500, 1.0):
             replies.take(message)
         after = member.rebalances()
         paused, resumed = member.logged("consumer.paused"), member.logged("consumer.resumed")
         assert member.logged("MAX_POLL") == 0
+
+    # Report what was measured, for docs/reliability.md.
     half = len(memory) // 2
     growth = max(memory[half:]) - max(memory[: half or 1])
     late_ms = max((at - sent[number] for number, at in replies.answered_ms.items()), default=0)
@@ -65,6 +70,7 @@ def test_backlog_waits_in_the_topic_and_each_request_is_answered_once_and_in_tim
         f"memory {min(memory) >> 20} to {max(memory) >> 20} MiB, growth in the second half "
         f"{growth >> 10} KiB, paused {paused} times, {after}"
     )
+
     assert replies.counts == Counter(range(RECORDS)), "one reply a request"
     assert replies.wrong == []
     assert set(replies.codes) <= {"answered", "deadline_exceeded"}

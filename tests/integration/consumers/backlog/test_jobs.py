@@ -61,6 +61,8 @@ def test_urgent_elder_does_not_wait_behind_thousands_of_jobs_of_another(
         jobs = client[settings.mongodb.database]["jobs"]
         member.wait_until_ready()
         before, memory = member.rebalances(), member.memory_bytes()
+
+        # One elder asks for thousands of trainings; all are accepted, and most of them wait.
         flood(settings, FLOODED, JOBS_QUEUED)
         wait_for_value(
             JOBS_QUEUED,
@@ -69,6 +71,8 @@ def test_urgent_elder_does_not_wait_behind_thousands_of_jobs_of_another(
             limit_s=ACCEPT_LIMIT_S,
         )
         waiting = jobs.count_documents({"elder_id": FLOODED, "status": "queued"})
+
+        # Another elder asks for one.
         flood(settings, URGENT, 1)
         wait_for(
             lambda: jobs.count_documents({"elder_id": URGENT, "status": "failed"}) == 1,
@@ -76,6 +80,8 @@ def test_urgent_elder_does_not_wait_behind_thousands_of_jobs_of_another(
             progress=lambda: jobs.count_documents({"elder_id": FLOODED, "status": "queued"}),
             limit_s=ACCEPT_LIMIT_S,
         )
+
+        # Which jobs started while hers waited?
         (urgent,) = jobs.find({"elder_id": URGENT})
         between = {"$gt": urgent["queued_at"], "$lt": urgent["started_at"]}
         overtaking = jobs.count_documents({"elder_id": FLOODED, "started_at": between})

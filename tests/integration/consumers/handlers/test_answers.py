@@ -85,10 +85,14 @@ def test_bad_envelopes_become_dead_letters_and_the_next_is_handled(service: Serv
 
 def test_dead_letter_is_the_record_as_it_came_with_springs_headers(service: Service) -> None:
     service.send("answers-updated", b"\xff\xfe", ("case", b"as it came"), key=b"\x00key")
-    letter = service.dead_letter("answers-updated", "as it came")
-    assert (letter.value, letter.key, letter.partition) == (b"\xff\xfe", b"\x00key", 0)
+    dead_letter = service.dead_letter("answers-updated", "as it came")
+    assert (dead_letter.value, dead_letter.key, dead_letter.partition) == (
+        b"\xff\xfe",
+        b"\x00key",
+        0,
+    )
     topic = service.topic("answers-updated").encode()
-    assert letter.header("kafka_dlt-original-topic") == topic
-    assert letter.header("kafka_dlt-original-partition") == struct.pack(">i", 0)
-    assert len(letter.header("kafka_dlt-original-offset") or b"") == 8
-    assert letter.header("kafka_dlt-exception-fqcn") == b"schemas.errors.MalformedRecord"
+    assert dead_letter.header("kafka_dlt-original-topic") == topic
+    assert dead_letter.header("kafka_dlt-original-partition") == struct.pack(">i", 0)
+    assert len(dead_letter.header("kafka_dlt-original-offset") or b"") == 8
+    assert dead_letter.header("kafka_dlt-exception-fqcn") == b"schemas.errors.MalformedRecord"

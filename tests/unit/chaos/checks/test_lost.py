@@ -20,7 +20,7 @@ from tests.unit.chaos.planted import (
 )
 
 
-def drop_letter(topic: str, evidence: Planted, elders: tuple[Elder, ...]) -> None:
+def drop_dead_letter(topic: str, evidence: Planted, elders: tuple[Elder, ...]) -> None:
     drop(evidence, f"{topic}-dlt", f"{RUN}-A-{topic}-p")
 
 
@@ -30,7 +30,7 @@ LOST: dict[str, Plant] = {
     "nobody was told": lambda e, _: drop(e, "train-progress", f"{RUN}-A_1/progress/2"),
     "B-q has no reply": lambda e, _: drop(e, "chat-replies", f"{RUN}-B-q/reply"),
     "A-m3 has no reply": lambda e, _: drop(e, "model-replies", f"{RUN}-A-m3/reply"),
-    **{f"{topic}-p is no dead letter": partial(drop_letter, topic) for topic in POISONED},
+    **{f"{topic}-p is no dead letter": partial(drop_dead_letter, topic) for topic in POISONED},
     "has no dataset-ready": lambda e, _: drop(e, "dataset-ready", f"{RUN}-B-d"),
 }
 
