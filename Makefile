@@ -50,9 +50,8 @@ e2e: setup ## The whole story, as a user would try it
 	$(BIN)/pytest tests/e2e --timeout 1500
 
 # What talks to Kafka, on the real one. The first run fetches it from Maven Central (54 MB).
-KAFKA_TESTS := tests/contract/producers/test_publisher_contract.py tests/integration/consumers/test_consumers.py \
-	tests/integration/cli/test_dead_letters_cli.py tests/integration/consumers/test_dead_letter_partitions.py \
-	tests/integration/consumers/test_backlog.py tests/integration/consumers/test_poison.py tests/integration/kafka
+KAFKA_TESTS := tests/contract/producers tests/integration/consumers tests/integration/kafka \
+	tests/integration/cli/test_dead_letters_cli.py
 test-kafka: setup ## The Kafka tests on Apache Kafka, with both group protocols (Java 17, Maven)
 	$(BIN)/pytest --kafka apache --group-protocol classic $(KAFKA_TESTS)
 	$(BIN)/pytest --kafka apache --group-protocol consumer $(KAFKA_TESTS)

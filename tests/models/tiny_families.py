@@ -17,8 +17,17 @@ from transformers import (
     Qwen3Config,
 )
 
-from tests.fakes.parts import TINY_SIZES
-
+# The sizes of a language model of any family: it is made and trained within a second.
+TINY_SIZES = {
+    "vocab_size": 130,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "pad_token_id": 0,
+}
 _EYES = {
     "hidden_size": 16,
     "intermediate_size": 24,

@@ -28,12 +28,14 @@ from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import InvalidEvent, NoSuchTopic, UnknownDeadLetter
 from schemas.record import Record
-from tests.fakes.parts import RecordingPublisher, fixed_clock
+from tests.fakes.clock import fixed_clock
+from tests.fakes.publisher import RecordingPublisher
 
 if TYPE_CHECKING:
     from config.settings import Settings
     from pipeline.storage.mongo import Store
-    from tests.integration.conftest import MakeSettings, Wire
+    from tests.integration.conftest import MakeSettings
+    from tests.integration.wire import Wire
 
 DEAD_LETTERS = 7
 REPLAYED = {"replayed": DEAD_LETTERS, "repeated": 0, "left": 0}

@@ -10,7 +10,8 @@ from schemas.errors import ReplyTopicRefused
 from schemas.record import Header
 from schemas.rpc import decode_partition, read_target
 from schemas.topics import CATALOGUE, CHAT_REPLIES, MODEL_REPLIES
-from tests.fakes.parts import fixed_clock, record
+from tests.fakes.clock import fixed_clock
+from tests.fakes.records import record
 
 RAW_UUID = bytes.fromhex("ff00fe0102030405060708090a0b0cc3")
 

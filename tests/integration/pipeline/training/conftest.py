@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig
 
 from schemas.training import TrainingSpec
-from tests.fakes.parts import TINY_SIZES
 from tests.integration.pipeline.training.tiny_runs import BASE, PARAMETERS, Loaded, tiny
+from tests.models.tiny_families import TINY_SIZES
 
 
 @pytest.fixture

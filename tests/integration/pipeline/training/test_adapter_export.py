@@ -16,8 +16,7 @@ from pipeline.storage.files import hash_file, seal_folder, sealed_files, write_f
 from pipeline.training.export import export_gguf, save_peft
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from tests.fakes.parts import TINY_SIZES
-from tests.models.tiny_families import adapt, make_model
+from tests.models.tiny_families import TINY_SIZES, adapt, make_model
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")

@@ -29,7 +29,8 @@ from pipeline.training.tokens import read_examples
 from schemas.documents import ElderModel, ModelVersion
 from schemas.events import ChatReply, ChatRequest
 from schemas.training import ChatFormatName
-from tests.fakes.parts import NOW, MemoryChatStore
+from tests.fakes.chat import MemoryChatStore
+from tests.fakes.clock import NOW
 from tests.servers.slow_ollama import SlowOllama
 from tests.unit.pipeline.text.test_markers import WRITTEN
 

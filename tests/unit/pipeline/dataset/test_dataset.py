@@ -14,7 +14,7 @@ from pipeline.dataset.dataset import Dataset, JSONLBuilder
 from pipeline.text.system_prompt import SystemPromptGenerator
 from schemas.answers import Answer
 from schemas.errors import ArtefactCorrupt, NoAnswers, StoreUnavailable, UnknownElder
-from tests.fakes.parts import ListedAnswers
+from tests.fakes.answers import ListedAnswers
 
 PAIRS = [
     ("您的老家在哪里？", "我老家在绍兴，门前有一条河。"),

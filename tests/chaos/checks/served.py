@@ -1,4 +1,4 @@
-"""What Ollama serves for each version, beside what the registry and the disk say of it."""
+"""What Ollama serves for each version is what the registry and the disk say of it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,7 +7,7 @@ from tests.chaos.evidence import Case, Served
 
 
 def mixed_models(case: Case) -> Iterable[str]:
-    """What answers for an elder has her memory, nobody else's, and the file of her version."""
+    """Say which models have another elder's words, or a file that is not their version's."""
     holders: dict[str, str] = {}
     for model in case.models():
         for version in (v for v in model["versions"] if v["ready"]):
@@ -26,17 +26,20 @@ def mixed_models(case: Case) -> Iterable[str]:
 
 
 def may_be_gone(model: dict[str, Any], version: dict[str, Any]) -> bool:
-    """Retention takes a merged file, and notes first that there is none; never of what answers."""
+    """Say whether retention may have removed a version: it has no form, and is not the current one.
+
+    Retention removes the forms from the registry before it deletes the file.
+    """
     return not version["forms"] and version["version"] != model["current"]
 
 
 def _made_of_another(
     case: Case, elder_id: str, version: dict[str, Any], served: Served
 ) -> Iterable[str]:
-    """Ollama has the file that the registry says, made from the adapter that the registry says.
+    """Ollama has the file that the registry names, made of the adapter that the registry names.
 
-    Of a merged form the checker makes the file once more: another version's adapter in it is
-    found even where the registry has the hash of that file.
+    The checker merges a merged form once more. So it finds another version's adapter in the file
+    even where the registry has the hash of that file.
     """
     tag, adapter = version["tag"], version["gguf_sha256"]
     newest = version["forms"][-1] if version["forms"] else None

@@ -1,4 +1,4 @@
-"""The runner that tests hand in: base and adapter decide its merged file, as a real one's."""
+"""The fake training runner: base and adapter decide its merged file, as they do a real one's."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pipeline.storage.files import check_folder, hash_file
 from schemas.errors import ArtefactCorrupt, DiskFull, LeaseLost
 from schemas.hosting import MergeSpec
 from schemas.training import TrainingProgress
-from tests.fakes.parts import FakeRunner
+from tests.fakes.training import FakeTrainingRunner
 
 
 def spec_of(folder: Path, base: bytes = b"base", adapter: bytes = b"adapter") -> MergeSpec:
@@ -32,7 +32,7 @@ def nothing(*_: object) -> None:
 
 
 def test_same_base_and_adapter_give_the_same_sealed_file(tmp_path: Path) -> None:
-    runner, told = FakeRunner(), list[TrainingProgress]()
+    runner, told = FakeTrainingRunner(), list[TrainingProgress]()
     specs = [
         spec_of(tmp_path / "a"),
         spec_of(tmp_path / "b"),
@@ -49,7 +49,7 @@ def test_same_base_and_adapter_give_the_same_sealed_file(tmp_path: Path) -> None
 
 
 def test_it_stops_and_fails_as_the_real_one_does(tmp_path: Path) -> None:
-    runner, spec = FakeRunner(), spec_of(tmp_path / "a")
+    runner, spec = FakeTrainingRunner(), spec_of(tmp_path / "a")
     runner.merge_failures.append(DiskFull())
     with pytest.raises(DiskFull):
         runner.merge(spec, nothing, nothing)
