@@ -1,4 +1,4 @@
-"""The loss of a packed row: that of its examples apart, and so is the gradient."""
+"""Loss and gradient of a packed row are those of its examples one by one."""
 
 from typing import Any
 
