@@ -24,10 +24,12 @@ from config.metrics import Metrics
 from config.settings import HostSettings, Settings
 from pipeline.hosting.llama_server import LlamaServers, find_llama_server
 from pipeline.hosting.server.app import build_app
+from pipeline.hosting.server.models.store import Store
 from pipeline.hosting.server.profile import PROFILES
-from pipeline.hosting.server.runners import Load, Residency, Runners
-from pipeline.hosting.server.serving import configure_server
-from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.runners.capacity import Capacity
+from pipeline.hosting.server.runners.load_report import LoadReport
+from pipeline.hosting.server.runners.scheduler import Scheduler
+from pipeline.hosting.server.uvicorn_config import configure_server
 from schemas.errors import ConfigurationError, ModelServerError
 
 FOLDER: Final = "host"
@@ -68,7 +70,7 @@ class HostServer:
             servers = LlamaServers(command, logs.absolute(), start_limit_s=host.start_s)
             opened.callback(servers.close)
             watch = _Watch(metrics)
-            self._runners = Runners(
+            self._runners = Scheduler(
                 store,
                 servers,
                 _residency(host),
@@ -136,7 +138,7 @@ class _Watch:
         self.down_reason: str | None = None
         """Why the last start could not load its base; None: it could, or there was none."""
 
-    def note(self, load: Load) -> None:
+    def note(self, load: LoadReport) -> None:
         """Tell of one start."""
         self.down_reason = load.error if load.is_down else None
         self._metrics.host_loads.labels("failed" if load.error else "loaded").inc()
@@ -166,8 +168,8 @@ def running_host(settings: Settings, metrics: Metrics, stop: threading.Event) ->
     server.check()
 
 
-def _residency(host: HostSettings) -> Residency:
-    return Residency(
+def _residency(host: HostSettings) -> Capacity:
+    return Capacity(
         max_runners=host.max_bases,
         max_adapters=host.max_adapters,
         drain_s=host.drain_s,

@@ -20,15 +20,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.server.app import build_app
+from pipeline.hosting.server.models.store import Store
 from pipeline.hosting.server.profile import (
     DEFAULT_MAX_RUNNERS,
     DEFAULT_PROFILE,
     PROFILES,
 )
-from pipeline.hosting.server.runner import Runner
-from pipeline.hosting.server.runners import Residency, Runners
-from pipeline.hosting.server.serving import configure_server
-from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.runners.capacity import Capacity
+from pipeline.hosting.server.runners.runner import Runner
+from pipeline.hosting.server.runners.scheduler import Scheduler
+from pipeline.hosting.server.uvicorn_config import configure_server
 
 _ANSWERS_AT_ONCE: Final = 32
 _GRACE_S: Final = 1
@@ -45,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     store = Store(arguments.folder)
     profile = PROFILES[arguments.profile]
-    residency = Residency(
+    residency = Capacity(
         max_runners=_max_runners(os.environ),
         max_adapters=profile.max_adapters,
         # Ollama closes a runner before it loads the one that replaces it.
         overlaps=profile.max_adapters > 1,
     )
     load = LlamaRunner if profile.takes_adapters else _load_with_warning
-    runners = Runners(store, load, residency, threads=arguments.threads)
+    runners = Scheduler(store, load, residency, threads=arguments.threads)
     app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE), profile)
     server = uvicorn.Server(
         configure_server(_LogRequests(app), grace_s=_GRACE_S, port=arguments.port)

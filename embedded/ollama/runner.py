@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 # Cython, without stubs.
 import xllamacpp
 
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.llama_api import Chunks, LlamaApi, to_refusal
 
 _HTTP_LIMIT_S = 60.0
 _LAST_POSITION_POOLING = "LLAMA_POOLING_TYPE_LAST"
@@ -85,7 +85,7 @@ class LlamaRunner(LlamaApi):
     def _ask_embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._loaded().handle_embeddings(body)
         if "error" in answer:
-            raise refusal_of(answer["error"])
+            raise to_refusal(answer["error"])
         return answer
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class LlamaRunner(LlamaApi):
         finally:
             connection.close()
         if "error" in answer:
-            raise refusal_of(answer["error"])
+            raise to_refusal(answer["error"])
         return answer
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import httpx
 
-from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.errors import Refusal
 from pipeline.processes.server_process import ServerProcess, ServerProcessFailed
 
 CALL_LIMIT_S: Final = 60.0

@@ -17,8 +17,8 @@ from typing import Any, Final
 import httpx
 
 from pipeline.hosting.llama_process import CALL_LIMIT_S, LlamaProcess, LogNumbers
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.llama_api import Chunks, LlamaApi, to_refusal
 from pipeline.processes.sockets import SocketFolder
 from schemas.errors import ConfigurationError
 
@@ -227,6 +227,6 @@ def _takes_last(line: str, chunks: Chunks) -> bool:
 
 def _refusal_in(reply: httpx.Response) -> Refusal:
     try:
-        return refusal_of(reply.json()["error"])
+        return to_refusal(reply.json()["error"])
     except (ValueError, KeyError, TypeError):
         return Refusal(500, f"llama-server answered with status {reply.status_code}")

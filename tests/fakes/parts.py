@@ -17,9 +17,9 @@ from pipeline.hosting.port import (
     ServedModel,
     full_tag,
 )
-from pipeline.hosting.server.files import ADAPTERS_REFUSED
-from pipeline.hosting.server.rendering import PromptTemplate
-from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.conversation import Turn
+from pipeline.hosting.server.go_template.prompt import PromptTemplate
+from pipeline.hosting.server.models.creation_files import ADAPTERS_REFUSED
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.process import OnProgress, TrainingRunner
 from pipeline.jobs.proof import Prover

@@ -14,11 +14,11 @@ import pytest
 
 from embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.llama_server import LlamaServer, LlamaServers, find_llama_server
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.options import Options
-from pipeline.hosting.server.runner import LoadRunner, Runner
-from pipeline.hosting.server.shapes import TokenLogprob, Usage
-from tests.fakes.runner import FakeLlama
+from pipeline.hosting.server.completions.options import Options
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.runner import LoadRunner, Runner
+from pipeline.hosting.server.runners.usage import TokenLogprob, Usage
+from tests.fakes.llama_runner import FakeLlama
 from tests.servers.model_hosts import find_llama_server as find_program
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from config.metrics import Metrics
 from config.settings import HostSettings, Settings
 from consumers.host import HostEnded, HostServer, running_host
-from tests.unit.pipeline.hosting.server.test_ollama_store import BASE
+from tests.unit.pipeline.hosting.server.models.gguf_blobs import BASE
 
 # What `find_llama_server` looks for; every start of it fails.
 PROGRAM = """#!/bin/sh
