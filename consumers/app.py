@@ -32,7 +32,7 @@ from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
 from pipeline.dataset.builder import DatasetBuilder
-from pipeline.hosting.blame import blamed
+from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.process import TrainingProcess
@@ -312,7 +312,7 @@ class App:
             self.replies,
             self.publisher.confirm,
             self.training.current_model,
-            lambda elder_id: blamed(self.host, elder_id, self.settings.chat.num_ctx),
+            lambda elder_id: attributed_failures(self.host, elder_id, self.settings.chat.num_ctx),
         )
         self._start_lanes("models", MODEL_COMMANDS, handler, stop, count=_LANES)
 

@@ -9,7 +9,8 @@ import ollama
 
 from config.settings import ChatSettings, OllamaSettings
 from pipeline.chat.store import ChatStore
-from pipeline.hosting.ollama import ollama_errors, to_completion
+from pipeline.hosting.ollama import to_completion
+from pipeline.hosting.ollama_errors import ollama_errors
 from pipeline.hosting.port import Completion, Message
 from pipeline.retrieval.bm25 import Memories, Memory, MemoryCache
 from pipeline.text.cleaning import Cleaner

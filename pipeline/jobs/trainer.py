@@ -15,7 +15,7 @@ from typing import Protocol
 from config.training import TrainingConfig
 from pipeline.dataset.builder import DatasetBuilder
 from pipeline.dataset.dataset import Dataset
-from pipeline.hosting.blame import blamed
+from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
 from pipeline.jobs.process import TrainingRunner
@@ -143,7 +143,7 @@ class OllamaTrainer:
         the job succeeds, whoever cancels it now.
         """
         tracker = ProgressTracker()
-        with disk_errors(), blamed(self._host, job.elder_id, self._num_ctx):
+        with disk_errors(), attributed_failures(self._host, job.elder_id, self._num_ctx):
             version = self._released(job)
             if version is None and job.kind == "form":
                 version = self._serve_again(job, tracker, watch)

@@ -25,7 +25,7 @@ from config.settings import MongoSettings
 from embedded.bases import install_base
 from embedded.mongodb import MongoDbServer
 from embedded.stack import OllamaServer
-from pipeline.hosting.ollama import forms_of
+from pipeline.hosting.ollama_version import forms_of
 from pipeline.storage.mongo import Store, ensure_indexes, open_client
 from tests.contract.pipeline.hosting.versions import EMBEDDED
 from tests.fakes.clock import FalseClock

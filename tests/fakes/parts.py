@@ -7,7 +7,7 @@ from pathlib import Path
 
 from config.settings import EvaluationSettings, HostSettings
 from pipeline.chat.store import ChatStore, StoredReply
-from pipeline.hosting.ollama import forms_of
+from pipeline.hosting.ollama_version import forms_of
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,
@@ -282,19 +282,19 @@ class FakeModelHost:
         self._enter("has", tag)
         return _key(tag) in self._models
 
-    def create(self, tag: str, recipe: ServedModel) -> None:
+    def create(self, tag: str, definition: ServedModel) -> None:
         """Create or replace a model; the file is read first, as it is sent first."""
         self._enter("create", tag)
-        wanted = recipe.sha256
-        if recipe.file is not None and not recipe.file.is_file():
+        wanted = definition.sha256
+        if definition.file is not None and not definition.file.is_file():
             raise ArtefactCorrupt
-        if recipe.file is not None and wanted not in (None, hash_file(recipe.file)):
+        if definition.file is not None and wanted not in (None, hash_file(definition.file)):
             raise ArtefactCorrupt
-        if recipe.form not in self.forms:
+        if definition.form not in self.forms:
             raise OllamaRefused("Ollama refused the call (400): " + ADAPTERS_REFUSED)
-        if recipe.base is not None:
-            self._found(recipe.base)
-        self._models[_key(tag)] = (full_tag(tag), recipe)
+        if definition.base is not None:
+            self._found(definition.base)
+        self._models[_key(tag)] = (full_tag(tag), definition)
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
         """Answer with what the test chose."""
@@ -322,13 +322,13 @@ class FakeModelHost:
         return Completion(text=text, prompt_tokens=len(prompt), completion_tokens=len(text))
 
     def _rendered(self, tag: str, messages: Sequence[Message]) -> str:
-        recipe = self.recipe(tag)
+        definition = self.definition(tag)
         turns = [Turn(role=m["role"], content=m["content"]) for m in messages]
-        if isinstance(recipe, Path):
+        if isinstance(definition, Path):
             return PromptTemplate("{{ .Prompt }}").render(turns)
-        if recipe.system and messages[0]["role"] != "system":
-            turns.insert(0, Turn(role="system", content=recipe.system))
-        return PromptTemplate(recipe.template).render(turns)
+        if definition.system and messages[0]["role"] != "system":
+            turns.insert(0, Turn(role="system", content=definition.system))
+        return PromptTemplate(definition.template).render(turns)
 
     def copy(self, source: str, target: str) -> None:
         """Give a model a second name."""
@@ -368,9 +368,11 @@ class FakeModelHost:
         """Say nothing."""
         self._enter("check")
 
-    def recipe(self, tag: str) -> ServedModel | Path:
+    def definition(self, tag: str) -> ServedModel | Path:
         """What a model is made of."""
         return self._found(tag)[1]
+
+    recipe = definition  # The former name, for tests that are being moved.
 
     def _found(self, tag: str) -> tuple[str, ServedModel | Path]:
         found = self._models.get(_key(tag))

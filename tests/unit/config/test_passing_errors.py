@@ -9,7 +9,7 @@ import ollama
 import pytest
 from pymongo import errors as mongo
 
-from pipeline.hosting.ollama import ollama_errors
+from pipeline.hosting.ollama_errors import ollama_errors
 from pipeline.storage.mongo import store_errors
 from schemas.errors import (
     ModelNotReady,

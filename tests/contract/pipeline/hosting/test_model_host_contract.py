@@ -48,12 +48,12 @@ class HostUnderTest:
         """A name of this run; the model is removed at the end."""
         return f"{self._run}-{suffix}"
 
-    def recipe(self, file: Path | None = None, base: str | None = None) -> ServedModel:
+    def definition(self, file: Path | None = None, base: str | None = None) -> ServedModel:
         """A model without a persona, or one of the preferred form, made from `file`."""
         form: Form = "plain" if file is None else self.forms[0]
-        return self.recipe_of(form, file, base)
+        return self.definition_of(form, file, base)
 
-    def recipe_of(
+    def definition_of(
         self, form: Form, file: Path | None = None, base: str | None = None
     ) -> ServedModel:
         return ServedModel(
@@ -67,7 +67,7 @@ class HostUnderTest:
 
     def make(self, suffix: str) -> str:
         tag = f"{self.name(suffix)}:v1"
-        self.host.create(tag, self.recipe())
+        self.host.create(tag, self.definition())
         return tag
 
 
@@ -144,7 +144,7 @@ def test_persona_is_made_in_the_preferred_form(
     under_test: HostUnderTest, persona_file: Path
 ) -> None:
     tag = f"{under_test.name('persona')}:v1"
-    under_test.host.create(tag, under_test.recipe(persona_file))
+    under_test.host.create(tag, under_test.definition(persona_file))
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
@@ -154,7 +154,7 @@ def test_merged_persona_is_made_on_every_ollama(
     if "merged" not in under_test.forms:
         pytest.skip("our own role is given adapters alone")
     tag = f"{under_test.name('merged')}:v1"
-    under_test.host.create(tag, under_test.recipe_of("merged", merged_gguf(1)))
+    under_test.host.create(tag, under_test.definition_of("merged", merged_gguf(1)))
     assert under_test.host.ask(tag, QUESTION, OPTIONS).completion_tokens > 0
 
 
@@ -167,12 +167,12 @@ def test_adapter_is_taken_or_refused(
     tag = f"{under_test.name('other')}:v1"
     takes_adapters = under_test.forms[0] in ("adapter", "shared")
     form = under_test.forms[0] if takes_adapters else "adapter"
-    recipe = under_test.recipe_of(form, adapter)
+    definition = under_test.definition_of(form, adapter)
     if takes_adapters:
-        under_test.host.create(tag, recipe)
+        under_test.host.create(tag, definition)
     else:
         with pytest.raises(OllamaRefused, match="400"):
-            under_test.host.create(tag, recipe)
+            under_test.host.create(tag, definition)
     assert under_test.host.has(tag) is takes_adapters
     assert (under_test.host.refusal_of(form) is None) is takes_adapters
 
@@ -189,7 +189,7 @@ def test_name_is_there_once_it_is_made(under_test: HostUnderTest) -> None:
 def test_file_that_is_gone_makes_no_model(under_test: HostUnderTest, tmp_path: Path) -> None:
     tag = f"{under_test.name('gone')}:v1"
     with pytest.raises(ArtefactCorrupt):
-        under_test.host.create(tag, under_test.recipe(tmp_path / "none.gguf"))
+        under_test.host.create(tag, under_test.definition(tmp_path / "none.gguf"))
     assert tag not in under_test.host.tags()
 
 
@@ -197,12 +197,12 @@ def test_file_with_another_hash_than_recorded_makes_no_model(
     under_test: HostUnderTest, persona_file: Path
 ) -> None:
     tag = f"{under_test.name('changed')}:v1"
-    recipe = under_test.recipe(persona_file)
+    definition = under_test.definition(persona_file)
     with pytest.raises(ArtefactCorrupt):
-        under_test.host.create(tag, recipe.model_copy(update={"sha256": "0" * 64}))
+        under_test.host.create(tag, definition.model_copy(update={"sha256": "0" * 64}))
     assert tag not in under_test.host.tags()
     known = hash_file(persona_file)
-    under_test.host.create(tag, recipe.model_copy(update={"sha256": known}))
+    under_test.host.create(tag, definition.model_copy(update={"sha256": known}))
     assert tag in under_test.host.tags()
 
 
@@ -225,7 +225,7 @@ def test_unknown_name_is_not_ready(under_test: HostUnderTest) -> None:
     with pytest.raises(ModelNotReady):
         under_test.host.copy(unknown, under_test.name("target"))
     with pytest.raises(ModelNotReady):
-        under_test.host.create(under_test.name("x"), under_test.recipe(base=unknown))
+        under_test.host.create(under_test.name("x"), under_test.definition(base=unknown))
 
 
 def test_copy_serves_and_outlives_its_original(under_test: HostUnderTest) -> None:

@@ -380,7 +380,7 @@ def test_host_that_goes_away_between_merge_and_create_is_waited_for(newer: Works
     newer.host.delete(V1)
     create = newer.host.create
 
-    def be_away(tag: str, recipe: ServedModel) -> None:
+    def be_away(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     newer.host.create = be_away  # type: ignore[method-assign]

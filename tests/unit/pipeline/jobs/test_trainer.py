@@ -431,7 +431,7 @@ def test_attempt_keeps_no_adapter_of_an_earlier_one(shop: Workshop) -> None:
     """A job that waits for Ollama after each training must not fill the disk."""
     create = shop.host.create
 
-    def fail(tag: str, recipe: ServedModel) -> None:
+    def fail(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     shop.host.create = fail  # type: ignore[method-assign]

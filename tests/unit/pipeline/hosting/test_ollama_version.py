@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from config.settings import OllamaSettings
-from pipeline.hosting.ollama import OllamaHost, forms_of
+from pipeline.hosting.ollama import OllamaHost
+from pipeline.hosting.ollama_version import forms_of
 from schemas.errors import OllamaUnavailable
 
 SENTENCE = "LoRA adapters are no longer supported"
