@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         OllamaUnderTest,
         RefusalOf,
     )

@@ -11,7 +11,12 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import MergedGguf, OllamaUnderTest, RefusalOf, WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import (
+        MergedGguf,
+        OllamaUnderTest,
+        RefusalOf,
+        WriteAdapter,
+    )
 
 
 def test_create_from_unknown_model_fails(server: OllamaUnderTest, refusal_of: RefusalOf) -> None:

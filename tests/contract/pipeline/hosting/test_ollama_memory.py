@@ -18,7 +18,7 @@ from pipeline.hosting.server.profile import DEFAULT_MAX_RUNNERS
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         MakePersona,
         MergedGguf,
         OllamaUnderTest,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         MakePersona,
         OllamaUnderTest,
         RefusalOf,

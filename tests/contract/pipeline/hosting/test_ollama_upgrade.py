@@ -11,7 +11,7 @@ import pytest
 from embedded.stack import OllamaServer
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import RefusalOf, WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import RefusalOf, WriteAdapter
 
 TEMPLATE = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}"
 OPTIONS = {"temperature": 0, "num_predict": 3, "num_ctx": 512}

@@ -22,7 +22,7 @@ from tests.fakes.llama_runner import FakeLlama
 from tests.servers.model_hosts import find_llama_server as find_program
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import WriteAdapter
 
 PROMPT = "<|im_start|>user\nWho taught you to swim?<|im_end|>\n<|im_start|>assistant\n"
 LONG = "a b c d " * 400

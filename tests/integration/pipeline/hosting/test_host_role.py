@@ -29,7 +29,7 @@ from embedded.process import free_port
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
 from schemas.errors import OllamaUnavailable
-from tests.contract.conftest import CHATML
+from tests.contract.pipeline.hosting.ollama_server import CHATML
 from tests.models.random_weights import write_random_adapter
 from tests.servers.model_hosts import HOSTS, FoundHost, find_llama_server, host_process
 from tests.waiting import wait_for
