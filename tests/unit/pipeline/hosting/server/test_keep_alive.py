@@ -33,20 +33,20 @@ from pipeline.hosting.server.keep_alive import (
     ],
 )
 def test_durations_are_those_of_go(value: float | str | None, seconds: float | None) -> None:
-    """Seconds as a number, or numbers with units; negative means for ever."""
+    """A number of seconds, or numbers with units; negative means forever."""
     assert read_keep_alive(value) == seconds
 
 
 @pytest.mark.parametrize("value", ["", "soon", "5", "5 m", "m", "1d", True])
-def test_what_is_no_duration_is_refused(value: str | bool) -> None:
-    """A bare number in quotes among them, as Go refuses it."""
+def test_invalid_duration_is_refused(value: str | bool) -> None:
+    """A bare number as a string is invalid, too, as in Go."""
     with pytest.raises(Refusal) as error:
         read_keep_alive(value)
     assert error.value.status == 400
 
 
 class Unloaded:
-    """Keeps the bases that were unloaded; `happened` is set with each."""
+    """Records the unloaded bases; `happened` is set with each."""
 
     def __init__(self) -> None:
         self.bases: list[str] = []
@@ -63,8 +63,8 @@ def _seconds_left(keep_alive: KeepAliveTimers, base: str) -> float:
     return (expires_at - datetime.now(UTC)).total_seconds()
 
 
-def test_base_stays_as_long_as_the_last_request_wanted() -> None:
-    """A request that says nothing leaves it at that; the default is five minutes."""
+def test_most_recent_keep_alive_applies() -> None:
+    """A request without one changes nothing; the default is five minutes."""
 
     async def scenario() -> None:
         keep_alive = KeepAliveTimers(Unloaded(), unloads=True)
@@ -86,7 +86,7 @@ def test_base_stays_as_long_as_the_last_request_wanted() -> None:
 
 
 def test_base_is_unloaded_after_the_last_of_its_requests() -> None:
-    """Not while another one is under way."""
+    """Not while another request is in flight."""
 
     async def scenario() -> None:
         unloaded = Unloaded()
@@ -102,7 +102,7 @@ def test_base_is_unloaded_after_the_last_of_its_requests() -> None:
 
 
 def test_base_is_unloaded_by_the_clock() -> None:
-    """When nobody asks any more."""
+    """The keep-alive passes without a request."""
 
     async def scenario() -> None:
         unloaded = Unloaded()
@@ -116,7 +116,7 @@ def test_base_is_unloaded_by_the_clock() -> None:
 
 
 def test_shared_base_is_never_unloaded() -> None:
-    """One persona's wish must not take the base from all others."""
+    """One persona's keep-alive must not unload the base of all others."""
 
     async def scenario() -> None:
         unloaded = Unloaded()

@@ -25,7 +25,7 @@ def test_prompt_is_fitted_to_what_the_runner_has(world: World) -> None:
 
     async def render() -> str:
         with ThreadPoolExecutor(1) as executor:
-            return await CompletionStream(world.runners, task, streams=False).render(executor)
+            return await CompletionStream(world.scheduler, task, streams=False).render(executor)
 
     prompt = asyncio.run(render())
     assert len(prompt) <= 120

@@ -1,4 +1,4 @@
-"""The template subset: what it renders, and that it refuses the rest."""
+"""Templates: what the subset renders, and that everything else is refused."""
 
 import pytest
 
@@ -39,7 +39,7 @@ CONVERSATION = (("system", "S"), ("user", "U1"), ("assistant", "A1"), ("user", "
 
 
 def test_template_by_turn_ends_where_the_model_speaks() -> None:
-    """Finished turns are whole, the last one stops before the response."""
+    """Finished turns are rendered completely, the last one up to the response."""
     assert render(CHATML_BY_TURN, *CONVERSATION) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU1<|im_end|>\n"
         "<|im_start|>assistant\nA1<|im_end|>\n"
@@ -97,7 +97,7 @@ def test_condition_on_response_is_cut_in_the_last_turn() -> None:
         ("{{ if .Messages }}{{ range $m := .Messages }}{{ $m.Content }}{{ end }}{{ end }}", "P"),
     ],
 )
-def test_what_is_understood(source: str, expected: str) -> None:
+def test_supported_constructs(source: str, expected: str) -> None:
     """Each construct of the subset, rendered for one user's turn `P`."""
     assert render(source, ("user", "P")) == expected
 
@@ -133,13 +133,13 @@ def test_what_is_understood(source: str, expected: str) -> None:
         "{{ range $m := .Messages }}{{ end }}{{ $m.Role }}",
     ],
 )
-def test_what_is_not_understood_is_refused(source: str) -> None:
-    """Rather an error at create than a prompt that Ollama would have rendered otherwise."""
+def test_unsupported_construct_is_refused(source: str) -> None:
+    """An error at `create` is better than a prompt that differs from Ollama's."""
     with pytest.raises(TemplateError):
         PromptTemplate(source)
 
 
-def test_oldest_turns_leave_a_prompt_that_is_too_long() -> None:
+def test_oldest_turns_are_left_out_of_a_prompt_that_is_too_long() -> None:
     """The system prompt and the last turn stay."""
     long = turns(("system", "S"), ("user", "old " * 9), ("assistant", "A"), ("user", "new new new"))
     prompt = fit_prompt(PromptTemplate(CHATML_BY_MESSAGES), long, 12, lambda p: len(p.split()))
@@ -147,12 +147,12 @@ def test_oldest_turns_leave_a_prompt_that_is_too_long() -> None:
 
 
 def test_last_turn_stays_even_if_it_alone_is_too_long() -> None:
-    """It is cut by tokens later on, not left out."""
+    """It is cut by tokens later."""
     alone = turns(("user", "word " * 50))
     prompt = fit_prompt(PromptTemplate("{{ .Prompt }}"), alone, 5, lambda p: len(p.split()))
     assert prompt == "word " * 50
 
 
-def test_user_text_is_no_template() -> None:
-    """What a family writes is never parsed."""
+def test_user_text_is_not_parsed_as_a_template() -> None:
+    """Actions in a message stay text."""
     assert render("{{ .Prompt }}", ("user", "{{ .System }}")) == "{{ .System }}"

@@ -11,10 +11,8 @@ from tests.waiting import wait_for
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
-def test_everybody_is_served_where_one_adapter_is_all_there_is_room_for(
-    world: World, overlaps: bool
-) -> None:
-    """Each change is a load; nobody who waits is passed over by those who come later."""
+def test_all_requests_are_served_with_a_limit_of_one_adapter(world: World, overlaps: bool) -> None:
+    """Each change of persona is a load; no waiting request starves."""
     world.limit(max_adapters=1, overlaps=overlaps)
     personas = [world.persona(name) for name in ("anna", "bert", "cleo")]
     asked = [world.ask_in_thread(personas[i % 3]) for i in range(60)]
@@ -26,18 +24,18 @@ def test_everybody_is_served_where_one_adapter_is_all_there_is_room_for(
 def test_without_overlap_the_old_runner_is_closed_before_the_new_one_is_loaded(
     world: World,
 ) -> None:
-    """As Ollama does: whoever asks for another persona waits for the answers under way."""
+    """As in Ollama: a request for another persona waits for the requests in flight."""
     world.limit(max_adapters=1, overlaps=False)
-    with world.runners.acquire(world.persona("anna"), CONTEXT) as old:
+    with world.scheduler.acquire(world.persona("anna"), CONTEXT) as old:
         waiting = world.ask_in_thread(world.persona("bert"))
-        wait_for(lambda: not world.runners.loaded())
+        wait_for(lambda: not world.scheduler.loaded())
         assert world.llama.attempts == 1
     waiting.result(LIMIT_S)
     assert isinstance(old, FakeLlamaRunner) and old.closed.is_set()
 
 
-def test_larger_context_is_another_runner_up_to_the_limit(world: World) -> None:
-    """Who asks for more than there may be gets what there is."""
+def test_larger_context_needs_another_runner_up_to_the_limit(world: World) -> None:
+    """A request for more than the limit gets the limit."""
     world.limit(context=1024, max_context=2048)
     anna = world.persona("anna")
     assert world.ask(anna, 512).context == 1024
@@ -47,17 +45,17 @@ def test_larger_context_is_another_runner_up_to_the_limit(world: World) -> None:
 
 
 def test_embedder_is_counted_and_dropped_like_any_other(world: World) -> None:
-    """It holds the base alone, and ends with it."""
+    """It holds no adapters, and is closed when the base is deleted."""
     anna = world.persona("anna")
-    with world.runners.acquire_embedder(anna) as runner:
+    with world.scheduler.acquire_embedder(anna) as runner:
         assert runner.adapters == () and runner.embed(["a"], None) == ([[1.0, 0.0]], 1)
-        world.runners.drop(frozenset((anna.base,)))
+        world.scheduler.drop(frozenset((anna.base,)))
         assert isinstance(runner, FakeLlamaRunner) and not runner.closed.is_set()
     assert runner.closed.wait(LIMIT_S)
 
 
-def test_one_adapter_at_a_time_means_exactly_what_was_asked_for(world: World) -> None:
-    """As in Ollama: the base after a persona, and another context either way, are reloads."""
+def test_with_a_limit_of_one_the_runner_matches_the_request_exactly(world: World) -> None:
+    """As in Ollama: a change between base and persona, or of the context, is a reload."""
     world.limit(max_adapters=1, overlaps=False)
     plain, anna = world.plain(), world.persona("anna")
     loaded = [world.ask(model).adapters for model in (plain, anna, plain)]
@@ -68,27 +66,27 @@ def test_one_adapter_at_a_time_means_exactly_what_was_asked_for(world: World) ->
 
 
 def test_embedder_is_one_more_runner(world: World) -> None:
-    """Counted, replaced when it is dead, closed with the others, and refused afterwards."""
+    """It counts against the limit, is replaced after a crash, and is closed with the others."""
     world.limit(max_runners=1)
     anna, bert = world.persona("anna", "one"), world.persona("bert", "two")
-    with world.runners.acquire_embedder(anna) as first:
+    with world.scheduler.acquire_embedder(anna) as first:
         assert isinstance(first, FakeLlamaRunner)
-    with world.runners.acquire_embedder(anna) as again:
+    with world.scheduler.acquire_embedder(anna) as again:
         assert again is first
     first.death = "killed"
-    with world.runners.acquire_embedder(anna) as second:
+    with world.scheduler.acquire_embedder(anna) as second:
         assert second is not first and first.closed.wait(LIMIT_S)
         assert isinstance(second, FakeLlamaRunner)
     world.ask(bert)
     assert second.closed.wait(LIMIT_S)
-    world.runners.close()
-    with pytest.raises(Refusal, match="about to end"), world.runners.acquire_embedder(anna):
+    world.scheduler.close()
+    with pytest.raises(Refusal, match="about to end"), world.scheduler.acquire_embedder(anna):
         pytest.fail("it must not be admitted")
     assert world.open_runners() == []
 
 
-def test_company_of_thousands_costs_no_look_at_each_file(world: World) -> None:
-    """Adapters are found by their base, the newest first."""
+def test_adapters_of_a_base_come_newest_first(world: World) -> None:
+    """The catalogue finds them by base, without looking at each of thousands of files."""
     made = [world.persona(f"p{number}", f"base{number % 2}") for number in range(6)]
     bases = {hashlib.sha256(each.base.encode()).hexdigest() for each in made}
     assert len(bases) == 2

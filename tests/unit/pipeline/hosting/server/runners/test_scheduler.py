@@ -11,17 +11,17 @@ from tests.waiting import wait_for
 
 
 def test_personas_of_one_base_share_a_runner(world: World) -> None:
-    """All known adapters come with the first start; the base itself is asked there, too."""
+    """The first load has all known adapters; it serves the base without adapters, too."""
     anna, bert = world.persona("anna"), world.persona("bert")
     runner = world.ask(anna)
     assert world.ask(bert) is runner
     assert world.ask(world.plain()) is runner
     assert world.llama.attempts == 1
-    assert world.runners.loaded_adapters() == 2
+    assert world.scheduler.loaded_adapters() == 2
 
 
-def test_new_persona_comes_in_without_a_gap(world: World) -> None:
-    """While hers is being loaded the others are answered; then the old runner is closed."""
+def test_new_persona_is_loaded_without_a_gap_for_others(world: World) -> None:
+    """The old runner serves the others during the load, and is closed afterwards."""
     anna = world.persona("anna")
     old = world.ask(anna)
     bert = world.persona("bert")
@@ -38,26 +38,26 @@ def test_new_persona_comes_in_without_a_gap(world: World) -> None:
     assert not new.closed.is_set()
 
 
-def test_several_new_ones_that_wait_come_with_one_start(world: World) -> None:
-    """Those who come while an instance starts are taken along by the next, all of them."""
+def test_requests_that_wait_during_a_load_share_the_next_one(world: World) -> None:
+    """Three new personas that are requested during a load need one further load."""
     world.ask(world.persona("anna"))
     world.llama.gate.clear()
     first = world.ask_in_thread(world.persona("bert"))
     wait_for(lambda: world.llama.attempts == 2)
     others = [world.ask_in_thread(world.persona(name)) for name in ("cleo", "dora", "emil")]
-    wait_for(lambda: world.runners.waiting() == 4)
+    wait_for(lambda: world.scheduler.waiting() == 4)
     world.llama.gate.set()
     first.result(LIMIT_S)
     assert len({id(each.result(LIMIT_S)) for each in others}) == 1
     assert world.llama.attempts == 3
 
 
-def test_requests_under_way_end_on_the_runner_they_began_on(world: World) -> None:
-    """A replaced runner is closed when its last request has left, and not before."""
+def test_requests_in_flight_end_on_the_runner_they_began_on(world: World) -> None:
+    """A replaced runner is closed after its last request, not before."""
     anna = world.persona("anna")
     with ExitStack() as stack:
-        old = stack.enter_context(world.runners.acquire(anna, CONTEXT))
-        second = stack.enter_context(world.runners.acquire(anna, CONTEXT))
+        old = stack.enter_context(world.scheduler.acquire(anna, CONTEXT))
+        second = stack.enter_context(world.scheduler.acquire(anna, CONTEXT))
         assert old is second
         new = world.ask(world.persona("bert"))
         assert isinstance(old, FakeLlamaRunner)
@@ -66,23 +66,23 @@ def test_requests_under_way_end_on_the_runner_they_began_on(world: World) -> Non
 
 
 def test_request_that_takes_longer_than_the_drain_is_cut_off(world: World) -> None:
-    """A request without end does not keep a second base in memory for ever."""
+    """An endless request does not keep a second copy of the base in memory."""
     world.limit(drain_s=0.05)
-    with world.runners.acquire(world.persona("anna"), CONTEXT) as old:
+    with world.scheduler.acquire(world.persona("anna"), CONTEXT) as old:
         world.ask(world.persona("bert"))
         assert isinstance(old, FakeLlamaRunner)
         assert old.closed.wait(LIMIT_S)
 
 
-def test_end_refuses_new_requests_and_waits_for_those_under_way(world: World) -> None:
-    """Whoever waits for a start is told, too."""
+def test_close_refuses_new_requests_and_waits_for_those_in_flight(world: World) -> None:
+    """Requests that wait for a load are refused, too."""
     anna = world.persona("anna")
     with ExitStack() as stack:
-        stack.enter_context(world.runners.acquire(anna, CONTEXT))
+        stack.enter_context(world.scheduler.acquire(anna, CONTEXT))
         world.llama.gate.clear()
         waiting = world.ask_in_thread(world.persona("bert"))
         wait_for(lambda: world.llama.attempts == 2)
-        closing = world.threads.submit(world.runners.close)
+        closing = world.threads.submit(world.scheduler.close)
         with pytest.raises(Refusal, match="about to end"):
             waiting.result(LIMIT_S)
         with pytest.raises(Refusal, match="about to end"):

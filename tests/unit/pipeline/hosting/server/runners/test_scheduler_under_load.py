@@ -12,17 +12,17 @@ from tests.waiting import wait_for
 
 
 def _starts_again(world: World, before: int) -> bool:
-    world.now += 1  # A death may have to be waited out.
+    world.now += 1  # A crash may have caused a backoff.
     return len(world.llama.loads) > before
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_under_load_with_swaps_deaths_and_removals_nobody_hears_another(
+def test_no_persona_answers_for_another_during_loads_crashes_and_deletions(
     world: World, seed: int
 ) -> None:
-    """Eight askers, three adapters' room for eight personas that come and go.
+    """Eight clients, a limit of three adapters, eight personas that are created and deleted.
 
-    `ask` checks each answer; a runner that is closed under a request, or twice, fails as well.
+    `ask` checks each answer; the fake also fails if it is closed twice or during a request.
     """
     world.limit(max_adapters=3)
     dice = random.Random(seed)
@@ -51,7 +51,7 @@ def test_under_load_with_swaps_deaths_and_removals_nobody_hears_another(
         else:
             removed = dice.randrange(8)
             gone, personas[removed] = personas[removed], world.persona(f"new{step}")
-            world.runners.drop(world.store.delete(gone.name))
+            world.scheduler.drop(world.store.delete(gone.name))
         wait_for(partial(_starts_again, world, loads))
     ended.set()
     assert sum(asker.result(LIMIT_S) for asker in askers) > 40

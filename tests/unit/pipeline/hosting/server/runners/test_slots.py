@@ -1,12 +1,12 @@
-"""The embedded Ollama's slots: what a persona left behind is for that persona alone."""
+"""Slots: a persona's cache is reused only for the same persona."""
 
 import threading
 
 from pipeline.hosting.server.runners.slots import Slots
 
 
-def test_slot_is_gone_on_from_by_the_same_adapters_only() -> None:
-    """Base, Anna, Bert in one slot: each starts anew until it follows itself."""
+def test_cache_is_reused_for_the_same_adapters_only() -> None:
+    """Base, Anna and Bert share one slot: reuse only directly after oneself."""
     slots = Slots(1)
     seen = []
     for adapters in ((), ("anna",), ("anna",), ("bert",), (), ()):
@@ -15,8 +15,8 @@ def test_slot_is_gone_on_from_by_the_same_adapters_only() -> None:
     assert seen == [(0, False), (0, False), (0, True), (0, False), (0, False), (0, True)]
 
 
-def test_each_persona_returns_to_its_own_slot_while_there_is_one() -> None:
-    """Three personas in three slots; a fourth takes the one used longest ago."""
+def test_each_persona_returns_to_its_own_slot() -> None:
+    """Three personas in three slots; a fourth takes the least recently used one."""
     slots = Slots(3)
 
     def take(name: str) -> tuple[int, bool]:
@@ -30,8 +30,8 @@ def test_each_persona_returns_to_its_own_slot_while_there_is_one() -> None:
     assert take("bert") == (first["bert"][0], True)
 
 
-def test_who_finds_no_slot_free_waits_for_one() -> None:
-    """A slot that is in use is nobody else's."""
+def test_request_waits_while_no_slot_is_free() -> None:
+    """A slot in use is not given out again."""
     slots = Slots(1)
     got = threading.Event()
 

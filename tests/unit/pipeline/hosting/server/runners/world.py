@@ -1,4 +1,4 @@
-"""A store with personas, a fake llama.cpp, a clock, and the runners over them."""
+"""A scheduler over a store with personas, a fake llama.cpp and a fake clock."""
 
 import hashlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,34 +18,34 @@ CONTEXT = 512
 
 
 class World:
-    """A store with personas, a fake llama.cpp, a clock, and the runners over them."""
+    """A scheduler over a store with personas, a fake llama.cpp and a fake clock."""
 
     def __init__(self, folder: Path) -> None:
         self.store = Store(folder)
         self.llama = FakeLlama()
         self.now = 1000.0
-        self.told: list[LoadReport] = []
+        self.reports: list[LoadReport] = []
         self.threads = ThreadPoolExecutor(64)
-        self.runners = Scheduler(
+        self.scheduler = Scheduler(
             self.store, self.llama, Capacity(), threads=1, clock=lambda: self.now
         )
 
-    def limit(self, **residency: object) -> None:
-        """Begin anew with other limits."""
-        self.runners = Scheduler(
+    def limit(self, **capacity: object) -> None:
+        """Replace the scheduler by one with other limits."""
+        self.scheduler = Scheduler(
             self.store,
             self.llama,
-            Capacity.model_validate(residency),
+            Capacity.model_validate(capacity),
             threads=1,
             clock=lambda: self.now,
-            on_load=self.told.append,
+            on_load=self.reports.append,
         )
 
     def base(self, name: str) -> str:
         return put(self.store, BASE + name.encode())
 
     def persona(self, name: str, base: str = "base") -> Manifest:
-        """Make a persona with an adapter of its own."""
+        """Create a persona with its own adapter."""
         return self._save(name, self.base(base), (put(self.store, ADAPTER + name.encode()),))
 
     def plain(self, base: str = "base") -> Manifest:
@@ -74,8 +74,8 @@ class World:
         return manifest
 
     def ask(self, model: Manifest, context: int = CONTEXT) -> FakeLlamaRunner:
-        """Ask a model, check that nobody else answered, and return the runner."""
-        with self.runners.acquire(model, context) as runner:
+        """Complete a prompt, check that only this model's adapters applied, return the runner."""
+        with self.scheduler.acquire(model, context) as runner:
             heard: list[str] = []
 
             def on_piece(text: str) -> bool:
@@ -104,6 +104,6 @@ class World:
 
     def close(self) -> None:
         self.llama.gate.set()
-        self.runners.close()
+        self.scheduler.close()
         self.threads.shutdown()
         self.store.close()
