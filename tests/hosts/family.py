@@ -79,7 +79,7 @@ class Family:
         self.elders = make_elders(elders)
 
     def wait_until(self, is_so: Callable[[], object], what: str, limit_s: float) -> None:
-        """Return once the condition holds; fail with its name after the limit."""
+        """Wait until the condition holds; fail with its name after the limit."""
         deadline = time.monotonic() + limit_s
         pause = threading.Event()
         while not is_so():
@@ -121,7 +121,7 @@ class Family:
         return result
 
     def whose(self, reply: str, question: str) -> list[str]:
-        """Name the elders to whose own answer the reply amounts."""
+        """Return the names of the elders whose stored answer the reply repeats."""
         return [e.name for e in self.elders if is_right(reply, e.answers[question])]
 
     def lose(self, elder: Elder) -> None:
@@ -145,7 +145,7 @@ class Family:
         return [e["stage"] for e in told()]
 
     def versions(self, elder: Elder) -> dict[int, dict[str, Any]]:
-        """An elder's versions as the registry tells of them, by number."""
+        """An elder's versions from the registry, by number."""
         return {each["version"]: each for each in self.command("get", elder)["versions"]}
 
     def leave_no_model(self) -> None:

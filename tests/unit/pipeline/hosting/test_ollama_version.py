@@ -1,4 +1,4 @@
-"""Which forms a version makes; what a host whose version is no number is asked."""
+"""The forms a version serves, and how a host without a version number is probed."""
 
 import json
 
