@@ -17,7 +17,6 @@ from transformers import (
     Qwen3Config,
 )
 
-<<<<<<< HEAD
 # The sizes of a language model of any family: it is made and trained within a second.
 TINY_SIZES = {
     "vocab_size": 130,
@@ -29,12 +28,8 @@ TINY_SIZES = {
     "head_dim": 4,
     "pad_token_id": 0,
 }
-_EYES = {
-=======
-from tests.fakes.parts import TINY_SIZES
 
 _VISION = {
->>>>>>> w-training
     "hidden_size": 16,
     "intermediate_size": 24,
     "num_hidden_layers": 1,

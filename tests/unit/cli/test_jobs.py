@@ -5,12 +5,12 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from tests.fakes.jobs import make_job
 from typer.testing import CliRunner
 
 from cli import jobs
 from cli.main import app
 from schemas.documents import Job
+from tests.fakes.jobs import make_job
 
 
 @pytest.mark.parametrize("name", ["prioritize", "hurry"])

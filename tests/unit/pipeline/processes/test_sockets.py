@@ -80,6 +80,6 @@ def test_number_of_a_log_is_never_two_servers() -> None:
     others = []
     for _ in range(5):
         others.append(numbers.take())
-        numbers.give_back(others[-1])
+        numbers.release(others[-1])
     assert stays not in others
     assert len({numbers.take(), numbers.take(), stays}) == 3
