@@ -2,7 +2,7 @@
 
     python -m tests.hosts [--host NAME] [-- PYTEST ARGUMENTS]
 
-Each host is started anew for its run. The exit code is 0 only if every run passed and there was
+Each host is started for its own run. The exit code is 0 only if every run passed and there was
 at least one.
 """
 
