@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from pipeline.dataset.answers import AnswerSource
+from pipeline.storage.damage import set_aside
 from pipeline.storage.disk_errors import disk_errors
-from pipeline.storage.files import check_file, hash_file, publish_file, set_aside, temporary_beside
+from pipeline.storage.files import check_file, hash_file, publish_file, temporary_beside
 from pipeline.text.cleaning import CleanAnswer, Cleaner
 from pipeline.text.languages import language_of
 from pipeline.text.sentences import estimate_tokens

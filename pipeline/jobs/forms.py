@@ -14,7 +14,8 @@ from config.settings import HostSettings
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.hosting.prompt_check import check_prompt
 from pipeline.jobs.process import OnProgress, TrainingRunner
-from pipeline.storage.files import check_file, remove_remains, verify_folder
+from pipeline.storage.files import check_file
+from pipeline.storage.folders import remove_remains, verify_folder
 from pipeline.text.chat_format import chat_format
 from pipeline.weights.architectures import check_architecture
 from pipeline.weights.merge_plan import check_disk_space, plan_merge

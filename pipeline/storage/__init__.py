@@ -1,1 +1,1 @@
-"""Durable state: MongoDB, files written whole or not at all, sealed folders, leases."""
+"""Durable state: MongoDB with its leases, files written whole or not at all, sealed folders."""

@@ -1,4 +1,4 @@
-"""Errors of the disk: full, or failing, whichever library reports them."""
+"""Disk errors: which ones mean that the disk is full, and which that it fails."""
 
 import errno
 import re
@@ -7,19 +7,24 @@ from contextlib import contextmanager
 
 from schemas.errors import DiskFull, DiskUnavailable
 
-# The disk serves nobody: it is broken, read-only or gone, or no more files may be opened. Missing
-# rights are not among them: they may concern one elder's folder, and others must not wait for it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+# No write can succeed there: the disk is broken, read-only or gone, or the process has too many
+# open files. Missing permissions are not in the list: they may concern one elder's folder, and
+# the others must not wait for it.
 _FAILING = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO})
 _FAILING |= {errno.EMFILE, errno.ENFILE}
-# safetensors and NumPy give no errno: the text of Rust's errors, and that of ndarray.tofile().
-_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
+# safetensors and NumPy set no errno. These match the texts of Rust's I/O errors, which safetensors
+# passes on, and of NumPy's tofile().
+_RUST_IO_ERROR = re.compile(r"\(os error (\d+)\)")
 _SHORT_WRITE = re.compile(r"^\d+ requested and \d+ written$")
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Raise DiskFull for a full disk and DiskUnavailable for one that fails; pass on the rest."""
+    """Raise DiskFull or DiskUnavailable in place of a disk error, whichever library raised it.
+
+    Other errors go through.
+    """
     try:
         yield
     except Exception as error:
@@ -35,13 +40,13 @@ def disk_errors() -> Iterator[None]:
 
 
 def _errno(error: Exception) -> int:
-    """Return the system's error number; 0 where the error is not about a file."""
+    """Return the errno of an error of the file system; 0 for any other error."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    # By name: safetensors is not installed where nothing is trained.
+    # By name: this module is also imported where safetensors is not installed.
     if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
         return 0
     if _SHORT_WRITE.search(str(error)):
         return errno.ENOSPC
-    told = _TOLD_BY_RUST.search(str(error))
-    return int(told[1]) if told else 0
+    matched = _RUST_IO_ERROR.search(str(error))
+    return int(matched[1]) if matched else 0

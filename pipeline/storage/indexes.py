@@ -1,4 +1,4 @@
-"""The indexes of the collections that ModelServer owns: a catalogue, and what creates it."""
+"""The catalogue of MongoDB indexes, with what each enforces, and the function that creates them."""
 
 from datetime import UTC, datetime
 
@@ -7,9 +7,10 @@ from pymongo.errors import OperationFailure
 
 from pipeline.storage.mongo import CHAT_DEDUP, JOBS, MODELS, Store, store_errors
 
-# Earlier than every stored date: what is later is a date, and not null.
+# Earlier than any stored date: `$gt` this date matches every date, and no null.
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
-# It did not hold the elder, and would refuse what `one_job_a_request_and_elder` accepts.
+# The unique index of earlier releases. It leaves out the elder, so it would refuse requests that
+# `one_job_a_request_and_elder` allows.
 _FORMER_INDEX = "one_job_a_request"
 # NamespaceNotFound, IndexNotFound.
 _NOT_THERE = frozenset({26, 27})
@@ -17,13 +18,13 @@ _NOT_THERE = frozenset({26, 27})
 _INDEX_DIFFERS = frozenset({85, 86})
 
 _JOB_INDEXES = (
-    # The elder too: a sender that numbers anew must not silence another elder's event.
+    # With the elder: a sender that restarts its numbering must not suppress another elder's event.
     IndexModel(
         [("request_source", ASCENDING), ("request_id", ASCENDING), ("elder_id", ASCENDING)],
         name="one_job_a_request_and_elder",
         unique=True,
     ),
-    # The database itself keeps two workers from one elder.
+    # At most one running job per elder, enforced by the database itself.
     IndexModel(
         [("elder_id", ASCENDING)],
         name="one_running_job_an_elder",
@@ -39,7 +40,8 @@ _JOB_INDEXES = (
         [("elder_id", ASCENDING), ("status", ASCENDING), ("queue_order", ASCENDING)],
         name="line_of_an_elder",
     ),
-    # Partial indexes of what few jobs have: they cost a new job nothing.
+    # Partial, on fields that few jobs have: a newly queued training is in none of the first
+    # three.
     IndexModel(
         [("served_at", DESCENDING)],
         name="served",
@@ -57,14 +59,14 @@ _JOB_INDEXES = (
         partialFilterExpression={"has_pending": True},
     ),
 )
-# Ollama folds the case of model names: LI01 and li01 would share one model.
+# Ollama ignores the case of model names: LI01 and li01 would share one model.
 _MODEL_INDEXES = (IndexModel([("folded_id", ASCENDING)], name="one_elder_a_name", unique=True),)
 
 
 def ensure_indexes(store: Store, dedup_hours: int) -> None:
-    """Create the indexes that are missing; safe to repeat, and by several members at once.
+    """Create the indexes that are missing; safe to repeat, and in several processes at once.
 
-    `dedup_hours` is how long a reply is remembered under its request.
+    Remembered replies expire after `dedup_hours`. Raises StoreUnavailable.
     """
     with store_errors():
         _drop_former_index(store)
@@ -81,14 +83,15 @@ def _drop_former_index(store: Store) -> None:
             raise
 
 
-def _ensure_expiry(store: Store, seconds: int) -> None:
-    """Forget remembered replies after a while; another while than before is set."""
+def _ensure_expiry(store: Store, expiry_s: int) -> None:
+    """Create the index that expires remembered replies, or change its period."""
     name = "forget_after_a_while"
-    index = IndexModel([("at", ASCENDING)], name=name, expireAfterSeconds=seconds)
+    index = IndexModel([("at", ASCENDING)], name=name, expireAfterSeconds=expiry_s)
     try:
         store[CHAT_DEDUP].create_indexes([index])
     except OperationFailure as error:
         if error.code not in _INDEX_DIFFERS:
             raise
-        # In one step: of two members that start at once, neither finds the index gone.
-        store.command("collMod", CHAT_DEDUP, index={"name": name, "expireAfterSeconds": seconds})
+        # Changed in place. With a drop and a create, of two processes that start at once one could
+        # find the index missing.
+        store.command("collMod", CHAT_DEDUP, index={"name": name, "expireAfterSeconds": expiry_s})

@@ -1,7 +1,7 @@
-"""A lease by name in MongoDB: one holder at a time for work that must not be done by two.
+"""A named lease in MongoDB: it keeps two processes from doing the same work at once.
 
-The lease is kept on MongoDB's clock. Its holder asks its own clock as well, so that a process
-that was stopped and goes on past its lease knows it before it has asked anybody.
+The lease expires by MongoDB's clock. Its holder also measures the time itself: a process that was
+suspended past its lease detects that without asking MongoDB.
 """
 
 import time
@@ -15,12 +15,12 @@ from pipeline.storage.mongo import LEASES, Store, store_errors
 from schemas.errors import StoreUnavailable
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-# As numbers: SecantusDB never finds a date smaller than $$NOW.
-_IS_OVER = {"$lt": [{"$toLong": "$until"}, {"$toLong": "$$NOW"}]}
+# Compared as numbers: in SecantusDB no date is less than $$NOW.
+_IS_EXPIRED = {"$lt": [{"$toLong": "$until"}, {"$toLong": "$$NOW"}]}
 
 
 class Lease:
-    """The right to do one kind of work, for `lease_s` at a time."""
+    """The right to do one kind of work, for `lease_s` seconds at a time."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Lease:
         lease_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`name` names the work and `owner` this process; `monotonic` is its clock, in seconds."""
         self._leases = store[LEASES]
         self._name = name
         self._owner = owner
@@ -41,38 +42,38 @@ class Lease:
     def acquire(self) -> bool:
         """Acquire or renew the lease and say whether it is held; raises StoreUnavailable.
 
-        MongoDB is asked at most three times a lease.
+        A lease that is held is renewed only once a third of `lease_s` has passed.
         """
         if self._age() < self.lease_s / 3:
             return True
         asked_at = self._monotonic()
-        # Within the lease, also where the connection hangs: the producer's records must be dropped
-        # before somebody else may have the lease.
+        # A call that hangs is given up well within the lease: this process must be able to drop its
+        # producer's records before another one acquires the lease.
         with store_errors(), pymongo.timeout(self.lease_s / 2):
-            taken = self._update() or self._make()
+            taken = self._update() or self._create()
         self._asked_at = asked_at if taken else asked_at - self.lease_s
         return taken
 
     def renew(self) -> bool:
-        """Acquire or renew; where MongoDB does not answer, say whether the lease still runs."""
+        """Acquire or renew; while MongoDB is unavailable, say whether the lease is still valid."""
         try:
             return self.acquire()
         except StoreUnavailable:
             return self.is_held()
 
     def is_held(self) -> bool:
-        """Say whether the lease still runs by this process's own clock."""
+        """Say whether the lease is still valid by this process's own clock."""
         return self._age() < self.lease_s
 
     def is_held_for(self, seconds: float) -> bool:
-        """Say whether it was held until now without a break, and is for so long; renews it.
+        """Renew; say whether the lease never lapsed and is valid for `seconds` more.
 
-        Whoever acquires it anew, after somebody else had it, must look again at the work.
+        After a lapse another process may have held it, so the caller must read its work again.
         """
         return self.is_held() and self.renew() and self._age() + seconds < self.lease_s
 
     def release(self) -> None:
-        """Let the next one in at once; raises StoreUnavailable."""
+        """Release the lease so that another can acquire it at once; raises StoreUnavailable."""
         self._asked_at = self._monotonic() - self.lease_s
         with store_errors():
             self._leases.update_one(
@@ -83,7 +84,7 @@ class Lease:
         return self._monotonic() - self._asked_at
 
     def _update(self) -> bool:
-        mine_or_free = {"$or": [{"owner": self._owner}, {"$expr": _IS_OVER}]}
+        mine_or_free = {"$or": [{"owner": self._owner}, {"$expr": _IS_EXPIRED}]}
         fields = {
             "owner": {"$literal": self._owner},
             "until": {"$add": ["$$NOW", int(self.lease_s * 1000)]},
@@ -91,10 +92,10 @@ class Lease:
         condition = {"_id": self._name} | mine_or_free
         return self._leases.update_one(condition, [{"$set": fields}]).matched_count == 1
 
-    def _make(self) -> bool:
-        """Make the lease where nobody ever had it."""
+    def _create(self) -> bool:
+        """Create the lease and acquire it, where it has never existed."""
         try:
             self._leases.insert_one({"_id": self._name, "owner": "", "until": _LONG_AGO})
         except DuplicateKeyError:
-            return False  # Somebody has it.
+            return False  # Another process holds it.
         return self._update()

@@ -1,6 +1,6 @@
-"""What a sealed folder says of itself: the hash of each file, and so which files are ours.
+"""Manifests of sealed folders: the hash of each file, and so which files ModelServer wrote.
 
-A folder with anything else in it belongs to somebody: nothing in `pipeline.storage`
+A folder with any other file in it may belong to another program: nothing in `pipeline.storage`
 replaces it, sets it aside or removes it.
 """
 
@@ -16,19 +16,20 @@ from schemas.identifiers import Sha256
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial-"
-# What is being written is called `.partial-….modelserver`, which no other program says.
+# Unfinished files are called `.partial-….modelserver`, a name that no other program uses.
 PARTIAL_END = ".modelserver"
-# How every manifest of ours begins, whole or cut; other programs have a manifest.json too.
+# How each manifest of ModelServer begins, even a truncated one. Other programs write files of this
+# name too.
 _BEGINNING = b'{"files":{'
-# What is in sealed folders: checkpoints, adapters, merged and converted models. It decides only
-# where the manifest itself is damaged.
+# Names of the files in sealed folders: checkpoints, adapters, merged and converted models. They
+# decide only where the manifest itself is damaged.
 _SEALED_NAME = re.compile(
     r"tensors\.safetensors|position\.json|adapter_(model\.safetensors|config\.json)"
     r"|(adapter|merged)\.gguf|model[\w-]*\.safetensors(\.index\.json)?|(generation_)?config\.json"
     r"|tokenizer(_config)?\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json"
     r"|vocab\.json|merges\.txt|chat_template\.jinja"
 )
-_TOLD = 3
+_NAMED_AT_MOST = 3
 
 
 class Manifest(Frozen):
@@ -38,14 +39,17 @@ class Manifest(Frozen):
 
 
 def sealed_files(folder: Path) -> dict[str, str]:
-    """Return the hashes by name that a folder was sealed with; raises ArtefactCorrupt."""
+    """Return the hashes that a folder was sealed with, by file name.
+
+    Raises ArtefactCorrupt where the manifest is missing or damaged.
+    """
     with suppress(OSError, ValidationError):
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).files
     raise ArtefactCorrupt(f"{folder.name} has no whole manifest; it must be built again")
 
 
 def is_sealed(folder: Path) -> bool:
-    """Say whether a folder has a manifest of ours, be it a damaged one."""
+    """Say whether a folder has a manifest of ModelServer, even a truncated or empty one."""
     try:
         with (folder / MANIFEST).open("rb") as file:
             return file.read(len(_BEGINNING)) in (b"", _BEGINNING)
@@ -54,9 +58,9 @@ def is_sealed(folder: Path) -> bool:
 
 
 def require_ours(folder: Path) -> None:
-    """Raise FolderNotOurs where a folder holds anything that its own manifest does not name.
+    """Raise FolderNotOurs where a folder holds anything that its manifest does not name.
 
-    A folder that is empty or not there is free for the taking. Anything that is no folder is not.
+    A folder that is empty or missing passes. A link or a file in its place does not.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise FolderNotOurs(f"{folder} is no folder; remove it or name another place")
@@ -64,7 +68,7 @@ def require_ours(folder: Path) -> None:
         return
     foreign = sorted(entry.name for entry in folder.iterdir() if not _is_own(folder, entry))
     if foreign:
-        told = ", ".join(foreign[:_TOLD]) + (" …" if len(foreign) > _TOLD else "")
+        told = ", ".join(foreign[:_NAMED_AT_MOST]) + (" …" if len(foreign) > _NAMED_AT_MOST else "")
         raise FolderNotOurs(
             f"{folder} holds files that ModelServer did not write ({told}) and was left as it is; "
             "move them away or name another folder"
@@ -72,7 +76,7 @@ def require_ours(folder: Path) -> None:
 
 
 def _is_own(folder: Path, entry: Path) -> bool:
-    """Say whether an entry of a folder is what we put there."""
+    """Say whether ModelServer wrote an entry of a folder."""
     if entry.is_dir() and not entry.is_symlink():
         return False
     if entry.name.startswith(PARTIAL) and entry.name.endswith(PARTIAL_END):

@@ -1,4 +1,4 @@
-"""MongoDB: the connection, the collections' indexes, and which errors mean "wait for it"."""
+"""MongoDB: the connection, the names of the collections, and which errors pass by themselves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,13 +32,13 @@ MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
 LEASES = "turns"
 
-# The driver calls these operation failures, and they pass. The server steps down, shuts down or
-# starts up: 91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436. It does not reach another one: 6,
-# 7, 89, 202, 9001. Somebody else writes the same document: 112. Its disk is full: 14031. A cursor
-# or its plan is gone: 43, 175, 237. No majority is known yet: 134.
+# OperationFailure codes of conditions that pass. The server steps down, shuts down or starts up:
+# 91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436. It cannot reach another server: 6, 7, 89,
+# 202, 9001. Write conflict: 112. Its disk is full: 14031. A cursor or its query plan was killed:
+# 43, 175, 237. No majority is known yet: 134.
 _PASSING_CODES = frozenset({91, 133, 189, 262, 10107, 11600, 11602, 13435, 13436})
 _PASSING_CODES |= {6, 7, 89, 202, 9001, 112, 14031, 43, 175, 237, 134}
-# Unauthorized, AuthenticationFailed, and what Atlas says for both.
+# Unauthorized, AuthenticationFailed, and the code that Atlas uses for both.
 _REFUSED_CODES = frozenset({13, 18, 8000})
 _TLS_FAILS = (
     "TLS with MongoDB fails; check that tlsCAFile in MONGODB_URI signed the server's certificate, "
@@ -48,17 +48,21 @@ _PASSING = (ConnectionFailure, ExecutionTimeout, WriteConcernError)
 
 
 def open_client(settings: MongoSettings) -> MongoClient[Document]:
-    """Open a client whose writes count only once a majority has them on disk."""
+    """Open a client with `client_options`; raises ConfigurationError for a wrong URI."""
     with checked_uri(settings) as uri:
         return MongoClient(uri, **client_options(settings))
 
 
 def client_options(settings: MongoSettings) -> dict[str, Any]:
-    """Return the options of every client; one that hangs is given up after four timeouts."""
+    """Return the options of every client, synchronous or not.
+
+    A write is acknowledged once a majority of the servers has it on disk, so what is published
+    after it survives a failover. The driver does not retry writes: callers repeat what is safe to
+    repeat. An operation without an answer fails after four times `timeout_s`.
+    """
     milliseconds = int(settings.timeout_s * 1000)
     return {
         "tz_aware": True,
-        # What is told or published once it is stored must survive a failover.
         "w": "majority",
         "journal": True,
         "retryWrites": False,
@@ -71,15 +75,15 @@ def client_options(settings: MongoSettings) -> dict[str, Any]:
 
 @contextmanager
 def checked_uri(settings: MongoSettings) -> Iterator[str]:
-    """Give the address to make a client of; raises ConfigurationError where it is wrong."""
+    """Yield the URI; raise ConfigurationError where it, or the client made from it, is wrong."""
     uri = settings.uri.get_secret_value()
     try:
-        # The client itself only warns of a mistyped option, and `tsl=true` would be no TLS at all.
+        # The client only warns of an unknown option: with `tsl=true` there would be no TLS at all.
         if options := uri.partition("?")[2]:
             split_options(options, warn=False)
         yield uri
     except (PyMongoError, ValueError, TypeError, OSError) as error:
-        # No text of the driver's, and no cause: it can quote the address, password included.
+        # Without the driver's text and cause: they can quote the URI, password included.
         raise ConfigurationError(
             f"MONGODB_URI: found a secret ({type(error).__name__}), expected: user and password "
             "percent-encoded, known options, files that can be read"
@@ -88,7 +92,11 @@ def checked_uri(settings: MongoSettings) -> Iterator[str]:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn the driver's "cannot reach it now" into StoreUnavailable; let the rest through."""
+    """Translate errors of the driver; those that fit neither class go through.
+
+    StoreUnavailable: the condition passes, so the caller retries. StoreRefused: an operator must
+    fix the credentials, the rights or TLS.
+    """
     try:
         yield
     except _PASSING as error:
@@ -105,25 +113,25 @@ def store_errors() -> Iterator[None]:
 
 
 def _codes(error: OperationFailure) -> set[int]:
-    """Say what failed: a batch has a code for each of its writes."""
+    """Return the error codes; a batch has one for each failed write."""
     if not isinstance(error, BulkWriteError):
         return {error.code or 0}
     return {failure["code"] for failure in error.details.get("writeErrors", [])}
 
 
 def _is_unconfirmed(error: OperationFailure) -> bool:
-    """Whether a batch was written, but not known to be on a majority of the servers."""
+    """Say whether a batch was written without confirmation by a majority of the servers."""
     return isinstance(error, BulkWriteError) and bool(error.details.get("writeConcernErrors"))
 
 
 def server_time(store: Store) -> datetime:
-    """Return MongoDB's own clock: the one on which all leases are kept."""
+    """Return the time by MongoDB's clock, by which all leases expire."""
     hello: Document = store.command("hello")
     now: datetime = hello["localTime"]
     return now.replace(tzinfo=UTC)  # Commands are answered without a time zone.
 
 
 def _reason(error: Exception, *codes: int) -> str:
-    # The driver's own text can hold a whole topology; its type and codes say enough.
+    # The driver's text can hold the whole topology; its type and codes say enough.
     what = " ".join([type(error).__name__, *map(str, codes)])
     return f"MongoDB is not available ({what}); check MONGODB_URI and the server"

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from pipeline.storage.files import check_folder
+from pipeline.storage.folders import check_folder
 from pipeline.storage.manifests import is_sealed
 from pipeline.text.chat_format import ChatFormat, chat_format
 from pipeline.training.conversion import convert_gguf

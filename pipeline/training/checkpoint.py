@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.storage.files import folder_written_whole, set_aside, verify_folder
+from pipeline.storage.damage import set_aside
+from pipeline.storage.folders import folder_written_whole, verify_folder
 from schemas.base import Frozen
 from schemas.errors import ArtefactCorrupt
 from schemas.identifiers import Sha256

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils import logging as transformers_logging
 
 from pipeline.storage.disk_errors import disk_errors
-from pipeline.storage.files import folder_written_whole, remove_remains
+from pipeline.storage.folders import folder_written_whole, remove_remains
 from pipeline.storage.manifests import require_ours
 from pipeline.weights.base_folder import CONFIG
 from schemas.errors import ConfigurationError

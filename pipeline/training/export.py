@@ -24,15 +24,9 @@ from peft import PeftModel, get_peft_model_state_dict
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load, save
 
-from pipeline.storage.files import (
-    check_folder,
-    hash_file,
-    publish_file,
-    seal_folder,
-    sealed_files,
-    temporary_beside,
-    write_file,
-)
+from pipeline.storage.files import hash_file, publish_file, temporary_beside, write_file
+from pipeline.storage.folders import check_folder, seal_folder
+from pipeline.storage.manifests import sealed_files
 from pipeline.weights.architectures import Architecture, architecture_of
 from schemas.errors import AdapterUnsupported, ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG as CONFIG

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
-from pipeline.storage.files import CORRUPT, PARTIAL
+from pipeline.storage.damage import CORRUPT
+from pipeline.storage.manifests import PARTIAL
 from schemas.base import Frozen
 from schemas.identifiers import JOB_ID_PATTERN, is_elder_id
 from schemas.training import ADAPTER_FOLDER, ADAPTER_GGUF

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.jobs.process import OnProgress
-from pipeline.storage.files import hash_file, seal_folder, write_file
+from pipeline.storage.files import hash_file, write_file
+from pipeline.storage.folders import seal_folder
 from schemas.errors import ArtefactCorrupt
 from schemas.hosting import (
     MERGED_FOLDER,

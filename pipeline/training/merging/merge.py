@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.storage.files import folder_written_whole, hash_file, sealed_files
+from pipeline.storage.files import hash_file
+from pipeline.storage.folders import folder_written_whole
+from pipeline.storage.manifests import sealed_files
 from pipeline.training.merging.file_blocks import block_tasks, run_in_order
 from pipeline.training.merging.low_rank import LowRankAdapter
 from pipeline.training.merging.progress import MergeProgress, OnProgress

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.files import check_folder, hash_file
+from pipeline.storage.files import hash_file
+from pipeline.storage.folders import check_folder
 from schemas.errors import ArtefactCorrupt, DiskFull, LeaseLost
 from schemas.hosting import MergeSpec
 from schemas.training import TrainingProgress

@@ -18,7 +18,9 @@ from pipeline.dataset.dataset import JSONLBuilder
 from pipeline.hosting.server.errors import Refusal
 from pipeline.hosting.server.models.store import Store
 from pipeline.storage.disk_errors import disk_errors
-from pipeline.storage.files import MANIFEST, check_folder, hash_file, write_file
+from pipeline.storage.files import hash_file, write_file
+from pipeline.storage.folders import check_folder
+from pipeline.storage.manifests import MANIFEST
 from pipeline.text.system_prompt import SystemPromptGenerator
 from pipeline.training.checkpoint import Position, load_newest, save
 from pipeline.training.export import export_gguf, save_peft

@@ -12,7 +12,9 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
-from pipeline.storage.files import hash_file, seal_folder, sealed_files, write_file
+from pipeline.storage.files import hash_file, write_file
+from pipeline.storage.folders import seal_folder
+from pipeline.storage.manifests import sealed_files
 from pipeline.training.export import export_gguf, save_peft
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from config.training import load_training_config
-from pipeline.storage.files import MANIFEST
+from pipeline.storage.manifests import MANIFEST
 from pipeline.training.base_model import load_base, load_model
 from schemas.errors import AdapterUnsupported, ConfigurationError, FolderNotOurs
 from schemas.training import BaseModelSpec

@@ -9,7 +9,8 @@ from gguf import GGMLQuantizationType as Kind
 
 from embedded.bases import install_base
 from embedded.stack import OllamaServer
-from pipeline.storage.files import check_folder, hash_file
+from pipeline.storage.files import hash_file
+from pipeline.storage.folders import check_folder
 from pipeline.training.merging.merge import merge
 from pipeline.weights.gguf_file import read_weights
 from schemas.hosting import MergeOutcome, MergeSpec

@@ -13,7 +13,8 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from pipeline.jobs.process import TrainingProcess
-from pipeline.storage.files import check_folder, hash_file
+from pipeline.storage.files import hash_file
+from pipeline.storage.folders import check_folder
 from schemas.errors import (
     AdapterMismatch,
     JobCancelled,

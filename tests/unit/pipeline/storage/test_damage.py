@@ -13,15 +13,10 @@ import torch
 
 from pipeline.dataset.dataset import Dataset
 from pipeline.hosting.port import ServedModel
-from pipeline.storage.files import (
-    CORRUPT,
-    MANIFEST,
-    SET_ASIDE_KEPT,
-    check_file,
-    seal_folder,
-    set_aside,
-    write_file,
-)
+from pipeline.storage.damage import CORRUPT, SET_ASIDE_KEPT, set_aside
+from pipeline.storage.files import check_file, write_file
+from pipeline.storage.folders import seal_folder
+from pipeline.storage.manifests import MANIFEST
 from pipeline.training.checkpoint import Position, load_newest, save
 from schemas.errors import ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS

@@ -5,16 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage.files import (
-    CORRUPT,
-    MANIFEST,
-    check_folder,
-    folder_written_whole,
-    remove_remains,
-    seal_folder,
-    set_aside,
-    write_file,
-)
+from pipeline.storage.damage import CORRUPT, set_aside
+from pipeline.storage.files import write_file
+from pipeline.storage.folders import check_folder, folder_written_whole, remove_remains, seal_folder
+from pipeline.storage.manifests import MANIFEST
 from schemas.errors import FolderNotOurs
 
 

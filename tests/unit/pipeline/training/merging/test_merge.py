@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from pipeline.storage.files import PARTIAL, check_folder
+from pipeline.storage.folders import check_folder
+from pipeline.storage.manifests import PARTIAL
 from pipeline.training.merging.merge import merge
 from schemas.errors import (
     AdapterUnsupported,

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from pipeline.storage.files import MANIFEST, check_folder, hash_file
+from pipeline.storage.files import hash_file
+from pipeline.storage.folders import check_folder
+from pipeline.storage.manifests import MANIFEST
 from pipeline.training.merging.merge import merge
 from schemas.errors import (
     AdapterMismatch,
