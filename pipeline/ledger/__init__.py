@@ -1,1 +1,1 @@
-"""The job ledger: what is to be done, who does it, and what the world is told of it."""
+"""The job ledger: the jobs, who holds each, and the events that report them."""

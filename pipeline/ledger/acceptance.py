@@ -1,4 +1,8 @@
-"""Accepting requests: each becomes one job, however often it is delivered."""
+"""Acceptance: each request becomes one stored job, however often it is delivered.
+
+A unique index on the request makes redelivery harmless. Job ids are unique too: of several requests
+with the same job name, all but the first get a number appended.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -14,15 +18,15 @@ from schemas.errors import StoreUnavailable
 from schemas.identifiers import numbered
 
 _DUPLICATE_KEY = 11000
-# Names that are taken are tried one by one up to this number, and then in doubling steps.
+# The search for a free number tries each number up to this one, and then takes doubling steps.
 _TRIED_ONE_BY_ONE = 8
 
-# For each job name, the number under which its next job is stored.
+# By job name: the number that the next job with this name gets.
 Numbers = dict[str, int]
 
 
 class Acceptance:
-    """Inserts requests into the `jobs` collection. Raises StoreUnavailable when MongoDB is down."""
+    """Inserts requests into the `jobs` collection; raises StoreUnavailable when MongoDB is down."""
 
     def __init__(self, store: Store, announcer: Announcer) -> None:
         self._store = store
@@ -33,7 +37,8 @@ class Acceptance:
     def accept(self, requests: Iterable[NewJob]) -> int:
         """Insert requests, durably, and return how many were new.
 
-        A request that is in the ledger already is left alone: redelivery changes nothing.
+        A request that is already in the ledger is left alone: redelivery changes nothing. The jobs
+        of one elder become visible in the order of `requests`.
         """
         rest = list(requests)
         accepted = 0
@@ -47,7 +52,7 @@ class Acceptance:
                     numbers[request.name] = numbers.get(request.name, 1) + 1
                 rest = rest[inserted:]
                 if rest and self._is_known(rest[0]):
-                    # Known ones come in a row, redelivered.
+                    # Redelivered requests come in a row.
                     rest = list(dropwhile(self._is_known, rest))
                 elif rest:
                     name = rest[0].name
@@ -55,7 +60,7 @@ class Acceptance:
         return accepted
 
     def _documents(self, requests: list[NewJob], numbers: Numbers, now: datetime) -> list[Document]:
-        """Build the documents; those with the same name are numbered in their order."""
+        """Build the documents; requests with the same name are numbered in their order."""
         numbers = dict(numbers)
         documents = []
         for request in requests:
@@ -65,7 +70,10 @@ class Acceptance:
         return documents
 
     def _insert_until_clash(self, documents: list[Document]) -> int:
-        """Insert in order, so that no job is seen before an earlier one of its elder."""
+        """Insert in order up to the first duplicate key; return how many were inserted.
+
+        The order keeps a job from being visible before an earlier one of its elder.
+        """
         try:
             self._jobs.insert_many(documents, ordered=True)
         except BulkWriteError as error:
@@ -80,10 +88,11 @@ class Acceptance:
         return len(documents)
 
     def _free_number(self, name: str, number: int) -> int:
-        """Find a number from `number` on under which nobody has a name.
+        """Return a free number of a name, at or after `number`.
 
-        The first one, or, where many are taken in a row, the one behind them: ten thousand
-        requests of one elder in one second must not try each other's names one by one.
+        Where many in a row are taken, the steps double, and bisection then finds a free number
+        right after a taken one. So ten thousand requests of one elder in one second need no query
+        for each taken number.
         """
         taken, step = number - 1, 1
         while self._is_taken(name, number):
@@ -108,14 +117,18 @@ class Acceptance:
         }
         if self._lasting.find_one(key, {"_id": 1}) is not None:
             return True
-        # What no majority has yet can be gone after a failover: its offset must wait for it.
+        # A job that is not yet on a majority of the servers can be lost in a failover, so the
+        # offset of its request must not be committed yet.
         if self._jobs.find_one(key, {"_id": 1}) is not None:
             raise StoreUnavailable("another member is just storing the request")
         return False
 
 
 def job_document(request: NewJob, number: int, now: datetime, announcer: Announcer) -> Document:
-    """Return the document of a queued job under its name's `number`, with its first event."""
+    """Return the document of a queued job, with its first event in the outbox.
+
+    `number` tells apart the jobs that have the same name; `now` is the server's time.
+    """
     job = Job(
         id=numbered(request.name, number),
         request_source=request.request_source,
@@ -127,7 +140,7 @@ def job_document(request: NewJob, number: int, now: datetime, announcer: Announc
         makes_current=request.makes_current,
         replaces=request.replaces,
         asked_by=(request.request_id,) if request.kind == "form" else (),
-        # A family waits for it, and it takes minutes.
+        # A form takes minutes, and a family waits for it.
         urgent=request.kind == "form",
         force_retrain=request.force_retrain,
         base_model=request.base_model,

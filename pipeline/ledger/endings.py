@@ -1,4 +1,7 @@
-"""How a job ends: its last state and the events that tell of it, in one update."""
+"""How a job ends: its terminal state and the events that report it, as one update.
+
+So neither is stored without the other, wherever a process crashes.
+"""
 
 from datetime import datetime
 
@@ -10,7 +13,7 @@ from schemas.events import ErrorBody, ModelReady, Status
 
 
 class Ending(Frozen):
-    """What a job comes to; `requests` are the commands that asked for it."""
+    """How a job ends; `requests` are the ids of the cancel commands that this end answers."""
 
     status: Status
     error: ErrorBody | None = None
@@ -19,7 +22,7 @@ class Ending(Frozen):
 
 
 def ended_job(job: Job, ending: Ending) -> Job:
-    """Return the job as it is once it has ended, under the number of its terminal event."""
+    """Return the job in its terminal state; its `sequence` is that of its last progress event."""
     return job.model_copy(
         update={
             "status": ending.status,
@@ -34,7 +37,10 @@ def ended_job(job: Job, ending: Ending) -> Job:
 
 
 def end_update(job: Job, ended: Job, ending: Ending, announcer: Announcer) -> Document:
-    """Return the update that ends a job and queues the events that tell of it."""
+    """Return the MongoDB update that turns `job` into `ended` and queues the events that report it.
+
+    The events are the last progress event and, where a version was made, `model-ready`.
+    """
     events = [announcer.progress(ended, sequence=ended.sequence)]
     if ending.ready is not None:
         events.append(announcer.model_ready(ending.ready, sequence=ended.sequence + 1))
@@ -62,6 +68,6 @@ def end_update(job: Job, ended: Job, ending: Ending, announcer: Announcer) -> Do
 
 
 def pending_since(job: Job, now: datetime) -> datetime:
-    """Return the time of a job's oldest event that is not published yet, or `now`."""
+    """Return the time of the job's oldest unpublished event; `now` where it has none."""
     waiting = [event.time for event in (*job.outbox, job.latest) if event is not None]
     return min(waiting, default=now)

@@ -1,10 +1,10 @@
-"""The remaining time as people say it: `5分钟`, `1小时20分钟`, `5 min`, `40 s`."""
+"""The ETA as text in the deployment's language: `5分钟`, `1小时20分钟`, `5 min`, `40 s`."""
 
 from config.training import Language
 
 
 def format_eta(seconds: int, language: Language) -> str:
-    """Write a duration in one or two units; seconds only below a minute."""
+    """Write a duration in one or two units: hours and minutes, or minutes, or seconds below one."""
     hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
     if hours:
         parts = [(hours, "小时", " h"), (minutes, "分钟", " min")]

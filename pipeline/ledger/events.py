@@ -1,6 +1,7 @@
-"""The events of a job, under ids that are fixed when they are stored.
+"""The events that report a job, with the ids that they keep.
 
-However often one is published, it is the same event.
+An event is stored with its id before it is published. Published again it has the same id, by which
+consumers recognize it.
 """
 
 from collections.abc import Callable
@@ -30,14 +31,14 @@ _SHARED = (
 
 
 class Announcer:
-    """Builds the events of jobs."""
+    """Builds events for the outbox, dated by `clock`; the ETA text is in `language`."""
 
     def __init__(self, clock: Callable[[], datetime], language: Language) -> None:
         self._clock = clock
         self._language = language
 
     def progress(self, job: Job, *, sequence: int) -> PendingEvent:
-        """Return the event that says how far a job is."""
+        """Build the progress event of a job in its present state."""
         eta = job.eta_seconds
         data = TrainProgress(
             job_id=job.id,
@@ -48,7 +49,7 @@ class Announcer:
         return self._pending(TRAIN_PROGRESS.name, f"{job.id}/progress/{sequence}", sequence, data)
 
     def model_ready(self, ready: ModelReady, *, sequence: int) -> PendingEvent:
-        """Return the event that says that a version answers."""
+        """Build the event that reports a version as ready to answer."""
         return self._pending(MODEL_READY.name, f"{ready.job_id}/model-ready", sequence, ready)
 
     def _pending(

@@ -1,4 +1,8 @@
-"""Jobs that make a version's form again: one for each version, however many ask."""
+"""Form jobs: each makes a stored version servable by the model host again.
+
+However many ask for a version's form, there is one unfinished job for it. No event asks for these
+jobs, and they come before all others of their elder.
+"""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,12 +16,12 @@ from pipeline.storage.mongo import JOBS, Document, Store, server_time, store_err
 from schemas.documents import ElderModel, Job
 from schemas.errors import JobAlreadyEnded, StoreUnavailable
 
-# For so long a job that failed stands for new requests for the same form.
-_FORM_RETRY = timedelta(minutes=10)
+# A new request for the same form gets a failed job, not a new one, until this long after its end.
+_RETRY_AFTER = timedelta(minutes=10)
 
 
 class FormRequests:
-    """Requests for forms in the `jobs` collection. Raises StoreUnavailable."""
+    """Queues form jobs and finds them; raises StoreUnavailable when MongoDB is down."""
 
     def __init__(
         self, store: Store, acceptance: Acceptance, cancel: Callable[[str], object]
@@ -28,29 +32,23 @@ class FormRequests:
         self._cancel = cancel
 
     def request(
-        self,
-        model: ElderModel,
-        number: int,
-        *,
-        makes_current: bool,
-        request: str | None = None,
+        self, model: ElderModel, number: int, *, makes_current: bool, request: str | None = None
     ) -> Job:
-        """Queue the job that makes a version servable again, or return the one that is queued.
+        """Queue a form job, or return the one that answers the request already.
 
-        `makes_current`: the version is to answer then, in place of the one that answers now; an
-        earlier such job for another version is cancelled. `request` names who asks. However many
-        ask at once, there is one job; where the last one failed within `_FORM_RETRY`, that one is
-        returned, and no new one made.
+        `Ledger.request_form` describes the parameters. A job that failed within `_RETRY_AFTER` is
+        returned in place of a new one.
         """
         if makes_current:
             self._cancel_other_rollbacks(model.id, number)
         of_version = {"elder_id": model.id, "kind": "form", "form_version": number}
         with store_errors():
             now = server_time(self._store)
-            # Counted first: whoever stores one in between is found, or has this very number.
+            # Counted before the search: a job that is stored in between is either found by it, or
+            # has taken this number and so the name below.
             earlier = self._jobs.count_documents(of_version)
             last = self._jobs.find_one(of_version, sort=[("queued_at", DESCENDING)])
-            if last is not None and _stands_for_another(last, now, makes_current):
+            if last is not None and _answers_request(last, now, makes_current):
                 if request is not None:
                     asked = {"$addToSet": {"asked_by": request}}
                     self._jobs.update_one({"_id": last["_id"]}, asked)
@@ -70,7 +68,7 @@ class FormRequests:
         return None if document is None else Job.model_validate(document)
 
     def _cancel_other_rollbacks(self, elder_id: str, number: int) -> None:
-        """The newest rollback is the one that counts."""
+        """Cancel the unfinished rollbacks to other versions: the newest rollback counts."""
         with store_errors():
             found = self._jobs.find(
                 {
@@ -88,10 +86,10 @@ class FormRequests:
                 self._cancel(job_id)
 
 
-def _stands_for_another(job: Document, now: datetime, makes_current: bool) -> bool:
-    """Say whether a job that makes a form answers a new request for the same form."""
+def _answers_request(job: Document, now: datetime, makes_current: bool) -> bool:
+    """Say whether an existing form job answers a new request for the same version."""
     if job["status"] in ("queued", "running"):
         serves = bool(job["makes_current"]) or not makes_current
         return serves and not job["cancel_requested"]
     ended: datetime = job["finished_at"].replace(tzinfo=UTC)
-    return bool(job["status"] == "failed") and now - ended < _FORM_RETRY
+    return bool(job["status"] == "failed") and now - ended < _RETRY_AFTER

@@ -1,8 +1,9 @@
-"""Leases on jobs: two workers are kept from running one job.
+"""Leases and fences: they keep two workers from running one job.
 
-A claim is `find_one` of a candidate and then one conditional `update_one`, whose filter holds the
-fence it saw: of two workers one matches. The fence grows with each claim, and every write of a
-holder names it. The lease is kept on MongoDB's clock.
+A claim reads a candidate and then updates it on the condition that its fence is unchanged: of two
+workers that saw the same fence, one matches. Every claim raises the fence, and every later write
+names it, so a worker that lost its lease can change nothing. Leases expire by MongoDB's clock. A
+partial unique index allows at most one running job per elder.
 """
 
 from contextlib import suppress
@@ -35,7 +36,7 @@ class Lease(Frozen):
 
 
 class Leases:
-    """Claims jobs, and writes for those who hold them. Raises StoreUnavailable."""
+    """Claims jobs and writes for their holders; raises StoreUnavailable when MongoDB is down."""
 
     def __init__(
         self, store: Store, queue: FairQueue, announcer: Announcer, *, lease_s: float
@@ -47,36 +48,39 @@ class Leases:
         self._lease_ms = int(lease_s * 1000)
 
     def claim(self, owner: str) -> Lease | None:
-        """Claim a job whose worker was lost, or else the next of the queue; None: there is none."""
+        """Claim a job whose lease expired, or else the next of the queue.
+
+        Returns None if there is none, or if another worker claimed it first.
+        """
         with store_errors():
             now = server_time(self._store)
-            seen = self._lost(now) or self._queue.next(now)
+            seen = self._expired(now) or self._queue.next(now)
             return None if seen is None else self._claim(seen, owner, now)
 
-    def _lost(self, now: datetime) -> Document | None:
+    def _expired(self, now: datetime) -> Document | None:
         return self._jobs.find_one({"status": "running", "lease_until": {"$lt": now}})
 
     def _claim(self, seen: Document, owner: str, now: datetime) -> Lease | None:
         fence = seen["fence"] + 1
         condition: Document = {"_id": seen["_id"], "fence": seen["fence"], "status": seen["status"]}
-        # By the server's clock of a moment ago, not by `$expr` and `$$NOW`: with these SecantusDB
-        # goes through the whole collection.
+        # Compared with the server's time as read a moment ago, not by `$expr` and `$$NOW`: for
+        # these SecantusDB scans the whole collection.
         if seen["status"] == "running":
             condition["lease_until"] = {"$lt": now}  # It may have been renewed since.
         elif seen["not_before"] is not None and seen["not_before"] > now:
-            return None  # Released after we had looked for those that back off.
-        goes_on = seen["status"] == "queued" and seen.get("given_back", False)
+            return None  # Released after the queue had read which jobs are in backoff.
+        continues = seen["status"] == "queued" and seen.get("given_back", False)
         fields: Document = {
             "status": "running",
             "fence": fence,
-            "attempt": seen["attempt"] + (not goes_on),
+            "attempt": seen["attempt"] + (not continues),
             "given_back": False,
             "owner": {"$literal": owner},
             "lease_until": self._lease_end(),
             "served_at": "$$NOW",
             "stage": "preparing",
-            # It never goes back within an attempt, whatever is done over again.
-            "progress": seen["progress"] if goes_on else 0,
+            # Progress never goes back within an attempt, even where work is repeated.
+            "progress": seen["progress"] if continues else 0,
             "not_before": None,
             "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
         }
@@ -87,13 +91,13 @@ class Leases:
         if result.matched_count == 0:
             return None
         lease = Lease(job=self._read(seen["_id"]), fence=fence, owner=owner)
-        return None if self._gave_way(lease, seen) else lease
+        return None if self._yields_to_earlier(lease, seen) else lease
 
-    def _gave_way(self, lease: Lease, seen: Document) -> bool:
-        """Give a job back if an earlier one of its elder waits again.
+    def _yields_to_earlier(self, lease: Lease, seen: Document) -> bool:
+        """Release the job if an earlier one of its elder is queued again; say whether it was.
 
-        It ran while we looked and was released before we wrote. From now on ours keeps the
-        elder's place, so this look is not overtaken by another.
+        The earlier job was running when the queue was read, and was released before this claim
+        was written. A running job blocks its elder, so nothing can change after this check.
         """
         earlier = {
             "elder_id": seen["elder_id"],
@@ -110,7 +114,7 @@ class Leases:
         return {"$add": ["$$NOW", self._lease_ms]}
 
     def heartbeat(self, lease: Lease) -> None:
-        """Renew the lease; raises LeaseLost, or JobCancelled when that was asked for."""
+        """Renew the lease; raises LeaseLost, or JobCancelled where cancelling was requested."""
         self._write(lease, [{"$set": {"lease_until": self._lease_end(), "served_at": "$$NOW"}}])
         with store_errors():
             seen = self._jobs.find_one({"_id": lease.job.id}, {"cancel_requested": 1})
@@ -118,13 +122,16 @@ class Leases:
             raise JobCancelled
 
     def report(self, lease: Lease, state: ProgressState) -> None:
-        """Store progress and announce it; only the newest unpublished progress is kept."""
+        """Store progress and announce it; only the newest unpublished progress is kept.
+
+        Raises LeaseLost.
+        """
         job = self._job_of(lease)
         sequence = job.sequence + 1
-        told = state.model_dump() | {"progress": max(state.progress, job.progress)}
-        current = job.model_copy(update=told | {"sequence": sequence})
+        measured = state.model_dump() | {"progress": max(state.progress, job.progress)}
+        current = job.model_copy(update=measured | {"sequence": sequence})
         event = self._announcer.progress(current, sequence=sequence)
-        fields = told | {
+        fields = measured | {
             "sequence": sequence,
             "latest": event.model_dump(),
             "has_pending": True,
@@ -133,20 +140,21 @@ class Leases:
         self._write(lease, {"$set": fields})
 
     def finish(self, lease: Lease, ending: Ending) -> Job:
-        """End the job and queue the events that tell of it, in one update; raises LeaseLost."""
+        """End the job and queue the events that report it, in one update; raises LeaseLost."""
         return self.end(lease.key, self._job_of(lease), ending)
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
-        """Give the job back to the queue, at its old place, not before `wait_s` from now.
+        """Return the job to its old place in the queue, not to be claimed within `wait_s` seconds.
 
-        `count_attempt`: it was tried and failed. Otherwise the next claim goes on with the attempt.
+        `count_attempt`: the attempt failed. Otherwise the next claim continues the attempt.
+        Raises LeaseLost.
         """
         failures = {"$ifNull": ["$failures", 0]}
         fields: Document = {
             "status": "queued",
             "owner": None,
             "lease_until": None,
-            "served_at": None,  # The elder's turn is not over: it goes on at its old place.
+            "served_at": None,  # Not served after all: the elder keeps its place.
             "not_before": {"$add": ["$$NOW", int(wait_s * 1000)]},
             "given_back": not count_attempt,
             "failures": {"$add": [failures, 1 if count_attempt else 0]},
@@ -166,11 +174,11 @@ class Leases:
                 raise LeaseLost
 
     def end(self, key: Document, job: Job, ending: Ending) -> Job:
-        """End a job that matches `key` and is still as it was read; raises LeaseLost."""
+        """End the job that `key` matches; raises LeaseLost where it differs from `job` by now."""
         ended = ended_job(job, ending)
         update = end_update(job, ended, ending, self._announcer)
         with store_errors():
-            # `sequence` in the filter: a progress report in between must not be overtaken.
+            # `sequence` in the filter: no progress reported in between may be lost.
             result = self._jobs.update_one(key | {"sequence": job.sequence}, update)
         if result.matched_count == 0:
             raise LeaseLost

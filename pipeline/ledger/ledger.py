@@ -1,7 +1,10 @@
-"""The job ledger: what was accepted is done, once, by whoever holds the job's fence.
+"""The job ledger: every accepted request is done once, by the worker that holds the job's fence.
 
-A job is one document. A partial unique index lets at most one job of an elder run. The terminal
-state and the events that tell of it are one update, so neither stands without the other.
+A job is one document of the `jobs` collection. Handlers, workers and commands use `Ledger`; only
+the relay, which publishes the events, uses `outbox` itself. Each part owns one subject:
+`acceptance` stores requests, `forms` queues form jobs, `fairness` names the next job, `leases`
+keeps two workers from running one job, `endings` builds the update that ends a job, `events` builds
+its events.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +40,8 @@ class Ledger:
     ) -> None:
         """`fair_s` is how long an elder who was served waits behind those who were not.
 
-        `fence_off` shuts out a job's earlier holders; it returns what one of them released.
+        `fence_off` keeps a job's earlier holders from releasing a version; it returns the version
+        that one of them has released already, or None.
         """
         self._fence_off = fence_off
         self._jobs = store[JOBS]
@@ -50,7 +54,7 @@ class Ledger:
     def accept(self, requests: Iterable[NewJob]) -> int:
         """Insert requests, durably, and return how many were new.
 
-        A request that is in the ledger already is left alone: redelivery changes nothing.
+        A request that is already in the ledger is left alone: redelivery changes nothing.
         """
         return self._acceptance.accept(requests)
 
@@ -59,8 +63,10 @@ class Ledger:
     ) -> Job:
         """Queue the job that makes version `number` servable again, or return the one there is.
 
-        `makes_current`: the version is to answer then, in place of the one that answers now; an
-        earlier such job for another version is cancelled. `request` names who asks.
+        `makes_current`: the version then becomes the elder's current one; an unfinished job that
+        would make another version current is cancelled. `request` is the id of the command that
+        asks. However many ask at once, there is one job; one that failed in the last ten minutes
+        is returned in place of a new one.
         """
         return self._forms.request(model, number, makes_current=makes_current, request=request)
 
@@ -71,15 +77,21 @@ class Ledger:
     # Working --------------------------------------------------------------------------------
 
     def claim(self, owner: str) -> Lease | None:
-        """Claim a job whose worker was lost, or else the next of the queue; None: there is none."""
+        """Claim a job whose lease expired, or else the next of the queue.
+
+        Returns None if there is none, or if another worker claimed it first.
+        """
         return self._leases.claim(owner)
 
     def heartbeat(self, lease: Lease) -> None:
-        """Renew the lease; raises LeaseLost, or JobCancelled when that was asked for."""
+        """Renew the lease; raises LeaseLost, or JobCancelled where cancelling was requested."""
         self._leases.heartbeat(lease)
 
     def report(self, lease: Lease, state: ProgressState) -> None:
-        """Store progress and announce it; only the newest unpublished progress is kept."""
+        """Store progress and announce it; only the newest unpublished progress is kept.
+
+        Raises LeaseLost.
+        """
         self._leases.report(lease, state)
 
     def finish(
@@ -90,53 +102,25 @@ class Ledger:
         error: ErrorBody | None = None,
         ready: ModelReady | None = None,
     ) -> Job:
-        """End the job and queue the events that tell of it, in one update; raises LeaseLost."""
+        """End the job and queue the events that report it, in one update; raises LeaseLost."""
         return self._leases.finish(lease, Ending(status=status, error=error, ready=ready))
 
     def release(self, lease: Lease, *, wait_s: float, count_attempt: bool) -> None:
-        """Give the job back to the queue, at its old place, not before `wait_s` from now.
+        """Return the job to its old place in the queue, not to be claimed within `wait_s` seconds.
 
-        `count_attempt`: it was tried and failed. Otherwise the next claim continues the attempt.
+        `count_attempt`: the attempt failed. Otherwise the next claim continues the attempt.
+        Raises LeaseLost.
         """
         self._leases.release(lease, wait_s=wait_s, count_attempt=count_attempt)
 
-    # Asking ---------------------------------------------------------------------------------
-
-    def get(self, job_id: str) -> Job:
-        """Return a job; raises UnknownJob."""
-        with store_errors():
-            document = self._jobs.find_one({"_id": job_id})
-        if document is None:
-            raise UnknownJob
-        return Job.model_validate(document)
-
-    def jobs(
-        self, *, elder_id: str | None = None, status: Status | None = None, limit: int = 100
-    ) -> list[Job]:
-        """Return the newest jobs first."""
-        condition = {"elder_id": elder_id, "status": status}
-        with store_errors():
-            cursor = self._jobs.find({k: v for k, v in condition.items() if v is not None})
-            newest = cursor.sort([("queued_at", DESCENDING), ("queue_order", DESCENDING)])
-            return [Job.model_validate(d) for d in newest.limit(limit)]
-
-    def statuses(self, elder_id: str) -> dict[str, Status]:
-        """Return the state of each of an elder's jobs, by job id."""
-        with store_errors():
-            found = self._jobs.find({"elder_id": elder_id}, {"status": 1})
-            return {document["_id"]: document["status"] for document in found}
-
-    def count(self, status: Status) -> int:
-        """Count the jobs in a state."""
-        with store_errors():
-            return self._jobs.count_documents({"status": status})
+    # Operating ------------------------------------------------------------------------------
 
     def cancel(self, job_id: str, request: str | None = None) -> Job:
         """Cancel a job: a queued one at once, a running one at its worker's next heartbeat.
 
-        A job whose version was released already is left to its next worker, which ends it as
-        succeeded. A `request` that comes again changes nothing. Raises UnknownJob, or
-        JobAlreadyEnded.
+        A job whose version was already released is left to its next worker, which ends it as
+        succeeded. `request` is the id of the command; one that is repeated changes nothing. Raises
+        UnknownJob, or JobAlreadyEnded.
         """
         requests = () if request is None else (request,)
         while True:
@@ -146,8 +130,9 @@ class Ledger:
             if job.status not in ("queued", "running"):
                 raise JobAlreadyEnded
             seen = {"_id": job_id, "status": job.status, "fence": job.fence}
-            # Before the end: a worker that was held up must not release a cancelled job's version,
-            # nor may what its last holder sent come late. The next holder has this fence.
+            # Earlier holders are fenced off before the job ends: neither a worker that was
+            # suspended nor a late write may release the version of a cancelled job. `following`
+            # has the fence that the next holder would have.
             following = job.model_copy(update={"fence": job.fence + 1})
             if job.status == "queued" and self._fence_off(following) is None:
                 with suppress(LeaseLost):  # A worker claimed it meanwhile.
@@ -174,6 +159,37 @@ class Ledger:
         if result.matched_count == 0:
             raise JobAlreadyEnded
         return job
+
+    # Reading --------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        """Return a job; raises UnknownJob."""
+        with store_errors():
+            document = self._jobs.find_one({"_id": job_id})
+        if document is None:
+            raise UnknownJob
+        return Job.model_validate(document)
+
+    def jobs(
+        self, *, elder_id: str | None = None, status: Status | None = None, limit: int = 100
+    ) -> list[Job]:
+        """Return up to `limit` jobs, newest first, of one elder and with one status where given."""
+        condition = {"elder_id": elder_id, "status": status}
+        with store_errors():
+            cursor = self._jobs.find({k: v for k, v in condition.items() if v is not None})
+            newest = cursor.sort([("queued_at", DESCENDING), ("queue_order", DESCENDING)])
+            return [Job.model_validate(d) for d in newest.limit(limit)]
+
+    def statuses(self, elder_id: str) -> dict[str, Status]:
+        """Return the status of each of an elder's jobs, by job id."""
+        with store_errors():
+            found = self._jobs.find({"elder_id": elder_id}, {"status": 1})
+            return {document["_id"]: document["status"] for document in found}
+
+    def count(self, status: Status) -> int:
+        """Count the jobs with a status."""
+        with store_errors():
+            return self._jobs.count_documents({"status": status})
 
 
 def _cancelled(requests: tuple[str, ...]) -> Ending:

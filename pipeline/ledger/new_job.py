@@ -1,4 +1,4 @@
-"""Jobs before they are in the ledger: from an accepted request, or from a form that is needed."""
+"""A job before it is stored: from an accepted `train-requested` event, or to make a form."""
 
 from datetime import datetime
 from typing import Any
@@ -9,12 +9,12 @@ from schemas.identifiers import Version, job_id_for
 
 # The request source of jobs that no event asked for.
 FORMS = "forms"
-# Before every record's offset: a form is made before the elder's next training.
+# Less than any record's offset: a form is made before the elder's next training.
 _BEFORE_ALL = -1
 
 
 class NewJob(Frozen):
-    """A request that was accepted, ready for the ledger."""
+    """A request for a job, checked and ready to be stored."""
 
     request_source: str
     request_id: str
@@ -27,7 +27,7 @@ class NewJob(Frozen):
     overrides: dict[str, Any]
     traceparent: str | None
     queue_order: int
-    """The record's offset: it orders the jobs of one elder, who has one partition."""
+    """The record's offset. It orders one elder's jobs, which all come from one partition."""
     kind: JobKind = "train"
     form_version: Version | None = None
     makes_current: bool = False
@@ -35,14 +35,14 @@ class NewJob(Frozen):
 
     @property
     def name(self) -> str:
-        """The name that its job gets unless it is taken."""
+        """The job's id, unless another job has it; then a number is appended."""
         return self.job_id or job_id_for(self.elder_id, int(self.requested_at.timestamp()))
 
 
 def form_job(
     model: ElderModel, number: int, makes_current: bool, request: str, now: datetime
 ) -> NewJob:
-    """Return the job that makes the form of version `number`; `request` names who asks."""
+    """Build the job that makes the form of version `number`; `request` is its unique id."""
     return NewJob(
         request_source=FORMS,
         request_id=request,

@@ -1,4 +1,4 @@
-"""The outbox: events that wait in the ledger, read by the relay and removed once published."""
+"""The outbox: events stored with their jobs until the relay has published them."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from schemas.base import Frozen
 from schemas.documents import PendingEvent
 from schemas.envelope import OutboundEvent
 
-# SecantusDB walks a filter's list of ids for each document, so short lists cost less.
+# SecantusDB scans a filter's list of ids once for each document, so the lists are kept short.
 _MARKED_AT_ONCE = 100
-_NOTHING_WAITS: Document = {"outbox": [], "latest": None, "has_pending": False}
+_EMPTY: Document = {"outbox": [], "latest": None, "has_pending": False}
 
 
 class Waiting(Frozen):
@@ -25,17 +25,18 @@ class Waiting(Frozen):
     events: tuple[OutboundEvent, ...]
 
     def first(self, count: int) -> Self:
-        """Return the first `count` events, which were published without the rest.
+        """Keep only the first `count` events: those that were published, when the rest were not.
 
-        Sequence 0 matches no job, so events are removed one by one.
+        Sequence 0 matches no job, so the outbox is not emptied as a whole: the events are removed
+        one by one.
         """
         return self.model_copy(update={"events": self.events[:count], "sequence": 0})
 
 
 class Outbox:
-    """The relay's view of the ledger. Every method raises StoreUnavailable.
+    """The relay's view of the ledger; every method raises StoreUnavailable when MongoDB is down.
 
-    It reads what a majority of the servers has: no failover may take back a published event.
+    It reads with majority concern: no failover may roll back a job whose event was published.
     """
 
     def __init__(self, store: Store, source: str) -> None:
@@ -52,7 +53,7 @@ class Outbox:
         return [self._waiting(d) for d in documents]
 
     def mark_published(self, published: list[Waiting]) -> None:
-        """Remove published events; those that were added meanwhile stay."""
+        """Remove published events; events that were added since they were read stay."""
         updates = list(_clearings(published))
         if not updates:
             return
@@ -61,7 +62,7 @@ class Outbox:
                 self._mark_grown(published)
 
     def _mark_grown(self, published: list[Waiting]) -> None:
-        """Remove published events from jobs that have newer ones by now."""
+        """Remove published events from jobs that got new ones since they were read."""
         condition = {"_id": {"$in": [w.job_id for w in published]}, "has_pending": True}
         grown = {document["_id"] for document in self._jobs.find(condition, {"_id": 1})}
         removals = [r for w in published if w.job_id in grown for r in _removal(w)]
@@ -69,7 +70,7 @@ class Outbox:
             self._jobs.bulk_write(removals, ordered=True)
 
     def oldest(self) -> datetime | None:
-        """Return since when the oldest event has waited; None: no event waits."""
+        """Return the time of the oldest waiting event; None if no event waits."""
         with store_errors():
             document = self._jobs.find_one(
                 {"has_pending": True}, {"pending_since": 1}, sort=[("pending_since", ASCENDING)]
@@ -99,25 +100,25 @@ class Outbox:
 
 
 def _clearings(published: list[Waiting]) -> Iterator[UpdateMany]:
-    """Empty the outboxes of jobs that are as they were read, many in one update.
+    """Empty the outboxes of jobs that are unchanged since they were read, many in one update.
 
-    Whatever adds an event to a job raises its `sequence`: as long as that is the same, all that
-    waits there has been published.
+    Adding an event to a job raises its `sequence`: while that is unchanged, every event in the
+    outbox has been published.
     """
-    alike: defaultdict[int, list[str]] = defaultdict(list)
+    by_sequence: defaultdict[int, list[str]] = defaultdict(list)
     for waiting in published:
-        alike[waiting.sequence].append(waiting.job_id)
-    for sequence, ids in alike.items():
+        by_sequence[waiting.sequence].append(waiting.job_id)
+    for sequence, ids in by_sequence.items():
         for begin in range(0, len(ids), _MARKED_AT_ONCE):
             some = ids[begin : begin + _MARKED_AT_ONCE]
-            yield UpdateMany({"_id": {"$in": some}, "sequence": sequence}, {"$set": _NOTHING_WAITS})
+            yield UpdateMany({"_id": {"$in": some}, "sequence": sequence}, {"$set": _EMPTY})
 
 
 def _removal(waiting: Waiting) -> list[UpdateOne]:
-    """Remove what was published, then lower the flag if nothing is left.
+    """Remove the published events of a job, then clear `has_pending` if none is left.
 
-    In separate updates: between them the flag may stand over an empty outbox, which costs the
-    relay one read. In the other order an event could be left without its flag, and never told.
+    In this order: a crash in between leaves the flag set on an empty outbox, which costs the relay
+    one read. In the other order an event could be left without its flag and never be published.
     """
     job_id = waiting.job_id
     last = waiting.events[-1].sequence if waiting.events else 0

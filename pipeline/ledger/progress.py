@@ -1,10 +1,10 @@
-"""Progress of a job: a percentage that never goes back, and the seconds that are left."""
+"""Progress of a job: its stage, a percentage that never goes back, and the seconds left."""
 
 from schemas.base import Frozen
 from schemas.events import Stage
 from schemas.training import TrainingProgress
 
-# Where each stage begins and ends, in percent; training is nearly all of the time.
+# Where each stage begins and ends, in percent; training takes nearly all of the time.
 STAGE_RANGES: dict[Stage, tuple[int, int]] = {
     "preparing": (0, 5),
     "training": (5, 85),
@@ -28,7 +28,7 @@ class ProgressState(Frozen):
 
 
 class ProgressTracker:
-    """Turns measurements into a percentage (the original API's name)."""
+    """Turns measurements into a percentage. The original API named this class and its methods."""
 
     def __init__(self) -> None:
         self._state = ProgressState(stage="preparing", progress=0)
@@ -39,7 +39,7 @@ class ProgressTracker:
         return self._state
 
     def start_tracking(self, stage: Stage) -> ProgressState:
-        """Begin a stage; the last measurements of the training are kept."""
+        """Begin a stage; the last measurements of training stay in the state."""
         start, _ = STAGE_RANGES[stage]
         progress = max(start, self._state.progress)
         self._state = self._state.model_copy(
@@ -48,7 +48,7 @@ class ProgressTracker:
         return self._state
 
     def update_progress(self, fraction: float) -> ProgressState:
-        """Move within the stage, of which `fraction` is done, from 0 to 1."""
+        """Move within the stage; `fraction` is the part of it that is done, 0 to 1."""
         start, end = STAGE_RANGES[self._state.stage]
         reached = start + int((end - start) * min(max(fraction, 0.0), 1.0))
         progress = max(reached, self._state.progress)
@@ -56,7 +56,7 @@ class ProgressTracker:
         return self._state
 
     def update_training(self, measured: TrainingProgress) -> ProgressState:
-        """Take over a measurement of the training process."""
+        """Take over what the training process measured, and begin its stage if that is new."""
         if measured.stage != self._state.stage:
             self.start_tracking(measured.stage)
         fraction = measured.step / measured.total_steps if measured.total_steps else 0.0
