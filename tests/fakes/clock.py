@@ -1,4 +1,4 @@
-"""Clocks for tests: one that never moves, and one that moves only when the test says so."""
+"""Clocks for tests: one that stands still, and one that the test advances."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,7 @@ def fixed_clock() -> datetime:
 
 
 class FalseClock:
-    """A clock that a test moves; each read moves it by `tick_ms` as well."""
+    """A clock that a test advances; each read advances it by `tick_ms` as well."""
 
     def __init__(self, *, tick_ms: int = 0) -> None:
         self.now = NOW

@@ -1,11 +1,11 @@
-"""A MongoDB in memory with a false clock: what the ledger needs of `pymongo`, and no more.
+"""A MongoDB in memory with a false clock: the part of `pymongo` that the ledger uses, and no more.
 
 Every document goes through real BSON on its way in and out, so dates lose their microseconds,
-tuples become lists, and nobody shares an object with the store. Indexes come from the same
-`ensure_indexes` as the real ones, and unique ones are kept. `on_moment` is called before and
+tuples become lists, and no caller shares an object with the store. Indexes come from the same
+`ensure_indexes` as the real ones; unique ones are enforced. `on_moment` is called before and
 after each command and each single write of a batch: there a test may crash the caller, lose the
-answer of a write that took effect, let the clock run, or let somebody else go first.
-`on_change` is shown each document as it was and as it is, in the moment of the write.
+answer of a write that took effect, advance the clock, or let another process run first.
+`on_change` receives each document as it was and as it is, at the moment of the write.
 
 tests/contract/pipeline/ledger/ runs one suite on this and on a real store.
 """
@@ -45,7 +45,7 @@ _INDEX_FIELDS = {"name", "key", "unique", "partialFilterExpression", "expireAfte
 
 @dataclass(frozen=True)
 class Moment:
-    """A place in a caller's work at which it may be stopped."""
+    """A point in a caller's work at which a test may stop it."""
 
     when: Literal["before", "after"]
     command: str
@@ -53,11 +53,11 @@ class Moment:
 
 
 def nothing_happens(*_: object) -> None:
-    """The hook of a store that always works and that nobody watches."""
+    """The hook of a store that always works and that nothing observes."""
 
 
 class FakeStore:
-    """A database. `order` shuffles what has no order: a real store promises none either."""
+    """A database. `order` shuffles unsorted results: a real store promises no order either."""
 
     def __init__(self, clock: FalseClock, *, order: Random | None = None) -> None:
         self.clock = clock
@@ -71,7 +71,7 @@ class FakeStore:
         return self._collections.setdefault(name, FakeCollection(self, name))
 
     def get_collection(self, name: str, *, read_concern: ReadConcern) -> FakeCollection:
-        """The collection as a majority sees it: all that was written, as this is one server."""
+        """Return the collection: with a single server, a majority has every write."""
         return self[name]
 
     def command(
@@ -88,12 +88,12 @@ class FakeStore:
         return {"ok": 1.0, "localTime": now}
 
     def as_store(self) -> Store:
-        """This, under the type that production code asks for."""
+        """Return this store under the type that production code expects."""
         return cast("Store", self)
 
 
 class FakeCollection:
-    """A collection: documents as BSON and as what BSON makes of them, in order of insertion."""
+    """A collection: each document as BSON and as decoded from it, in order of insertion."""
 
     def __init__(self, store: FakeStore, name: str) -> None:
         self._store = store
@@ -106,7 +106,7 @@ class FakeCollection:
     # Reading --------------------------------------------------------------------------------
 
     def find(self, condition: Document, projection: Document | None = None) -> FakeCursor:
-        """Find documents once the cursor is read."""
+        """Return a cursor, which finds the documents when it is read."""
         return FakeCursor(lambda: self._found("find", condition), projection)
 
     def find_one(
@@ -115,12 +115,12 @@ class FakeCollection:
         projection: Document | None = None,
         sort: list[tuple[str, int]] | None = None,
     ) -> Document | None:
-        """Return the first match, or any where no order is asked for."""
+        """Return the first match; without `sort`, any match."""
         cursor = FakeCursor(lambda: self._found("find_one", condition), projection)
         return next(iter(cursor.sort(sort) if sort else cursor), None)
 
     def distinct(self, field: str, condition: Document) -> list[Any]:
-        """List a field's different values."""
+        """List the distinct values of a field."""
         if "$$NOW" in repr(condition):
             raise NotInTheFake("$$NOW in distinct: SecantusDB does not know it")
         values: list[Any] = []
@@ -160,7 +160,7 @@ class FakeCollection:
         return InsertOneResult(document["_id"], True)
 
     def insert_many(self, documents: list[Document], *, ordered: bool) -> InsertManyResult:
-        """Insert all that can be; raise BulkWriteError with the rest. In order: up to the first."""
+        """Insert the documents, `ordered` up to the first failure; raise BulkWriteError."""
         if not documents:
             raise TypeError("documents must be a non-empty list")
         failures: list[Document] = []
@@ -191,7 +191,7 @@ class FakeCollection:
     def bulk_write(
         self, requests: list[UpdateOne] | list[UpdateMany], *, ordered: bool
     ) -> BulkWriteResult:
-        """Update one after the other, each document by itself; a batch is no transaction."""
+        """Do the updates in order, each document by itself: a batch is no transaction."""
         if not requests:
             raise InvalidOperation("No operations to execute")
         if not ordered or any(type(r) not in (UpdateOne, UpdateMany) for r in requests):
@@ -203,7 +203,7 @@ class FakeCollection:
                 matched += self._bulk_update(stored["filter"], stored["update"])
                 continue
             for key in self._ids_of(stored["filter"]):
-                # Each is looked at again: it may have changed since it was found.
+                # Matched again: the document may have changed since it was found.
                 matched += self._bulk_update(stored["filter"] | {"_id": key}, stored["update"])
         return BulkWriteResult({"nMatched": matched}, True)
 
@@ -241,7 +241,7 @@ class FakeCollection:
         return 1 if failure is None else failure
 
     def _kept(self, raw: bytes, document: Document) -> Document | None:
-        """Keep a document, unless a unique index has another one under its key."""
+        """Store a document; return the write error where a unique index has its key already."""
         keys = {
             name: key_of(index, document)
             for name, index in self._indexes.items()
@@ -263,7 +263,7 @@ class FakeCollection:
     # Indexes --------------------------------------------------------------------------------
 
     def create_indexes(self, indexes: list[IndexModel]) -> list[str]:
-        """Create indexes; one that is there already must be the same."""
+        """Create indexes; one that exists already must be the same."""
         for index in indexes:
             wanted = dict(index.document)
             if not set(wanted) <= _INDEX_FIELDS:
@@ -286,7 +286,7 @@ class FakeCollection:
         return {"ok": 1.0}
 
     def drop_index(self, name: str) -> None:
-        """Forget an index; raises OperationFailure where there is none."""
+        """Drop an index; raises OperationFailure where there is none."""
         if name not in self._indexes:
             raise OperationFailure("index not found", _INDEX_NOT_FOUND)
         del self._indexes[name]

@@ -1,4 +1,4 @@
-"""Documents as the fake store keeps and returns them: as BSON, in order, one by one."""
+"""Cursors of the fake store, and documents as BSON, as which it keeps them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pymongo import ASCENDING
 from tests.fakes.mongo_language import Document, NotInTheFake, kind, value_at
 
 _AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
-# How BSON orders values of different types.
+# The order of BSON types, by which values of different types are sorted.
 _RANKS = {"null": 0, "number": 1, "string": 2, "bool": 4, "date": 5}
 
 
 class FakeCursor:
-    """What was found, in order, read once and late as a real cursor's documents are."""
+    """The documents found, in order. Like a real cursor, it reads them only when iterated."""
 
     def __init__(
         self, read: Callable[[], list[tuple[bytes, Document]]], projection: Document | None
@@ -32,17 +32,17 @@ class FakeCursor:
         self._skip = 0
 
     def sort(self, key: str | list[tuple[str, int]], direction: int = ASCENDING) -> FakeCursor:
-        """Order by one field or by several."""
+        """Sort by one field or by several."""
         self._sort = [(key, direction)] if isinstance(key, str) else key
         return self
 
     def skip(self, skip: int) -> FakeCursor:
-        """Leave out the first ones."""
+        """Leave out the first documents."""
         self._skip = skip
         return self
 
     def limit(self, limit: int) -> FakeCursor:
-        """Stop after so many; MongoDB takes none for all."""
+        """Stop after so many documents; 0 means all, as in MongoDB."""
         self._limit = limit or None
         return self
 

@@ -1,4 +1,4 @@
-"""What is in an index of the fake store, and under which key."""
+"""Indexes of the fake store: which documents an index holds, and under which key."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""MongoDB's filters, expressions and updates, as far as the ledger speaks them.
+"""MongoDB's filters, expressions and updates, as far as the ledger uses them.
 
-Owns no documents: every function takes one and gives one back. What it does not know it refuses,
-so that a test never passes on a meaning that was guessed. It also refuses what one of the two
-real stores is known to do differently: an expression compares dates as numbers (`$toLong`) or not
+It owns no documents: every function takes one and returns one or an answer. What it does not know
+it refuses, so that no test passes on a guessed meaning. It also refuses what one of the two real
+stores is known to do differently: an expression compares dates as numbers (`$toLong`) or not
 at all; a filter may compare a date with a given one.
 """
 
@@ -17,11 +17,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotInTheFake(NotImplementedError):
-    """The fake store was asked for what it does not know; teach it, with a contract test."""
+    """The fake store does not support this; add it, with a contract test."""
 
 
 class Missing:
-    """The type of MISSING, a field that is not there: not the same as null in an expression."""
+    """The type of MISSING, the value of a missing field: an expression tells it from null."""
 
 
 MISSING = Missing()
@@ -60,7 +60,7 @@ def kind(value: Any) -> str:
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """Equality in a filter: null is also a field that is not there; true is no number."""
+    """Say whether values are equal in a filter: null equals a missing field; true is no number."""
     of_left = kind(left)
     if of_left != kind(right):
         return False
@@ -71,7 +71,7 @@ def is_same(left: Any, right: Any) -> bool:
 
 
 def matches(document: Document, condition: Document, now: datetime) -> bool:
-    """Say whether a document is one that the filter means."""
+    """Say whether a filter matches a document."""
     return all(_matches_one(document, n, wanted, now) for n, wanted in condition.items())
 
 
@@ -118,7 +118,7 @@ def _compares(operator: str, found: Any, operand: Any) -> bool:
         raise NotInTheFake(f"{operator} with a {of_operand}")
     if kind(found) in ("array", "object"):
         raise NotInTheFake(f"{operator} of a list or a document")
-    # A filter compares within one type: null and the rest are neither less nor more.
+    # A filter compares values of one type only: others are neither less nor greater.
     if kind(found) != of_operand:
         return False
     return bool(
@@ -130,7 +130,7 @@ def _compares(operator: str, found: Any, operand: Any) -> bool:
 
 
 def evaluate(expression: Any, document: Document, now: datetime) -> Any:
-    """Work out an aggregation expression; MISSING where it is a field that is not there."""
+    """Evaluate an aggregation expression; MISSING for a missing field."""
     if isinstance(expression, str) and expression.startswith("$"):
         return _variable(expression, document, now)
     if isinstance(expression, dict):
@@ -178,7 +178,7 @@ def _if_null(value: Any, otherwise: Any) -> Any:
 
 
 def _less(left: Any, right: Any) -> bool:
-    # In an expression, other than in a filter, null is less than any number.
+    # In an expression, unlike in a filter, null is less than any number.
     if "null" in (kind(left), kind(right)) and {kind(left), kind(right)} <= {"null", "number"}:
         return kind(left) == "null" and kind(right) == "number"
     if kind(left) != "number" or kind(right) != "number":

@@ -1,8 +1,8 @@
-"""The ledger as one would tell it: jobs in a list, each with a few fields, one step at a time.
+"""A plain model of the ledger: jobs in a list, each with a few fields, one step at a time.
 
-It knows nothing of documents, filters or faults. test_ledger_machine.py compares the
-real ledger with it after every step; of a step that was cut short, as many writes are repeated
-here as took effect there.
+It knows nothing of documents, filters or faults. test_ledger_machine.py compares the real ledger
+with it after every step. Where a fault cuts a step short, the model repeats as many writes as took
+effect in the store.
 """
 
 from collections.abc import Callable
@@ -43,12 +43,12 @@ class ModelJob:
 
     @property
     def waiting(self) -> list[str]:
-        """The ids of what is to be published, in order."""
+        """The ids of the unpublished events, in order."""
         latest = [] if self.latest is None else [self.latest]
         return [event_id for _, event_id in sorted([*self.outbox, *latest])]
 
     def seen(self) -> tuple[object, ...]:
-        """What is compared with the stored document."""
+        """The fields that are compared with the stored document."""
         return (
             self.status,
             self.attempt,
@@ -74,7 +74,7 @@ class ModelJob:
 
 
 def stored(document: Document) -> tuple[object, ...]:
-    """A stored job as `ModelJob.seen` would tell it."""
+    """Return the fields of a stored job that `ModelJob.seen` returns of the model's."""
     events = sorted(waiting_events(document), key=lambda event: event["sequence"])
     plain = ("status", "attempt", "given_back", "failures", "fence", "sequence", "owner")
     return (
@@ -88,8 +88,8 @@ def stored(document: Document) -> tuple[object, ...]:
     )
 
 
-def told_by(document: Document) -> ModelJob:
-    """A stored job as one of the model's, as far as a claim looks at it."""
+def model_job(document: Document) -> ModelJob:
+    """Return a stored job as a ModelJob, with the fields that decide a claim."""
     request = new_request(document["queue_order"], document["elder_id"])
     return ModelJob(
         document["_id"],
@@ -104,7 +104,7 @@ def told_by(document: Document) -> ModelJob:
 
 
 class LedgerModel:
-    """All jobs. What would be one write to the store is one `Write` here, to be done or not."""
+    """All jobs. A single write to the store is one `Write` here, which a fault may skip."""
 
     def __init__(self, lease_s: float, fair_s: float) -> None:
         self.jobs: dict[str, ModelJob] = {}
@@ -112,7 +112,7 @@ class LedgerModel:
         self._lease = timedelta(seconds=lease_s)
 
     def is_known(self, request: NewJob) -> bool:
-        """Whether a request has its job."""
+        """Say whether a request has its job."""
         return any(job.request.request_id == request.request_id for job in self.jobs.values())
 
     def accept(self, request: NewJob, now: datetime) -> None:
@@ -124,7 +124,7 @@ class LedgerModel:
         self.jobs[name] = ModelJob(name, request, now, outbox=[(1, f"{name}/progress/1")])
 
     def claimable(self, now: datetime) -> set[str]:
-        """The jobs of which a claim takes one: any that was lost, or the one whose turn it is."""
+        """Return the jobs a claim may take: all with an expired lease, or else the next one."""
         running = [job for job in self.jobs.values() if job.status == "running"]
         lost = {job.id for job in running if job.lease_until and job.lease_until < now}
         if lost:
@@ -139,9 +139,10 @@ class LedgerModel:
         return {job.id for job in sorted(free, key=lambda job: self._place(job, now))[:1]}
 
     def _place(self, job: ModelJob, now: datetime) -> tuple[object, ...]:
-        """Where a job stands, by its elder first and then by its place in the elder's line.
+        """Return a sort key: a job's elder decides first, then its place among the elder's jobs.
 
-        Elders not served lately: whose wanted job is oldest. Then those served longest ago.
+        Elders who were not served lately come first, by their oldest job, or their oldest urgent
+        one. The others follow, the one served longest ago first.
         """
         elder = job.request.elder_id
         line = [
@@ -157,16 +158,16 @@ class LedgerModel:
             if other.request.elder_id == elder and other.served_at is not None
         ]
         is_served = bool(served) and max(served) > now - self._fair
-        turn = (max(served), elder) if is_served else oldest
-        return (is_served, *turn, job.request.queue_order)
+        place = (max(served), elder) if is_served else oldest
+        return (is_served, *place, job.request.queue_order)
 
     def is_held(self, job_id: str, fence: int) -> bool:
-        """Whether a lease may write."""
+        """Say whether a lease may write."""
         job = self.jobs[job_id]
         return job.status == "running" and job.fence == fence
 
     def claim(self, job_id: str, owner: str, now: datetime) -> None:
-        """Give a job to a worker."""
+        """Claim a job for a worker."""
         job = self.jobs[job_id]
         job.status, job.owner, job.not_before = "running", owner, None
         job.fence += 1
@@ -176,17 +177,17 @@ class LedgerModel:
         job.served_at = now
 
     def renew(self, job_id: str, now: datetime) -> None:
-        """Prolong a lease."""
+        """Renew a lease."""
         self.jobs[job_id].lease_until = now + self._lease
         self.jobs[job_id].served_at = now
 
     def report(self, job_id: str) -> None:
-        """Put progress in the place of what progress waits."""
+        """Replace the unpublished progress of a job."""
         job = self.jobs[job_id]
         job.latest = job._next_event()
 
     def end(self, job_id: str, status: Status, *, is_ready: bool = False) -> None:
-        """End a job; progress that still waits is not news any more."""
+        """End a job; unpublished progress is dropped."""
         job = self.jobs[job_id]
         job.status, job.owner, job.lease_until, job.not_before = status, None, None, None
         job.latest = None
@@ -204,7 +205,7 @@ class LedgerModel:
         job.failures += count_attempt
 
     def ask_to_cancel(self, job_id: str) -> None:
-        """Leave word for the worker."""
+        """Request cancellation from the worker."""
         self.jobs[job_id].is_cancel_wanted = True
 
     def prioritize(self, job_id: str) -> None:
@@ -212,7 +213,7 @@ class LedgerModel:
         self.jobs[job_id].is_urgent = True
 
     def clearing(self, jobs: dict[str, int]) -> list[Write]:
-        """The writes that empty the outboxes of jobs whose sequence is still the one given."""
+        """Return the writes that empty the outboxes of jobs whose sequence is unchanged."""
 
         def cleared(job: ModelJob) -> Write:
             def write() -> None:
@@ -220,12 +221,12 @@ class LedgerModel:
 
             return write
 
-        # As the store does it: those of one sequence together, the first found first.
+        # Like the store: jobs of one sequence together, in the order in which they were found.
         found = [j for s in dict.fromkeys(jobs.values()) for j in self.jobs if jobs.get(j) == s]
         return [cleared(self.jobs[j]) for j in found if self.jobs[j].sequence == jobs[j]]
 
     def taking_out(self, job_id: str, last: int) -> list[Write]:
-        """The writes that take published events out."""
+        """Return the writes that remove published events."""
         job = self.jobs[job_id]
 
         def from_outbox() -> None:

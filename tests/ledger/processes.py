@@ -30,7 +30,7 @@ _FAILED = ErrorBody(code="training_failed", message="it failed")
 
 
 class Process:
-    """What can be crashed: it forgets all, and goes on as another. It has a clock of its own."""
+    """A process with a clock of its own; after a crash it starts again and has forgotten all."""
 
     def __init__(self, world: Simulation, name: str) -> None:
         self.world = world
@@ -47,7 +47,7 @@ class Process:
         return self.world.clock.now + self._skew
 
     def step(self) -> None:
-        """Do the next thing."""
+        """Do the next piece of work."""
         raise NotImplementedError
 
     def crash(self) -> None:
@@ -56,7 +56,7 @@ class Process:
 
 
 class Reader(Process):
-    """Reads requests from the log and accepts them; commits after, if its turn is not over."""
+    """Reads requests from the log and accepts them; commits unless its partition was revoked."""
 
     def step(self) -> None:
         world = self.world
@@ -70,7 +70,7 @@ class Reader(Process):
 
 
 class Worker(Process):
-    """Claims, reports and ends jobs as the training worker does, with a second heart beating."""
+    """Claims, reports and ends jobs like the training worker; heartbeats are separate steps."""
 
     def __init__(self, world: Simulation, name: str) -> None:
         super().__init__(world, name)
@@ -110,11 +110,11 @@ class Worker(Process):
 
     def _claim(self) -> None:
         world = self.world
-        # While others go first anywhere, nobody can say whose turn it was.
-        turn = world.whose_turn() if world.is_calm else None
+        # While others may run in between, the next job cannot be predicted.
+        expected = world.next_jobs() if world.is_calm else None
         self.lease = self.ledger.claim(f"{self.name}-{self.lives}")
-        if turn is not None:
-            assert turn == set() if self.lease is None else self.lease.job.id in turn
+        if expected is not None:
+            assert expected == set() if self.lease is None else self.lease.job.id in expected
         if self.lease is not None:
             world.witness.begin(self.lease)
 
@@ -129,10 +129,10 @@ class Worker(Process):
         except JobCancelled:
             self.is_cancelled = self.lease is lease
         except LeaseLost:
-            pass  # Its hand goes on regardless, as a zombie would, and finds out by itself.
+            pass  # The work continues, as a zombie would, and learns of it at its next write.
 
     def _choice(self, lease: Lease) -> Callable[[Lease], object] | None:
-        """How the job ends now; None where it goes on."""
+        """Draw how the job ends now; None where it continues."""
         if self.is_cancelled:
             return self._finish("cancelled", _FAILED)
         if lease.job.lost_leases > MAX_LOST_LEASES:
@@ -141,16 +141,16 @@ class Worker(Process):
             return None
         if chance < 0.8:
             ready = make_ready(lease.job)
-            return lambda held: self.ledger.finish(held, "succeeded", ready=ready)
+            return lambda claimed: self.ledger.finish(claimed, "succeeded", ready=ready)
         if chance < 0.88:
             return self._finish("failed", _FAILED)
         wait_s, count = self.world.draw.choice([(0, False), (5, False), (20, True)])
         if count and lease.job.failures + 1 >= MAX_FAILURES:
             return self._finish("failed", _FAILED)
-        return lambda held: self.ledger.release(held, wait_s=wait_s, count_attempt=count)
+        return lambda claimed: self.ledger.release(claimed, wait_s=wait_s, count_attempt=count)
 
     def _finish(self, status: Status, error: ErrorBody) -> Callable[[Lease], object]:
-        return lambda held: self.ledger.finish(held, status, error=error)
+        return lambda claimed: self.ledger.finish(claimed, status, error=error)
 
     def _report(self, lease: Lease) -> None:
         progress = self.world.draw.randint(5, 80)
@@ -158,7 +158,7 @@ class Worker(Process):
 
 
 class Publisher(Process):
-    """Publishes what waits and marks it, and may be stopped after each event."""
+    """Publishes waiting events and marks them; it may be interrupted after each event."""
 
     def step(self) -> None:
         outbox = Outbox(self.world.store.as_store(), "test")
@@ -170,7 +170,7 @@ class Publisher(Process):
 
 
 class Operator(Process):
-    """Cancels jobs now and then, and lets some go first."""
+    """Cancels and prioritizes jobs now and then."""
 
     def step(self) -> None:
         draw = self.world.draw

@@ -1,11 +1,11 @@
 """One seed, one history: workers, relays, a queue's readers and an operator over one ledger.
 
-All of them run in one thread, in an order drawn from the seed. Wherever one of them speaks to
-the store, the draw may crash its process, hide the store, let time pass, or let others do whole
-steps of their own before it goes on: so anyone can be held up between a look and a write, past
-the end of a lease too. Afterwards the faults stop and everything must come to its end.
+All of them run in one thread, in an order drawn from the seed. At each command to the store, the
+draw may crash the process, make the store unavailable, let time pass, or let others do whole
+steps of their own before it continues: so any process can pause between a read and a write, past
+the end of its lease too. Afterwards the faults stop and every job must end.
 
-What this does not show: of those who are held up, the last is the first to go on.
+Not covered: of several paused processes, the last one paused is always the first to continue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from schemas.errors import StoreUnavailable
 from schemas.events import ErrorBody
 from tests.fakes.clock import FalseClock
 from tests.fakes.mongo import FakeStore, Moment, nothing_happens
-from tests.ledger.model import LedgerModel, told_by
+from tests.ledger.model import LedgerModel, model_job
 from tests.ledger.processes import FAIR_S, LEASE_S, Operator, Process, Publisher, Reader, Worker
 from tests.ledger.witness import Crash, Witness, new_request
 
@@ -34,7 +34,7 @@ _FAILED = ErrorBody(code="training_failed", message="it failed")
 
 
 class AtWork:
-    """While it is open, every write must be made under this lease."""
+    """While it is open, the witness expects every write under this lease."""
 
     def __init__(self, world: Simulation, lease: Lease | None) -> None:
         self._stack = world.leases
@@ -48,7 +48,7 @@ class AtWork:
 
 
 class Simulation:
-    """A history and what it needs; `run` raises AssertionError where a promise is broken."""
+    """A history; `run` raises AssertionError where a guarantee is broken."""
 
     def __init__(self, seed: int) -> None:
         self.draw = Random(seed)
@@ -67,13 +67,13 @@ class Simulation:
         self.relays = [Publisher(self, f"relay{n}") for n in range(relays)]
         self.reader = Reader(self, "reader")
         others = [self.reader, Reader(self, "reader2"), Operator(self, "operator"), *self.relays]
-        self._turns: list[tuple[Process, Callable[[], None]]] = [
+        self._steps: list[tuple[Process, Callable[[], None]]] = [
             *((p, p.step) for p in [*self.workers, *self.workers, *others]),
             *((w, w.beat) for w in self.workers),
         ]
         self._running: list[tuple[Process, Callable[[], None]]] = []
-        self._intruder = self._turns[0]
-        # Some histories are wild, some nearly quiet.
+        self._intruder = self._steps[0]
+        # Some histories have many faults, some nearly none.
         self._wildness = self.draw.choice([0.2, 1.0, 2.5])
 
     def _request(self, number: int) -> NewJob:
@@ -85,14 +85,14 @@ class Simulation:
         )
 
     def at_work(self, lease: Lease | None) -> AtWork:
-        """Hold the witness to a lease."""
+        """Let the witness expect writes under a lease."""
         return AtWork(self, lease)
 
     def run(self) -> None:
-        """Live through the history, then through a calm in which all must end."""
+        """Run the history, then a phase without faults in which every job must end."""
         self.store.on_moment = self.interrupt
         for _ in range(STEPS):
-            self._take(self.draw.choice(self._turns))
+            self._take(self.draw.choice(self._steps))
             if self.draw.random() < 0.15:
                 self.clock.advance(self.draw.choice([0.5, 5, LEASE_S + 1]))
         self.store.on_moment = nothing_happens
@@ -104,12 +104,12 @@ class Simulation:
             if self.committed == len(self.log) and self._is_all_over():
                 break
         assert len(self.witness.jobs) == len(self.log), "a request was lost"
-        self.witness.check_all_told()
+        self.witness.check_all_published()
 
-    def whose_turn(self) -> set[str]:
-        """The jobs of which a claim takes one now, by the plain rule."""
+    def next_jobs(self) -> set[str]:
+        """Return the jobs one of which a claim takes now, by the plain model."""
         model = LedgerModel(LEASE_S, FAIR_S)
-        model.jobs = {job_id: told_by(job) for job_id, job in self.witness.jobs.items()}
+        model.jobs = {job_id: model_job(job) for job_id, job in self.witness.jobs.items()}
         return model.claimable(self.clock.now)
 
     def _is_all_over(self) -> bool:
@@ -118,21 +118,21 @@ class Simulation:
             for j in self.witness.jobs.values()
         )
 
-    def _take(self, turn: tuple[Process, Callable[[], None]]) -> None:
-        process, step = turn
-        self._running.append(turn)
+    def _take(self, work: tuple[Process, Callable[[], None]]) -> None:
+        process, step = work
+        self._running.append(work)
         try:
             with self.at_work(None):
                 step()
         except (StoreUnavailable, AutoReconnect):
-            pass  # The store is away, or the broker: it tries again when its next turn comes.
+            pass  # Store or broker unavailable: the process tries again at its next step.
         except Crash:
             process.crash()
         finally:
             self._running.pop()
 
     def interrupt(self, moment: Moment) -> None:
-        """Draw what happens between two steps of whoever is at work."""
+        """Draw a fault, a delay or steps of others between two commands of a process."""
         chance = self.draw.random() / self._wildness
         if chance < 0.01:
             raise Crash
@@ -149,10 +149,10 @@ class Simulation:
         process, _ = self._running[-1]
         lives = process.lives
         for _ in range(self.draw.randint(1, 3)):
-            # The same one goes on often: what it began it may end while others are held up.
+            # Often the same one continues: it may finish what it began while others are paused.
             if self.draw.random() < 0.5:
-                self._intruder = self.draw.choice(self._turns)
+                self._intruder = self.draw.choice(self._steps)
             if self._intruder not in self._running:
                 self._take(self._intruder)
         if process.lives != lives:
-            raise Crash  # Its heart died, and with it its hand.
+            raise Crash  # The process crashed in its heartbeat, so this step of it ends too.

@@ -14,7 +14,7 @@ from tests.ledger.witness import Crash
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong at which of a step's writes."""
+    """An error raised before or after one of a step's writes, which are counted from 1."""
 
     write: int
     when: Literal["before", "after"]
@@ -45,7 +45,7 @@ requests = st.tuples(
 
 
 def do_under(store: FakeStore, work: Callable[[], object], fault: Fault | None) -> Outcome:
-    """Take a step over the store, cut short by the fault, and say what came of it."""
+    """Do a step, cut short by the fault where its write is reached; return what came of it."""
     outcome = Outcome()
 
     def look(moment: Moment) -> None:

@@ -1,8 +1,8 @@
-"""A witness of everything that happens to the ledger's jobs; it fails on what may never happen.
+"""A witness of every change to the ledger's jobs; it fails when a guarantee is broken.
 
-It sees each document in the moment of its change (`FakeStore.on_change`) and each event that is
-published. It knows the promises and nothing of how they are kept; the state machine and the
-simulation both have it looking on.
+It sees each document at the moment of its change (`FakeStore.on_change`) and each event that is
+published. It knows the guarantees and nothing of how they are kept. The state machine and the
+simulation both use it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from schemas.topics import MODEL_READY, TRAIN_PROGRESS
 from tests.fakes.clock import FalseClock
 from tests.fakes.mongo_language import Document
 
-# What the relay and the coalescing of progress may change of a job that has ended.
+# Fields of an ended job that the relay and the coalescing of progress may change.
 _OUTBOX_FIELDS = {"outbox", "latest", "has_pending", "pending_since"}
 
 
 class Crash(BaseException):
-    """The process is gone: nothing on the way out may catch this and go on."""
+    """The process crashed. No code on the way out may catch this and continue."""
 
 
 def new_request(number: int, elder: str, *, second: int = 0, job_id: str | None = None) -> NewJob:
@@ -45,7 +45,7 @@ def new_request(number: int, elder: str, *, second: int = 0, job_id: str | None 
 
 
 def waiting_events(document: Document | None) -> list[Document]:
-    """A job's unpublished events."""
+    """Return a job's unpublished events."""
     if document is None:
         return []
     return [*document["outbox"], *filter(None, [document.get("latest")])]
@@ -68,7 +68,7 @@ class Witness:
     # Publishing -----------------------------------------------------------------------------
 
     def publish(self, event: OutboundEvent) -> None:
-        """Take an event as the broker would; twice is the same event."""
+        """Record an event as the broker would; one published twice must be identical."""
         known = self.published.setdefault(event.id, event)
         assert known == event, f"{event.id} was published with another content"
         job_id = event.data["job_id"]
@@ -77,21 +77,21 @@ class Witness:
             assert event.sequence is not None and event.sequence > last, f"{event.id} comes late"
             self._last_published[job_id] = event.sequence
 
-    def check_all_told(self) -> None:
-        """When all is done: every job ended, and every end was told once."""
+    def check_all_published(self) -> None:
+        """Check at the end that every job ended, and that each end was reported once."""
         for job_id, job in self.jobs.items():
             assert job["status"] in TERMINAL_STATUSES, f"{job_id} never ended: {job['status']}"
-            assert not job["has_pending"] and not waiting_events(job), f"{job_id} is not told of"
-            told = {e.id for e in self.published.values() if e.data["job_id"] == job_id}
-            assert {e["event_id"] for e in self._telling_of_the_end(job_id)} <= told
+            assert not job["has_pending"] and not waiting_events(job), f"{job_id} is unpublished"
+            published = {e.id for e in self.published.values() if e.data["job_id"] == job_id}
+            assert {e["event_id"] for e in self._terminal_events(job_id)} <= published
 
     # Claiming -------------------------------------------------------------------------------
 
     def begin(self, lease: Lease) -> None:
-        """Look at work that begins: the jobs of one elder begin in the order of the log."""
+        """Check a claim: the jobs of one elder begin in the order of the log."""
         job = self.jobs[lease.job.id]
         if (job["status"], job["fence"]) != ("running", lease.fence):
-            return  # It is over before its holder has heard of it: no write of this lease counts.
+            return  # The lease expired before its holder received it: none of its writes counts.
         elder, order = job["elder_id"], job["queue_order"]
         for other in self.jobs.values():
             is_before = other["elder_id"] == elder and other["queue_order"] < order
@@ -103,11 +103,11 @@ class Witness:
     # Changing -------------------------------------------------------------------------------
 
     def change(self, before: Document | None, after: Document) -> None:
-        """Look at one write."""
+        """Check one write."""
         self._check_holder(before)
         if before is None:
             assert (after["status"], after["fence"], after["sequence"]) == ("queued", 0, 1)
-            assert after["has_pending"], "a new job must be told of"
+            assert after["has_pending"], "a new job has an event to publish"
         else:
             self._check_step(before, after)
         self._check_events(before, after)
@@ -120,8 +120,10 @@ class Witness:
         lease = self.lease_at_work()
         if lease is not None:
             assert before is not None and before["_id"] == lease.job.id
-            held = (before["fence"], before["status"])
-            assert held == (lease.fence, "running"), f"a lease of fence {lease.fence} wrote {held}"
+            found = (before["fence"], before["status"])
+            assert found == (lease.fence, "running"), (
+                f"a lease of fence {lease.fence} wrote {found}"
+            )
 
     def _check_step(self, before: Document, after: Document) -> None:
         assert after["sequence"] >= before["sequence"], "the sequence went back"
@@ -172,30 +174,30 @@ class Witness:
                 assert before is not None and event == before.get("latest"), "an event was lost"
                 newest = max((e["sequence"] for e in waiting), default=0)
                 assert newest > event["sequence"], "the newest progress was lost"
-        ends = self._telling_of_the_end(after["_id"])
+        ends = self._terminal_events(after["_id"])
         progress = [e for e in ends if e["topic"] == TRAIN_PROGRESS.name]
-        assert len(progress) == (after["status"] in TERMINAL_STATUSES), "an end is told once"
+        assert len(progress) == (after["status"] in TERMINAL_STATUSES), "an end is reported once"
         is_ready = after["status"] == "succeeded" and after["version"] is not None
         assert len(ends) - len(progress) == is_ready, "model-ready goes with success"
 
     def _check_progress(self, event: Document) -> None:
-        """What is new never goes back within an attempt, and attempts never go back."""
+        """Check that progress never goes back within an attempt, and that attempts never do."""
         if event["topic"] != TRAIN_PROGRESS.name:
             return
-        told = event["data"]["attempt"], event["data"]["progress"]
+        reached = event["data"]["attempt"], event["data"]["progress"]
         before = self._furthest.get(_job_of(event), (0, 0))
-        assert told >= before, f"{event['event_id']} went back from {before} to {told}"
-        self._furthest[_job_of(event)] = told
+        assert reached >= before, f"{event['event_id']} went back from {before} to {reached}"
+        self._furthest[_job_of(event)] = reached
 
-    def _telling_of_the_end(self, job_id: str) -> list[Document]:
-        """The events, waiting or published, that tell of a job's end."""
-        return [e for e in self._events.values() if _job_of(e) == job_id and _tells_of_the_end(e)]
+    def _terminal_events(self, job_id: str) -> list[Document]:
+        """Return the events, waiting or published, that report a job's end."""
+        return [e for e in self._events.values() if _job_of(e) == job_id and _is_terminal(e)]
 
 
 def _job_of(event: Document) -> Any:
     return event["data"]["job_id"]
 
 
-def _tells_of_the_end(event: Document) -> bool:
+def _is_terminal(event: Document) -> bool:
     is_ready = event["topic"] == MODEL_READY.name
     return is_ready or event["data"].get("status") in TERMINAL_STATUSES

@@ -1,4 +1,8 @@
-"""A ledger over the fake store and over a real one; on the fake, waiting moves its false clock."""
+"""Ledgers for the contract suite.
+
+The suite runs on the fake store and on a real one. The state machine and the simulation in
+tests/unit rest on the fake: the suite shows that the fake is no more lenient than the real store.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests, leases and events as the suites of the ledger need them."""
+"""What the tests of the ledger share: requests, a claim that must succeed, unpublished events."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def request(
 
 
 def claimed(ledger: Ledger, owner: str = "a") -> Lease:
-    """Claim what must be there."""
+    """Claim a job; fails where there is none."""
     lease = ledger.claim(owner)
     assert lease is not None
     return lease
 
 
 def waiting(store: Store) -> list[OutboundEvent]:
-    """All unpublished events."""
+    """Return all unpublished events."""
     return [event for job in Outbox(store, "test").waiting(100) for event in job.events]

@@ -1,4 +1,4 @@
-"""Accepting requests: each is one job, however often it comes."""
+"""Acceptance: a request is stored once, and job names that clash are numbered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.contract.pipeline.ledger.requests import SECONDS, claimed, request, w
 def test_request_of_another_elder_under_a_known_id_is_a_job_of_its_own(
     ledger: Ledger, together: bool
 ) -> None:
-    """A sender that numbers anew after a restart: the second elder was never trained."""
+    """A sender restarted its numbering, and the second elder was never trained."""
     first, second = request(1, "LXM"), request(1, "WEI")
     batches = [[first, second]] if together else [[first], [second]]
     assert sum(ledger.accept(batch) for batch in batches) == 2
@@ -27,7 +27,7 @@ def test_request_of_another_elder_under_a_known_id_is_a_job_of_its_own(
 def test_many_requests_of_one_second_are_numbered_in_their_order(
     ledger: Ledger, batches: list[int]
 ) -> None:
-    """Name after name was tried for each: ten thousand of them never came to an end."""
+    """Each taken name used to cost a query: accepting ten thousand requests never ended."""
     requests = [request(number) for number in range(1, sum(batches) + 1)]
     rest = requests
     for size in batches:
@@ -83,7 +83,7 @@ def test_empty_batch_is_no_write(ledger: Ledger) -> None:
 
 
 def test_name_that_looks_like_a_field_path_stays_a_name(ledger: Ledger) -> None:
-    """Claims are pipelines, in which `$name` would be a field."""
+    """Claims are update pipelines, in which `$name` would be read as a field."""
     ledger.accept([request(1, name="$status")])
     lease = claimed(ledger, owner="$status")
     assert lease.job.elder_name == "$status"

@@ -44,7 +44,7 @@ def test_ended_or_unknown_job_cannot_be_cancelled(ledger: Ledger) -> None:
 
 
 def test_cancelled_while_queued_again_stays_cancelled(ledger: Ledger) -> None:
-    """Asked while it ran, released before the worker saw it: the next holder learns of it."""
+    """Requested while it ran, released before its worker saw it: the next holder is told."""
     ledger.accept([request(1)])
     lease = claimed(ledger)
     ledger.cancel(lease.job.id)
@@ -55,7 +55,7 @@ def test_cancelled_while_queued_again_stays_cancelled(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("state", ["queued", "running"])
 def test_cancel_that_comes_again_is_answered_as_done(ledger: Ledger, state: str) -> None:
-    """The command's member died before the commit; meanwhile the job ended."""
+    """The member died before it committed the command; meanwhile the job ended."""
     ledger.accept([request(1)])
     job_id = f"LXM_{SECONDS}"
     lease = claimed(ledger) if state == "running" else None
@@ -72,7 +72,7 @@ def test_cancel_that_comes_again_is_answered_as_done(ledger: Ledger, state: str)
 
 
 def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Store) -> None:
-    """Its first worker is stopped while it publishes, its second gave it back at once."""
+    """The first worker is suspended while it publishes; the second released the job at once."""
     shut_out: list[tuple[str, int]] = []
 
     def fence_off(job: Job) -> None:
@@ -88,7 +88,7 @@ def test_cancelled_job_has_nobody_left_who_could_release_its_version(store: Stor
 
 
 def test_job_whose_version_was_released_is_not_cancelled_any_more(store: Store) -> None:
-    """Its worker died before it could end the job; the next one ends it as what it is."""
+    """Its worker died before it ended the job; the next one ends it as succeeded."""
     announcer = Announcer(lambda: datetime.now(UTC), "en")
     ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=lambda job: "a version")
     ledger.accept([request(1)])

@@ -1,4 +1,4 @@
-"""Jobs that make a version's form again."""
+"""Form jobs: one for a version however many ask, before the elder's other jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def elder_model(elder: str = "LXM") -> ElderModel:
 
 
 def test_form_is_asked_for_once_however_many_ask(ledger: Ledger) -> None:
-    """A hundred families find at the same time that the host lost their grandmother's model."""
+    """A whole family finds at the same time that the host lost their grandmother's model."""
     with ThreadPoolExecutor(8) as pool:
         asked = [
             pool.submit(ledger.request_form, elder_model(), 2, makes_current=False)
@@ -37,7 +37,7 @@ def test_form_that_is_to_answer_is_another_job_than_one_that_only_is_to_be_there
     waiting = ledger.request_form(elder_model(), 2, makes_current=False)
     rollback = ledger.request_form(elder_model(), 2, makes_current=True)
     assert rollback.id != waiting.id
-    # Whoever only wants it to be there is served by the rollback, too.
+    # The rollback's job also answers requests that only need the form.
     assert ledger.request_form(elder_model(), 2, makes_current=False).id == rollback.id
 
 

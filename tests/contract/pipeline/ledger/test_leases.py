@@ -1,4 +1,4 @@
-"""Claims and leases: a job is held by one worker, and by the next one when that is lost."""
+"""Leases: one worker has a job at a time, and one that lost its lease can write nothing."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_backed_off_job_comes_again_and_its_attempt_counts(
 def test_only_what_a_worker_reports_counts_as_a_failure(
     ledger: Ledger, hasty: Ledger, wait_until: WaitUntil
 ) -> None:
-    """A worker that is killed reports nothing; a job given back is as if it had not begun."""
+    """A worker that is killed reports nothing; a job released early counts as not begun."""
     ledger.accept([request(1)])
     ledger.release(claimed(ledger), wait_s=0, count_attempt=True)
     claimed(hasty)

@@ -1,4 +1,4 @@
-"""Whose turn it is in the ledger, on the fake store and a real one: nobody waits for a flood.
+"""Fairness of the queue, on the fake store and a real one: one elder's flood delays no other.
 
 What a claim takes with ten thousand jobs in the queue is printed by
 
@@ -27,14 +27,13 @@ MANY = 10_000
 BATCH = 500
 LIMIT_S = 30.0
 FAIR_S = 600.0
-# On the real store these are real seconds: what is to happen "lately" must fit in there, on a
-# machine that does much else too.
+# Real seconds on the real store: what must happen "lately" has to fit in them on a busy machine.
 SHORT_S = 5.0
 
 
 @pytest.fixture
 def pass_time(clock: FalseClock | None) -> Callable[[float], None]:
-    """Lets the store's clock go on: at once where it is false."""
+    """Advances the store's clock: at once where it is false."""
 
     def pass_time(seconds: float) -> None:
         if clock is None:
@@ -51,12 +50,12 @@ def ledger_of(store: Store, fair_s: float = FAIR_S) -> Ledger:
 
 @pytest.fixture
 def ledger(store: Store) -> Ledger:
-    """A ledger that remembers for the whole test who was served."""
+    """A ledger whose fairness interval is longer than the test."""
     return ledger_of(store)
 
 
 def accept(ledger: Ledger, *elders: str) -> None:
-    """Queue one job for each, in this order; a job's request says which it is."""
+    """Queue one job for each elder, in this order; a job's id is its number in the order."""
     known = len(ledger.jobs(limit=0))
     numbered = enumerate(elders, known + 1)
     requests = [new_request(n, elder, job_id=f"job-{n}") for n, elder in numbered]
@@ -65,7 +64,7 @@ def accept(ledger: Ledger, *elders: str) -> None:
 
 
 def begin(ledger: Ledger) -> Lease:
-    """Claim what must be there; say how long it took."""
+    """Claim a job, and print how long that took; fails where there is none."""
     begun = time.perf_counter()
     lease = ledger.claim("w")
     milliseconds = (time.perf_counter() - begun) * 1000
@@ -75,14 +74,14 @@ def begin(ledger: Ledger) -> Lease:
 
 
 def serve(ledger: Ledger) -> str:
-    """Run the next job to its end; whose was it?"""
+    """Run the next job to its end; return its elder."""
     lease = begin(ledger)
     ledger.finish(lease, "succeeded")
     return lease.job.elder_id
 
 
 def job_of(ledger: Ledger, elder: str) -> Job:
-    """An elder's newest job."""
+    """Return an elder's newest job."""
     return ledger.jobs(elder_id=elder, limit=1)[0]
 
 
@@ -136,7 +135,7 @@ def test_flood_gets_its_turn_again_however_many_others_come(
 def test_long_job_counts_from_its_last_sign_of_life(
     store: Store, pass_time: Callable[[float], None]
 ) -> None:
-    """Otherwise a flood of jobs longer than the interval would let nobody in."""
+    """Otherwise a flood of jobs longer than the interval would keep all others waiting."""
     ledger = ledger_of(store, SHORT_S)
     accept(ledger, "LONG", "LONG", "ONE")
     lease = begin(ledger)
@@ -147,7 +146,7 @@ def test_long_job_counts_from_its_last_sign_of_life(
 
 
 def test_job_given_back_keeps_its_place(ledger: Ledger) -> None:
-    """A worker that is stopped gives back a job half done; its elder's turn is not over."""
+    """A stopped worker releases an unfinished job; its elder keeps its place."""
     accept(ledger, "A", "B")
     ledger.release(begin(ledger), wait_s=0, count_attempt=False)
     assert [serve(ledger), serve(ledger)] == ["A", "B"]

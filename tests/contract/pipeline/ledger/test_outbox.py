@@ -1,4 +1,4 @@
-"""What is told of jobs: their ends and their progress, published at least once and in order."""
+"""The outbox: events of a job wait there, in order, until the relay marks them as published."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_terminal_state_and_its_events_stand_together(ledger: Ledger, store: Sto
 
 
 def test_progress_never_goes_back_within_an_attempt(ledger: Ledger, store: Store) -> None:
-    """Work that waited, for Ollama or for room, goes on; a new attempt begins anew."""
+    """Work that waited, for Ollama or for disk space, continues; a new attempt starts from zero."""
     ledger.accept([request(1)])
     lease = claimed(ledger)
     ledger.report(lease, ProgressState(stage="evaluating", progress=88))
@@ -36,8 +36,8 @@ def test_progress_never_goes_back_within_an_attempt(ledger: Ledger, store: Store
     again = claimed(ledger)
     assert (again.job.attempt, again.job.progress) == (1, 88)
     ledger.report(again, ProgressState(stage="preparing", progress=0))
-    (*_, told) = waiting(store)
-    assert (told.data["stage"], told.data["progress"]) == ("preparing", 88)
+    (*_, reported) = waiting(store)
+    assert (reported.data["stage"], reported.data["progress"]) == ("preparing", 88)
     ledger.report(again, ProgressState(stage="publishing", progress=97))
     ledger.release(again, wait_s=0, count_attempt=True)
     anew = claimed(ledger)
@@ -83,11 +83,11 @@ def test_relay_takes_out_what_it_published_and_nothing_newer(ledger: Ledger, sto
 def test_many_jobs_are_marked_at_once_and_what_is_new_of_some_stays(
     ledger: Ledger, store: Store
 ) -> None:
-    """More than one update marks; jobs have come to different lengths; one ends meanwhile."""
+    """Marking takes several updates; the jobs have different sequences; one ends meanwhile."""
     outbox = Outbox(store, "test")
     ledger.accept([request(number, f"E{number:03}") for number in range(230)])
-    told, ended = claimed(ledger), claimed(ledger)
-    ledger.report(told, ProgressState(stage="training", progress=10))
+    reported, ended = claimed(ledger), claimed(ledger)
+    ledger.report(reported, ProgressState(stage="training", progress=10))
     seen = outbox.waiting(1000)
     assert (len(seen), {w.sequence for w in seen}) == (230, {1, 2})
     ledger.finish(ended, "failed", error=ErrorBody(code="x", message="y"))
@@ -98,7 +98,7 @@ def test_many_jobs_are_marked_at_once_and_what_is_new_of_some_stays(
 
 
 def test_marking_again_or_late_takes_out_nothing_new(ledger: Ledger, store: Store) -> None:
-    """Another relay has marked them already, and a job has gone on since."""
+    """Another relay has marked them already, and a job has progressed since."""
     outbox = Outbox(store, "test")
     ledger.accept([request(1), request(2, "ZJG")])
     seen = outbox.waiting(10)
@@ -109,7 +109,7 @@ def test_marking_again_or_late_takes_out_nothing_new(ledger: Ledger, store: Stor
 
 
 def test_flag_over_an_empty_outbox_is_lowered(ledger: Ledger, store: Store) -> None:
-    """A relay of an earlier release may have been cut off between its updates."""
+    """A relay of an earlier release may have crashed between its updates."""
     ledger.accept([request(1)])
     store["jobs"].update_one({"_id": f"LXM_{SECONDS}"}, {"$set": {"outbox": []}})
     outbox = Outbox(store, "test")

@@ -1,4 +1,4 @@
-"""Jobs by elder and state, and the indexes that find them."""
+"""Queries: jobs are listed by elder and status; the indexes can be set up again and again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_jobs_are_listed_newest_first_and_by_elder_and_status(ledger: Ledger) ->
     assert (ledger.count("queued"), ledger.count("running")) == (2, 1)
 
 
-def test_states_of_an_elders_jobs_are_told_by_id(ledger: Ledger) -> None:
+def test_statuses_of_an_elders_jobs_are_listed_by_id(ledger: Ledger) -> None:
     ledger.accept([request(1), request(2, "ZJG"), request(3)])
     running = claimed(ledger).job.id
     (queued,) = (job.id for job in ledger.jobs(elder_id="LXM", status="queued"))
@@ -36,7 +36,7 @@ def test_indexes_follow_a_changed_setting(store: Store) -> None:
 
 
 def test_members_with_different_settings_may_start_at_once(store: Store) -> None:
-    """Each finds the index that the other sets: none may find it gone."""
+    """Each changes the index that the others set; none may find it missing."""
     ensure_indexes(store, dedup_hours=1)
 
     def start_again_and_again(hours: int) -> None:

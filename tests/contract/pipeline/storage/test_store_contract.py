@@ -1,6 +1,6 @@
-"""The store's language: what the fake takes a filter or an update to mean, a real store does too.
+"""Contract of the store: the fake gives a filter or an update the meaning that a real store does.
 
-These are the corners that the ledger leans on and that are easy to get wrong: null and missing,
+These are the cases that the ledger relies on and that are easy to get wrong: null and missing,
 types that are never equal, unique and partial indexes, batches that fail in part.
 """
 
@@ -168,7 +168,7 @@ def test_order_puts_what_is_missing_first(store: Store) -> None:
     ],
 )
 def test_fake_refuses_what_it_does_not_know(condition: Document) -> None:
-    """Also what SecantusDB does otherwise: a date compared with $$NOW."""
+    """Among it what SecantusDB does differently from MongoDB: a date compared with $$NOW."""
     jobs = FakeStore(FalseClock()).as_store()[JOBS]
     jobs.insert_one(job(1, at=LONG_AGO, list=[1]))
     with pytest.raises(NotInTheFake):
@@ -176,7 +176,7 @@ def test_fake_refuses_what_it_does_not_know(condition: Document) -> None:
 
 
 def test_index_of_an_earlier_release_gives_way(store: Store) -> None:
-    """It refused another elder's request under a known id."""
+    """The former index refused another elder's request with a known id."""
     former = IndexModel(
         [("request_source", ASCENDING), ("request_id", ASCENDING)],
         name="one_job_a_request",

@@ -1,4 +1,4 @@
-"""A disk without room, or one that fails: all writers tell of it; nothing half-written is used."""
+"""A full or failing disk: every writer reports it, and nothing half-written is used."""
 
 import errno
 import hashlib
@@ -34,7 +34,7 @@ from tests.integration.pipeline.training.test_adapter_export import adapted
 from tests.models.tiny_families import TINY_SIZES
 from tests.models.tiny_gguf import TARGET, pair, write_adapter, write_base
 
-# peft asks transformers for a name that transformers is giving up.
+# peft uses a name that transformers deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 RUN = "a" * 64
@@ -42,7 +42,7 @@ RUN = "a" * 64
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB; where it may not be mounted the test is left out."""
+    """A file system of 64 KiB; the test is skipped where it may not be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -60,8 +60,8 @@ def checkpoint(folder: Path, step: int, numbers: int) -> None:
     save(folder, Position(identity=RUN, step=step, loss=0.5), {"w": torch.zeros(numbers)})
 
 
-def test_checkpoint_that_finds_no_room_leaves_the_one_before(small_disk: Path) -> None:
-    """safetensors has an exception of its own for it."""
+def test_checkpoint_that_finds_no_space_leaves_the_one_before(small_disk: Path) -> None:
+    """safetensors raises an exception of its own."""
     checkpoint(small_disk, 1, 10)
     with pytest.raises(DiskFull):
         checkpoint(small_disk, 2, 100_000)
@@ -70,15 +70,15 @@ def test_checkpoint_that_finds_no_room_leaves_the_one_before(small_disk: Path) -
     assert len(list(small_disk.iterdir())) == 1
 
 
-def test_small_file_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
+def test_small_file_that_finds_no_space_leaves_nothing(small_disk: Path) -> None:
     with pytest.raises(DiskFull):
         write_file(small_disk / "file", bytes(100_000))
     assert list(small_disk.iterdir()) == []
 
 
 @pytest.mark.parametrize("left", range(0, 20_000, 4096))
-def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: int) -> None:
-    """Wherever the disk becomes full: NumPy says so in its own words, or not at all."""
+def test_gguf_that_finds_no_space_is_whole_or_not_there(small_disk: Path, left: int) -> None:
+    """Wherever the disk becomes full; NumPy reports it in a text of its own, or not at all."""
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), small_disk)
     manifest = (small_disk / MANIFEST).read_bytes()
@@ -88,7 +88,7 @@ def test_gguf_that_finds_no_room_is_whole_or_not_there(small_disk: Path, left: i
         export_gguf(small_disk, config)
     except (DiskFull, ArtefactCorrupt):
         assert (small_disk / MANIFEST).read_bytes() == manifest
-    if (small_disk / ADAPTER_GGUF).exists():  # Then there was no room for the manifest at most.
+    if (small_disk / ADAPTER_GGUF).exists():  # Then at most the manifest did not fit.
         assert len(gguf.GGUFReader(small_disk / ADAPTER_GGUF).tensors) == 28
     assert not list(small_disk.glob(".partial-*"))
 
@@ -108,8 +108,8 @@ def merge_spec(folder: Path, work_dir: Path) -> MergeSpec:
     )
 
 
-def test_quantiser_that_finds_no_room_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
-    """It ends as for any other reason; the disk says which it was."""
+def test_quantiser_that_finds_no_space_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
+    """It ends as after any other error; only the free space tells that the disk is full."""
     quantizer = tmp_path / "llama-quantize"
     quantizer.write_text('#!/bin/sh\nexec cp "$2" "$3"\n')
     quantizer.chmod(0o755)
@@ -124,10 +124,10 @@ def test_quantiser_that_finds_no_room_is_waited_for(small_disk: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("left", range(0, 65_536, 8192))
-def test_merge_that_finds_no_room_is_whole_or_not_there(
+def test_merge_that_finds_no_space_is_whole_or_not_there(
     small_disk: Path, tmp_path: Path, left: int
 ) -> None:
-    """Some 40 KiB: it is told before it begins, and while it writes where others fill the disk."""
+    """It needs some 40 KiB. A full disk is detected before the merge, and also while it writes."""
     spec = merge_spec(tmp_path, small_disk)
     plan, free = plan_merge(spec.base_gguf, "q8_0"), os.statvfs(small_disk)
     (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
@@ -141,7 +141,7 @@ def test_merge_that_finds_no_room_is_whole_or_not_there(
     check_disk_space(plan, small_disk)
     try:
         outcome = merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
-    except DiskFull:  # No room for the manifest.
+    except DiskFull:  # The manifest did not fit.
         assert [path.name for path in small_disk.iterdir()] == ["ballast"]
     else:
         check_folder(small_disk / MERGED_FOLDER, outcome.hashes)
@@ -160,7 +160,7 @@ def change(path: Path) -> None:
 def test_gguf_that_a_writer_left_short_without_a_word_gets_no_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
 ) -> None:
-    """As NumPy does when the last few bytes find no room."""
+    """Like NumPy when the last few bytes do not fit."""
 
     class Careless(gguf.GGUFWriter):  # type: ignore[misc]  # gguf has no types
         def write_header_to_file(self, path: Path | None = None) -> None:
@@ -197,10 +197,10 @@ def test_quota_counts_as_full(number: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE])
 def test_failing_disk_is_waited_for(number: int) -> None:
-    """A read-only mount must not make a dead letter of each event."""
-    with pytest.raises(DiskUnavailable, match=errno.errorcode[number]) as told, disk_errors():
+    """A read-only mount must not turn each event into a dead letter."""
+    with pytest.raises(DiskUnavailable, match=errno.errorcode[number]) as caught, disk_errors():
         raise OSError(number, os.strerror(number))
-    assert not isinstance(told.value, DiskFull)
+    assert not isinstance(caught.value, DiskFull)
 
 
 def test_disk_that_went_read_only_is_waited_for(small_disk: Path) -> None:
@@ -222,7 +222,7 @@ def test_disk_that_went_read_only_is_waited_for(small_disk: Path) -> None:
     "error",
     [
         OSError(errno.ENOENT, "no file"),
-        # One elder's folder may belong to somebody else: the others must not wait for it.
+        # One elder's folder may belong to another user: the other elders must not wait for it.
         OSError(errno.EACCES, "not ours"),
         ValueError("(os error 28)"),
     ],
@@ -232,8 +232,8 @@ def test_other_errors_go_through(error: Exception) -> None:
         raise error
 
 
-def test_upload_to_a_host_that_finds_no_room_leaves_nothing(small_disk: Path) -> None:
-    """The client is told why, and the room is there again."""
+def test_upload_to_a_host_that_finds_no_space_leaves_nothing(small_disk: Path) -> None:
+    """The client is told why, and the space is free again."""
     store = Store(small_disk)
     content = bytes(200_000)
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"

@@ -1,4 +1,4 @@
-"""One holder at a time, on a real store."""
+"""Named leases: one holder at a time, on a real store."""
 
 from pymongo import MongoClient
 
@@ -11,7 +11,7 @@ LEASE_S = 0.3
 
 
 class Clock:
-    """A process's own clock, moved by hand."""
+    """A process's own clock, which the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -33,7 +33,7 @@ def test_the_first_to_take_it_holds_it_and_keeps_it(store: Store) -> None:
     assert one.is_held() and not two.is_held()
 
 
-def test_lease_that_was_given_back_is_free(store: Store) -> None:
+def test_lease_that_was_released_is_free(store: Store) -> None:
     clock = Clock()
     one, two = lease(store, "one", clock), lease(store, "two", clock)
     assert one.acquire()
@@ -59,7 +59,7 @@ def test_holder_that_slept_knows_by_its_own_clock_that_it_is_over(store: Store) 
 
 
 def test_lease_is_held_for_a_while_only_where_nobody_else_had_it_in_between(store: Store) -> None:
-    """A process that was stopped read what another may have published and gone beyond."""
+    """A suspended process has read events that another may have published since."""
     clock = Clock()
     one = lease(store, "one", clock)
     assert not one.is_held_for(1), "nobody gave it to him yet"
@@ -86,7 +86,8 @@ def test_store_that_is_away_ends_no_lease_before_its_time() -> None:
         f"mongodb://127.0.0.1:{free_port()}", serverSelectionTimeoutMS=50
     )
     with away:
-        one = lease(away["nowhere"], "one", clock, lease_s=0.6)  # A renewal waits for half of it.
+        # A renewal gives up after half of the lease.
+        one = lease(away["nowhere"], "one", clock, lease_s=0.6)
         assert not one.renew(), "it never had it"
         one._asked_at = clock.now
         clock.now += 0.5

@@ -1,4 +1,4 @@
-"""MongoDB's API with users, roles and TLS, on SecantusDB: the rights of docs/security.md do."""
+"""MongoDB with users, roles and TLS, on SecantusDB: the rights in docs/security.md suffice."""
 
 import asyncio
 import sys
@@ -38,13 +38,13 @@ ROLE = [
     for name, actions in [("answers", READ)]
     + [(c, OWN) for c in (JOBS, DATASETS, MODELS, CHAT_DEDUP, LEASES)]
 ]
-# As it is, and as it stands in an address.
+# As it is, and percent-encoded as in a URI.
 PASSWORD, QUOTED = "c0rrect/horse", "c0rrect%2Fhorse"
 REPLY = ChatReply(elder_id="LXM", reply="In Whitby.", model="m", duration_ms=1)
 
 
 class Server:
-    """SecantusDB with users and TLS, on data that was prepared without."""
+    """SecantusDB with users and TLS, on data that was prepared without them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -100,7 +100,7 @@ def test_rights_of_the_service_do_and_end_at_its_database(server: Server) -> Non
         lease = Lease(database, "relay", "this process", lease_s=5)
         assert lease.acquire()
         lease.release()
-        # MongoDB goes by collections too; SecantusDB by databases alone.
+        # MongoDB also grants rights by collection; SecantusDB only by database.
         with pytest.raises(StoreRefused), store_errors():
             client["other"][JOBS].insert_one({"_id": "2"})
 
@@ -119,7 +119,7 @@ def test_chat_reads_and_remembers(server: Server) -> None:
     assert asyncio.run(talk()) == (True, REPLY)
 
 
-def test_wrong_password_is_told_and_not_shown(
+def test_wrong_password_is_reported_and_not_shown(
     server: Server, make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     settings = make_settings(tmp_path).model_copy(update={"mongodb": server.settings("wr0ng")})
@@ -138,10 +138,10 @@ def test_server_that_another_authority_signed_is_not_talked_to(server: Server) -
         client.server_info()
 
 
-def test_user_that_is_missing_is_told(
+def test_user_that_is_missing_is_reported(
     server: Server, make_settings: MakeSettings, tmp_path: Path
 ) -> None:
-    """The server tells its version to anybody; the answers it does not."""
+    """The server gives its version to any client, but no answers."""
     uri = server.settings().uri.get_secret_value().replace(f"modelserver:{QUOTED}@", "")
     mongodb = MongoSettings(uri=uri.split("&authSource")[0], database=DATABASE, timeout_s=1)
     settings = make_settings(tmp_path).model_copy(update={"mongodb": mongodb})

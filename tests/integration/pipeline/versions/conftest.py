@@ -1,4 +1,4 @@
-"""A registry over a real store, and a manager with a host over it."""
+"""A model registry on a real store, and a manager and a host that serve its versions."""
 
 import pytest
 

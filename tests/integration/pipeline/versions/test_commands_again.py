@@ -1,4 +1,4 @@
-"""Two commands at once, and commands that come again."""
+"""Rollback and delete, sent twice at once and redelivered."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.integration.pipeline.versions.versions import Served
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 def test_rollbacks_that_cross_leave_latest_at_what_the_registry_says(served: Served) -> None:
@@ -19,7 +19,7 @@ def test_rollbacks_that_cross_leave_latest_at_what_the_registry_says(served: Ser
 
 
 def test_two_rollbacks_without_a_number_go_back_two_versions(served: Served) -> None:
-    """Each is a step back from what it finds, also if both look in the same moment."""
+    """Each goes one version back from what it reads, also if both read at the same moment."""
     for number in (1, 2, 3):
         served.version(number)
     served.before_next_select(lambda: served.manager.rollback("LXM", request="family/2"))
@@ -28,7 +28,7 @@ def test_two_rollbacks_without_a_number_go_back_two_versions(served: Served) -> 
 
 
 def test_one_rollback_at_two_members_at_once_is_done_once(served: Served) -> None:
-    """The partition moved while the first member was at it."""
+    """The partition was reassigned while the first member was at work."""
     for number in (1, 2, 3):
         served.version(number)
     served.before_next_select(lambda: served.manager.rollback("LXM", request="family/1"))

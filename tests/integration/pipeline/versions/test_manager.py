@@ -1,4 +1,4 @@
-"""Rollback, delete and list, over the registry and a host."""
+"""The model manager over the registry and a host: rollback, delete and list."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The registry over a real store: versions are opened, released, selected and forgotten."""
+"""The model registry on a real store: versions are opened, released, selected and forgotten."""
 
 import pytest
 
@@ -66,7 +66,7 @@ def test_released_version_that_ollama_lost_is_made_anew_of_what_there_is_now(
 
 
 def test_release_that_comes_late_does_not_undo_a_rollback(registry: ModelRegistry) -> None:
-    """Its sender gave the job back; the next worker found it released; then came the rollback."""
+    """The job was requeued, the next worker found the version released, then came the rollback."""
     released(registry, 1)
     late = released(registry, 2)
     assert registry.fence_off(job(2, fence=2)) is not None
@@ -102,7 +102,7 @@ def test_retired_numbers_are_not_given_again(registry: ModelRegistry) -> None:
 
 
 def test_ids_that_differ_in_case_alone_are_refused(registry: ModelRegistry) -> None:
-    """Ollama takes both names for one model."""
+    """Ollama ignores case: both names would be one model."""
     registry.open_version(job(1, elder="LI01"), MADE_OF, AT)
     with pytest.raises(ElderIdClash):
         registry.open_version(job(2, elder="li01"), MADE_OF, AT)
@@ -157,7 +157,7 @@ def test_elders_are_listed_also_when_none_of_their_versions_answers(
 
 
 def test_open_version_survives_a_delete(registry: ModelRegistry) -> None:
-    """A running job has it; the job goes on, and its version answers afterwards."""
+    """A running job owns the version; the job continues, and its version is current afterwards."""
     released(registry, 1)
     opened = registry.open_version(job(2), MADE_OF, AT)
     assert registry.retire("LXM")
@@ -178,7 +178,7 @@ def test_shutting_out_tells_a_version_that_was_released_before(registry: ModelRe
 
 
 def begun(store: Store, registry: ModelRegistry) -> tuple[Ledger, Lease, ModelVersion]:
-    """A job that a worker has, and its open version."""
+    """Return a ledger, a claimed job and its open version."""
     announcer = Announcer(lambda: AT, "en")
     ledger = Ledger(store, announcer, lease_s=60, fair_s=60, fence_off=registry.fence_off)
     ledger.accept([new_request(1, "LXM")])
@@ -190,7 +190,7 @@ def begun(store: Store, registry: ModelRegistry) -> tuple[Ledger, Lease, ModelVe
 def test_release_that_comes_late_finds_its_cancelled_job_shut(
     store: Store, registry: ModelRegistry
 ) -> None:
-    """The last holder itself lost the connection while it released, and gave the job back."""
+    """The last holder lost its connection during the release, and returned the job to the queue."""
     ledger, lease, opened = begun(store, registry)
     ledger.release(lease, wait_s=0, count_attempt=False)
     assert ledger.cancel(lease.job.id).status == "cancelled"
@@ -199,10 +199,10 @@ def test_release_that_comes_late_finds_its_cancelled_job_shut(
     assert registry.get("LXM").current is None
 
 
-def test_worker_held_up_in_publishing_cannot_release_under_a_cancelled_job(
+def test_worker_suspended_while_publishing_cannot_release_under_a_cancelled_job(
     store: Store, registry: ModelRegistry
 ) -> None:
-    """Its successor gave the job back before it had looked at the registry at all."""
+    """Its successor returned the job to the queue before it had read the registry."""
     ledger, first, opened = begun(store, registry)
     store["jobs"].update_one({"_id": first.job.id}, {"$set": {"lease_until": AT}})
     second = ledger.claim("w2")

@@ -1,4 +1,4 @@
-"""Jobs and versions for the registry's tests."""
+"""Versions of models for the tests: the jobs that make them, and a host that serves them."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ def released(registry: ModelRegistry, number: int) -> ModelVersion:
 
 
 class Served:
-    """Versions in the registry and in a host."""
+    """Versions in a registry and in a host, with hooks between the steps of a rollback."""
 
     def __init__(self, registry: ModelRegistry) -> None:
         self.host = FakeModelHost()
@@ -48,15 +48,15 @@ class Served:
 
     @property
     def latest(self) -> str:
-        """Whose weights `latest` has."""
+        """The name of the weights that `latest` has."""
         return str(self.host.definition(current_tag("LXM")))
 
     def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
-        """Do something once somebody is about to copy to `latest`."""
+        """Run `act` just before the next copy to `latest`."""
         self._before["copy"] = act
 
     def before_next_select(self, act: Callable[[], object]) -> None:
-        """Do something once somebody is about to change what answers."""
+        """Run `act` just before the next change of the current version."""
         self._before["select"] = act
 
     def _watched_copy(self, source: str, target: str) -> None:
@@ -69,7 +69,7 @@ class Served:
         return self._select(*args, **fields)
 
     def version(self, number: int) -> None:
-        """Make, release and serve a version; each is a model of its own."""
+        """Create, release and serve a version with weights of its own."""
         made = released(self.registry, number)
         name = f"weights-{number}"
         self.host.ensure_base(name, Path(name))

@@ -1,9 +1,9 @@
 """The ledger against a plain model of it, step by step, with a fault at any write.
 
-Hypothesis draws the steps: requests new and known, claims, leases good and stale, time, cancels
-and a relay. Each step may be cut short at one of its writes, before or after it took effect, by
-a crash or by a store that is away. After every step each stored job must be as the model says,
-and the witness of tests/ledger/witness.py has seen every write.
+Hypothesis draws the steps: new and known requests, claims, writes under valid and stale leases,
+time, cancels and a relay. Each step may be cut short at one of its writes, before or after it took
+effect, by a crash or by an unavailable store. After every step each stored job must be as the model
+says, and the witness of tests/ledger/witness.py has seen every write.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(times=st.integers(1, 4))
     def serve(self, times: int) -> None:
-        """Claim and finish some, as most jobs go: few histories get to a second turn otherwise."""
+        """Claim and finish some, as most jobs go: else few histories serve an elder twice."""
         for _ in range(times):
             if (lease := self._claim("a", None)) is not None:
                 self._end(lease, "failed", None)
@@ -200,7 +200,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(data=st.data(), fault=faults, claims=st.booleans())
     def prioritize(self, data: st.DataObject, fault: Fault | None, claims: bool) -> None:
-        """Often the job is queued, and a claim follows: else few histories show who is next."""
+        """Often the job is queued and a claim follows: else few histories show its effect."""
         queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
         outcome = do_under(self.store, lambda: self.ledger.prioritize(job_id), fault)
@@ -216,7 +216,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
 
     @rule(limit=st.integers(1, 4), stops_after=st.none() | st.integers(0, 3))
     def relay_publishes(self, limit: int, stops_after: int | None) -> None:
-        """It may crash before the broker has all; other steps come before it marks them."""
+        """The relay may crash before the broker has all; other steps come before it marks them."""
         waiting = self.outbox.waiting(limit)
         flagged = [job for job in self.model.jobs.values() if job.is_flagged]
         assert len(waiting) == min(limit, len(flagged))
@@ -255,7 +255,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         assert [self.ledger.count(s) for s in STATUSES] == [statuses.count(s) for s in STATUSES]
 
     def teardown(self) -> None:
-        """Whatever happened, a relay that works tells all that is to be told."""
+        """Whatever happened, a relay that works publishes all events that wait."""
         while waiting := self.outbox.waiting(3):
             for event in (event for job in waiting for event in job.events):
                 self.witness.publish(event)
@@ -264,7 +264,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             assert not job["has_pending"], f"{job_id} still waits"
 
     def _lease(self, data: st.DataObject) -> Lease:
-        """One of the last leases, the newest first: good or stale."""
+        """Draw one of the last four leases, newest first; it may be stale."""
         return data.draw(st.sampled_from(self.leases[:-5:-1]))
 
     def _write_under(
@@ -276,7 +276,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         *,
         otherwise: type[ModelServerError] | None = None,
     ) -> None:
-        """Do what only a holder may; `otherwise` is what a good lease is told all the same."""
+        """Do what only a holder may do; `otherwise` is the error that even a valid lease gets."""
         is_held = self.model.is_held(lease.job.id, lease.fence)
         self.witness.lease_at_work = lambda: lease
         outcome = do_under(self.store, work, fault)

@@ -1,6 +1,6 @@
-"""The jobs of one elder begin in the order of the log, whoever is held up between two steps.
+"""The jobs of one elder begin in the order of the log, whichever process pauses between two steps.
 
-The simulation found all of these; here each is told by itself.
+The simulation found all of these cases; each has a test of its own here.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ FAIR_S = 600.0
 
 @pytest.fixture
 def store() -> FakeStore:
-    """An empty store with its indexes, whose clock moves at each look."""
+    """An empty store with its indexes, whose clock advances at each read."""
     store = FakeStore(FalseClock(tick_ms=1))
     ensure_indexes(store.as_store(), dedup_hours=1)
     return store
@@ -29,14 +29,14 @@ def store() -> FakeStore:
 
 @pytest.fixture
 def ledger(store: FakeStore) -> Ledger:
-    """A ledger over it."""
+    """A ledger over that store."""
     return Ledger(
         store.as_store(), Announcer(lambda: datetime.now(UTC), "en"), lease_s=LEASE_S, fair_s=FAIR_S
     )
 
 
 def once(store: FakeStore, number: int, command: str, what: Callable[[], None]) -> None:
-    """Do something just before the next command of a name, or one after it."""
+    """Do `what` once, just before the next `command` (`number` 1) or a later one."""
     left = [number]
 
     def look(moment: Moment) -> None:
@@ -54,7 +54,7 @@ def crash() -> None:
 
 
 def order_of_claims(store: FakeStore, ledger: Ledger) -> list[str]:
-    """Claim and finish until nothing is left."""
+    """Claim and finish all jobs; return their requests in that order."""
     requests = []
     while (lease := ledger.claim("w")) is not None:
         requests.append(lease.job.request_id)
@@ -80,7 +80,7 @@ def test_request_whose_name_is_taken_is_not_overtaken_within_its_batch(
 def test_request_stored_with_an_earlier_time_is_not_put_before_the_earlier_request(
     store: FakeStore, ledger: Ledger
 ) -> None:
-    """A reader is held up after its look at the clock; another has the partition meanwhile."""
+    """A reader pauses after it read the clock; another has the partition meanwhile."""
     batch = [new_request(1, "LXM"), new_request(2, "LXM")]
 
     def other_reader() -> None:
@@ -92,7 +92,7 @@ def test_request_stored_with_an_earlier_time_is_not_put_before_the_earlier_reque
 
 
 def test_job_released_during_a_claim_is_not_overtaken(store: FakeStore, ledger: Ledger) -> None:
-    """Another worker had the first job while this one looked; it gave it back before the write."""
+    """Another worker had the first job during this one's read, and released it before its write."""
     ledger.accept([new_request(1, "LXM"), new_request(2, "LXM")])
 
     def other_worker_claims() -> None:
@@ -104,7 +104,7 @@ def test_job_released_during_a_claim_is_not_overtaken(store: FakeStore, ledger: 
 
         once(store, 1, "update_one", other_worker_releases)
 
-    # Of a claim's looks the second is for the queue: nobody is seen running before it.
+    # A claim's second query is the queue's: before it, no running job has been read.
     once(store, 2, "find_one", other_worker_claims)
     assert ledger.claim("w") is None
     assert ledger.get("LXM_1767225600_2").status == "queued"
@@ -116,7 +116,7 @@ def test_job_released_during_a_claim_is_not_overtaken(store: FakeStore, ledger: 
 def test_job_that_began_to_back_off_during_a_claim_is_not_taken(
     store: FakeStore, ledger: Ledger
 ) -> None:
-    """It was free when the claim asked who backs off, and queued again when it asked for a job."""
+    """The job was free when the claim read the backoffs, and queued when it read the queue."""
     ledger.accept([new_request(1, "LXM")])
 
     def other_worker_fails() -> None:

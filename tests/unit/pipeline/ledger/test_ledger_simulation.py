@@ -1,4 +1,4 @@
-"""Many histories of one ledger, each drawn from a seed: no promise is broken in any.
+"""Many histories of one ledger, each drawn from a seed: none breaks a guarantee.
 
 A few hundred by default. For more, and for the one that failed:
 
@@ -30,7 +30,7 @@ def test_no_history_breaks_a_promise(first: int) -> None:
 
 
 def test_same_seed_is_the_same_history() -> None:
-    """Otherwise a seed that failed would say nothing."""
+    """Otherwise a failed seed could not be repeated."""
     first, again = Simulation(7), Simulation(7)
     first.run()
     again.run()

@@ -1,4 +1,4 @@
-"""Progress: it never goes back, and the remaining time is said as people say it."""
+"""Progress: it never goes back, and the remaining time is written in words."""
 
 import pytest
 from hypothesis import given, settings

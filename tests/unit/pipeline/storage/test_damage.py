@@ -1,7 +1,7 @@
-"""Every kind of damage to every kind of file is noticed, set aside and made good; none is used.
+"""Every kind of damage to every kind of file is detected, set aside and repaired; none is used.
 
-The trainer and the checkpoints are the real ones, over fakes of what is around them. Training
-itself, on a disk that loses what it was given, is in the integration tier's test_full_disk.py.
+The trainer and the checkpoints are real, what is around them is fake. Training on a disk that loses
+what was written is in the integration tier's test_full_disk.py.
 """
 
 import shutil
@@ -71,7 +71,7 @@ EACH_DAMAGE = pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name_
 
 
 def leave_remains(folder: Path) -> None:
-    """What a killed writer leaves: temporary files and folders without a final name."""
+    """Leave what a killed writer leaves: temporary files and folders."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".partial-abc").write_bytes(b"half of")
     (folder / ".partial-folder").mkdir()
@@ -140,7 +140,7 @@ def in_adapter(name: str, damage: Damage) -> Damage:
 
 
 def replace_by_another_jobs(folder: Path) -> None:
-    """A whole, sealed adapter, of another job."""
+    """An intact, sealed adapter of another job."""
     hashes = {path.name: write_file(path, b"another's") for path in folder.iterdir()}
     seal_folder(folder, {name: hash_ for name, hash_ in hashes.items() if name != MANIFEST})
 
@@ -170,9 +170,9 @@ def test_damaged_adapter_never_reaches_the_host_and_is_trained_again(
     assert (attempt / f"adapter{CORRUPT}").exists() == (damage is not shutil.rmtree)
     leave_remains(attempt)
     assert shop.run(make_job(fence=2)).version == 1
-    recipe = shop.host.definition(LATEST)
-    assert isinstance(recipe, ServedModel) and recipe.file is not None
-    assert recipe.file.parent.parent.name == "2"
+    definition = shop.host.definition(LATEST)
+    assert isinstance(definition, ServedModel) and definition.file is not None
+    assert definition.file.parent.parent.name == "2"
 
 
 # Checkpoints ----------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def write(folder: Path, step: int, run: str = RUN) -> Path:
 
 
 def step_of(*folders: Path, own: Path) -> int | None:
-    """Load the furthest one and return its step, checked against its tensors."""
+    """Load the checkpoint with the most steps; return its step, compared with its tensors."""
     found = load_newest(folders, RUN, own)
     if found is None:
         return None
@@ -216,7 +216,7 @@ def test_damaged_checkpoint_is_set_aside_and_training_goes_on_from_an_older_or_t
 def test_damaged_checkpoint_of_an_earlier_attempt_is_passed_over(
     tmp_path: Path, name: str, damage: Damage
 ) -> None:
-    """Its worker may still be at it, so it stays; the end of the job removes it."""
+    """The earlier worker may still use it, so it stays; the end of the job removes it."""
     earlier, own = tmp_path / "1", tmp_path / "2"
     write(earlier, 1)
     damage(write(earlier, 2) / name)
@@ -225,14 +225,14 @@ def test_damaged_checkpoint_of_an_earlier_attempt_is_passed_over(
 
 
 def test_sound_files_from_another_checkpoint_are_not_taken(tmp_path: Path) -> None:
-    """Each whole by itself, but of two different moments."""
+    """Each file is intact, but they are from two different moments."""
     one, two = write(tmp_path, 1), write(tmp_path, 2)
     shutil.copy(one / "position.json", two / "position.json")
     assert step_of(tmp_path, own=tmp_path) == 1
 
 
 def test_another_jobs_checkpoints_take_no_place_of_ones_own(tmp_path: Path) -> None:
-    """Only the furthest two are kept: another's with more steps must not push them out."""
+    """Only the two with the most steps are kept: another job's must not displace them."""
     for step in (98, 99):
         write(tmp_path, step, run="b" * 64)
     assert step_of(tmp_path, own=tmp_path) is None

@@ -20,7 +20,7 @@ def sealed(folder: Path, content: bytes) -> Path:
 
 
 def test_what_is_set_aside_takes_no_place_of_a_folder_that_is_not_ours(tmp_path: Path) -> None:
-    """Somebody's folder may end in .corrupt, with as many like it as there are."""
+    """Another program may own any number of folders whose names end in .corrupt."""
     theirs = [tmp_path / f"{name}{CORRUPT}" for name in ("adapter", "b", "c", "d", "e")]
     for folder in theirs:
         folder.mkdir()
@@ -85,7 +85,7 @@ FOREIGN = (add_file, add_folder, add_link, add_hidden, add_partial_of_another_pr
 def test_folder_with_anything_foreign_is_not_replaced(
     tmp_path: Path, add: Callable[[Path], None], is_ours: bool
 ) -> None:
-    """Left untouched, refused before any work, and nothing stays beside it."""
+    """It stays untouched, is refused before any work, and nothing is left beside it."""
     target = tmp_path / "hf"
     target.mkdir()
     if is_ours:
@@ -111,7 +111,7 @@ def test_file_that_came_while_a_folder_was_written_stays(tmp_path: Path) -> None
 
 
 def test_another_programs_manifest_makes_no_folder_ours(tmp_path: Path) -> None:
-    """Many a program writes a manifest.json."""
+    """Other programs write a manifest.json too."""
     target = tmp_path / "hf"
     target.mkdir()
     (target / MANIFEST).write_text('{"files": ["config.json"]}')
@@ -155,7 +155,7 @@ def test_own_folder_empty_folder_and_no_folder_are_replaced(tmp_path: Path) -> N
 
 
 def test_remains_of_killed_writers_go_and_nothing_like_them(tmp_path: Path) -> None:
-    """Only what the writer of this very folder may have left."""
+    """It removes only what a writer of this folder may have left."""
     ours = tmp_path / ".partial-hf-k1ll3d_0.modelserver"
     others = [".partial-hf2-k1ll3d_0.modelserver", ".partial-download", ".partial-hf-download"]
     for name in (ours.name, *others):

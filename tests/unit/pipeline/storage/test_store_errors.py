@@ -1,4 +1,4 @@
-"""Which errors of MongoDB are waited for, and which are let through."""
+"""Which errors of MongoDB are retried, and which go through."""
 
 import pytest
 from pymongo import errors as mongo
@@ -30,14 +30,15 @@ def test_driver_that_cannot_reach_the_store_is_waited_for(error: Exception) -> N
     assert type(caught.value) is Unavailable
 
 
-# HostUnreachable, HostNotFound, NetworkTimeout, ShutdownInProgress, WriteConflict,
-# NetworkInterfaceExceededTimeLimit, SocketException, OutOfDiskSpace.
+# HostUnreachable, HostNotFound, CursorNotFound, NetworkTimeout, ShutdownInProgress, WriteConflict,
+# ReadConcernMajorityNotAvailableYet, QueryPlanKilled, NetworkInterfaceExceededTimeLimit,
+# CursorKilled, SocketException, OutOfDiskSpace.
 PASSING = (6, 7, 43, 89, 91, 112, 134, 175, 202, 237, 9001, 14031)
 
 
 @pytest.mark.parametrize("code", PASSING)
 def test_server_that_cannot_do_it_now_is_waited_for(code: int) -> None:
-    """Each had become a dead letter, with all that was in its batch."""
+    """Each of these errors used to turn the whole batch into dead letters."""
     with pytest.raises(Unavailable, match=str(code)):
         raise_in_store(mongo.OperationFailure("now", code))
 

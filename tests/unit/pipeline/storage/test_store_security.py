@@ -50,7 +50,7 @@ def test_both_clients_get_user_mechanism_and_tls(
 def test_what_both_clients_write_is_on_a_majority_of_disks(
     options_of: Callable[[MongoSettings], Any],
 ) -> None:
-    """A published reply that a failover forgets would be answered otherwise the next time."""
+    """A reply lost in a failover after it was published would get another answer the next time."""
     concern = options_of(MongoSettings(timeout_s=0.1)).write_concern
     assert concern.document == {"w": "majority", "j": True}
 
@@ -67,7 +67,7 @@ def test_tls_that_fails_says_so() -> None:
 
 
 def test_role_of_the_docs_has_every_collection_of_the_service_and_no_other() -> None:
-    """With the role as documented the relay could not take its turn, and no event went out."""
+    """With the role once documented the relay could not get its lease, and no event went out."""
     text = Path("docs/security.md").read_text(encoding="utf-8")
     role = text[text.index("db.createRole({") : text.index("db.createUser({")]
     assert re.search(r'collection: "answers"}, actions: \["find"\]', role), "read, never written"
@@ -77,7 +77,7 @@ def test_role_of_the_docs_has_every_collection_of_the_service_and_no_other() -> 
     assert set(json.loads(own)) == collections
 
 
-# Of nobody: made for this test with openssl, its key thrown away.
+# Nobody's certificate: made for this test with openssl; its key was deleted.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBODCB66ADAgECAhRqcN69GDmV+UmkvNOXsyBXlE/TFDAFBgMrZXAwETEPMA0G
