@@ -32,7 +32,7 @@ class Acceptance:
         self._store = store
         self._announcer = announcer
         self._jobs = store[JOBS]
-        self._lasting = store.get_collection(JOBS, read_concern=MAJORITY)
+        self._committed = store.get_collection(JOBS, read_concern=MAJORITY)
 
     def accept(self, requests: Iterable[NewJob]) -> int:
         """Insert requests, durably, and return how many were new.
@@ -115,7 +115,7 @@ class Acceptance:
             "request_id": request.request_id,
             "elder_id": request.elder_id,
         }
-        if self._lasting.find_one(key, {"_id": 1}) is not None:
+        if self._committed.find_one(key, {"_id": 1}) is not None:
             return True
         # A job that is not yet on a majority of the servers can be lost in a failover, so the
         # offset of its request must not be committed yet.

@@ -1,7 +1,8 @@
 """Form jobs: each makes a stored version servable by the model host again.
 
-However many ask for a version's form, there is one unfinished job for it. No event asks for these
-jobs, and they come before all others of their elder.
+Requests for the same form share one job, however many come at once. The exception is a rollback,
+which makes the version current: a job that does not cannot answer it. No event asks for these jobs,
+and they come before all others of their elder.
 """
 
 from collections.abc import Callable
@@ -87,7 +88,11 @@ class FormRequests:
 
 
 def _answers_request(job: Document, now: datetime, makes_current: bool) -> bool:
-    """Say whether an existing form job answers a new request for the same version."""
+    """Say whether an existing form job answers a new request for the same version.
+
+    An unfinished job does, unless it is to be cancelled, or the request is a rollback and the job
+    is not. A failed one does until `_RETRY_AFTER` has passed.
+    """
     if job["status"] in ("queued", "running"):
         serves = bool(job["makes_current"]) or not makes_current
         return serves and not job["cancel_requested"]

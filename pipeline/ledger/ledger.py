@@ -65,8 +65,8 @@ class Ledger:
 
         `makes_current`: the version then becomes the elder's current one; an unfinished job that
         would make another version current is cancelled. `request` is the id of the command that
-        asks. However many ask at once, there is one job; one that failed in the last ten minutes
-        is returned in place of a new one.
+        asks. Requests that come at once share one job. One that failed in the last ten minutes is
+        returned in place of a new one.
         """
         return self._forms.request(model, number, makes_current=makes_current, request=request)
 

@@ -37,6 +37,7 @@ class Lease:
         self._owner = owner
         self.lease_s = lease_s
         self._monotonic = monotonic
+        # When the lease was last acquired; `lease_s` ago or longer while it is not held.
         self._asked_at = -lease_s
 
     def acquire(self) -> bool:
@@ -68,7 +69,7 @@ class Lease:
     def is_held_for(self, seconds: float) -> bool:
         """Renew; say whether the lease never lapsed and is valid for `seconds` more.
 
-        After a lapse another process may have held it, so the caller must read its work again.
+        If not, another process may have held it, so the caller must read its work again.
         """
         return self.is_held() and self.renew() and self._age() + seconds < self.lease_s
 
