@@ -21,9 +21,9 @@ from pipeline.hosting.server.files import ADAPTERS_REFUSED
 from pipeline.hosting.server.rendering import PromptTemplate
 from pipeline.hosting.server.shapes import Turn
 from pipeline.jobs.forms import FormMaker
+from pipeline.jobs.idle import IdleHost
 from pipeline.jobs.process import OnProgress, TrainingRunner
 from pipeline.jobs.proof import Prover
-from pipeline.jobs.quiet import QuietMoments
 from pipeline.storage.files import hash_file, seal_folder, write_file
 from producers.publisher import Publication
 from schemas.answers import Answer
@@ -487,12 +487,19 @@ def proving(
     settings: HostSettings | None = None,
     quantization: Quantization = "q8_0",
 ) -> tuple[FormMaker, Prover]:
-    """What makes forms, and what proves candidates; nobody waits for a quiet moment."""
+    """Return a form maker and a prover over one host; nothing waits for the host to be idle."""
     forms = FormMaker(
         host, runner, settings or HostSettings(), quantization, num_ctx=512, clock=fixed_clock
     )
-    quiet = QuietMoments(host, evaluation.model_copy(update={"quiet_s": 0.0}), 512)
-    return forms, Prover(host, forms, quiet, evaluation, quantization, 512)
+    prover = Prover(
+        host=host,
+        forms=forms,
+        idle_host=IdleHost(host, evaluation.model_copy(update={"quiet_s": 0.0}), 512),
+        settings=evaluation,
+        quantization=quantization,
+        num_ctx=512,
+    )
+    return forms, prover
 
 
 class MemoryForms:
