@@ -96,13 +96,13 @@ class House:
         )
         newest = max(p.stat().st_mtime for p in self.folder.rglob("*"))
         return Retention(
-            self.registry,  # type: ignore[arg-type]
-            ledger,  # type: ignore[arg-type]
-            datasets,  # type: ignore[arg-type]
-            self.host,
-            self.inventory,
-            RetentionSettings(versions=versions),
-            lambda: newest + later_s,
+            registry=self.registry,  # type: ignore[arg-type]
+            ledger=ledger,  # type: ignore[arg-type]
+            datasets=datasets,  # type: ignore[arg-type]
+            host=self.host,
+            inventory=self.inventory,
+            settings=RetentionSettings(versions=versions),
+            clock=lambda: newest + later_s,
         )
 
     def state(self) -> tuple[list[int], list[str], list[str]]:
