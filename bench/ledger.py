@@ -38,9 +38,9 @@ from consumers.kafka.loop import ConsumerLoop
 from consumers.kafka.offsets import Ticket
 from consumers.operations.topics import apply_topics
 from pipeline.ledger.acceptance import job_document
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.mongo import JOBS, Document, Store, open_client
 from producers.publisher import KafkaPublisher

@@ -25,7 +25,9 @@ from embedded.bases import install_base
 from embedded.session import model_dir
 from pipeline.storage.files import hash_file
 from pipeline.training.merging.merge import merge
-from pipeline.weights.merge_plan import lay_out, linear_layers, plan_merge, read_model
+from pipeline.weights.merge_plan import linear_layers, plan_merge
+from pipeline.weights.merged_layout import lay_out
+from pipeline.weights.model_file import read_model
 from schemas.hosting import MergeOutcome, MergeSpec
 from tests.models.random_weights import write_full_adapter
 

@@ -7,7 +7,7 @@ What they say is noise. Their size, and which tensors they touch, are those of t
 import shutil
 from pathlib import Path
 
-from pipeline.weights.merge_plan import read_model
+from pipeline.weights.model_file import read_model
 from tests.models.random_weights import linear_shapes, merge_adapter, write_full_adapter
 
 

@@ -32,9 +32,9 @@ from consumers.operations.topics import apply_topics
 from embedded.kafka import SESSION_TIMEOUT_MS
 from embedded.process import dying_with_parent
 from embedded.stack import OllamaServer
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.mongo import Store, open_client
 from schemas.documents import Job

@@ -30,7 +30,8 @@ from config.settings import Settings
 from consumers.app import SOURCE, utc_now
 from consumers.operations.topics import apply_topics
 from pipeline.ledger.acceptance import job_document
-from pipeline.ledger.outbox import Announcer, Outbox, Waiting
+from pipeline.ledger.events import Announcer
+from pipeline.ledger.outbox import Outbox, Waiting
 from pipeline.storage.indexes import ensure_indexes
 from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import JOBS, Document, Store, open_client

@@ -25,8 +25,9 @@ from config.training import load_training_config
 from embedded.bases import install_base
 from embedded.session import model_dir
 from pipeline.training.base_model import LoadedBase, load_base
-from pipeline.training.recipe import row_loss
-from pipeline.training.tokens import Example, group_rows, pack, read_examples
+from pipeline.training.loss import row_loss
+from pipeline.training.packing import group_rows, pack
+from pipeline.training.tokens import Example, read_examples
 from schemas.training import LoraParameters
 
 ELDERS = Path(__file__).parents[1] / "demo" / "elders"

@@ -40,8 +40,8 @@ from pipeline.jobs.idle import IdleHost
 from pipeline.jobs.process import TrainingProcess
 from pipeline.jobs.proof import Prover
 from pipeline.jobs.trainer import OllamaTrainer
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import open_client, store_errors
 from pipeline.versions.inventory import Inventory
 from pipeline.versions.manager import ModelManager

@@ -14,7 +14,7 @@ from pipeline.chat.store import ChatStore
 from pipeline.hosting.ollama import to_completion
 from pipeline.hosting.ollama_errors import ollama_errors
 from pipeline.hosting.port import Completion, Message
-from pipeline.retrieval.bm25 import Memory
+from pipeline.retrieval.bm25 import Match
 from pipeline.text.markers import defuse_markers
 from pipeline.text.rewording import with_hint
 from schemas.documents import ModelVersion
@@ -62,27 +62,27 @@ class ChatService:
         """
         begun = self._monotonic()
         version = await self._serving(request.elder_id)
-        memory = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
+        match = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
         async with self._host_errors(request):
             response = await self._client.chat(
                 model=version.tag,
-                messages=self._messages(request, memory),
+                messages=self._messages(request, match),
                 options=self._options(request),
                 keep_alive=self._keep_alive,
             )
-        return self._reply(request, version, memory, to_completion(response), begun)
+        return self._reply(request, version, match, to_completion(response), begun)
 
     async def stream(self, request: ChatRequest) -> AsyncIterator[str | ChatReply]:
         """Yield the text in pieces as it is generated, then the whole reply; raises as `answer`."""
         begun = self._monotonic()
         version = await self._serving(request.elder_id)
-        memory = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
+        match = await self._sources.find(request.elder_id, version.dataset_sha256, request.message)
         pieces: list[str] = []
         usage = (0, 0)
         async with self._host_errors(request):
             stream = await self._client.chat(
                 model=version.tag,
-                messages=self._messages(request, memory),
+                messages=self._messages(request, match),
                 options=self._options(request),
                 keep_alive=self._keep_alive,
                 stream=True,
@@ -94,7 +94,7 @@ class ChatService:
                 if part.done:
                     usage = (part.prompt_eval_count or 0, part.eval_count or 0)
         whole = Completion(text="".join(pieces), prompt_tokens=usage[0], completion_tokens=usage[1])
-        yield self._reply(request, version, memory, whole, begun)
+        yield self._reply(request, version, match, whole, begun)
 
     @asynccontextmanager
     async def _host_errors(self, request: ChatRequest) -> AsyncIterator[None]:
@@ -120,12 +120,12 @@ class ChatService:
             raise UnknownElder
         raise ModelNotReady
 
-    def _messages(self, request: ChatRequest, memory: Memory | None) -> list[Message]:
+    def _messages(self, request: ChatRequest, match: Match | None) -> list[Message]:
         """Return the newest turns that fit the context window, then the question.
 
         The host adds the system prompt. Chat markers in the texts are defused, as in training.
         """
-        question = with_hint(request.message, memory.question) if memory else request.message
+        question = with_hint(request.message, match.question) if match else request.message
         # History and question together get half of the context window.
         budget = (self._settings.num_ctx // 2) * _CHARACTERS_A_TOKEN - len(question)
         kept = newest_turns(request.conversation_history, budget)
@@ -152,7 +152,7 @@ class ChatService:
         self,
         request: ChatRequest,
         version: ModelVersion,
-        memory: Memory | None,
+        match: Match | None,
         completion: Completion,
         begun: float,
     ) -> ChatReply:
@@ -160,7 +160,7 @@ class ChatService:
             elder_id=request.elder_id,
             reply=completion.text.strip(),
             model=version.tag,
-            sources=to_sources(memory),
+            sources=to_sources(match),
             usage=Usage(
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,

@@ -3,7 +3,8 @@
 import asyncio
 
 from pipeline.chat.store import ChatStore
-from pipeline.retrieval.bm25 import Memories, Memory, MemoryCache
+from pipeline.retrieval.bm25 import AnswerIndex, Match
+from pipeline.retrieval.index_cache import IndexCache
 from pipeline.text.cleaning import Cleaner
 from schemas.answers import Answer
 from schemas.events import Source
@@ -21,34 +22,34 @@ class SourceFinder:
         """`num_ctx` is how many tokens a source's question and answer may have together."""
         self._store = store
         self._num_ctx = num_ctx
-        self._cache = MemoryCache()
+        self._cache = IndexCache()
         self._building = asyncio.Lock()
 
-    async def find(self, elder_id: str, dataset_sha256: str, question: str) -> Memory | None:
+    async def find(self, elder_id: str, dataset_sha256: str, question: str) -> Match | None:
         """Return the answer that the question is about; raises StoreUnavailable."""
-        memories = self._cache.get(elder_id, dataset_sha256)
-        if memories is None:
+        index = self._cache.get(elder_id, dataset_sha256)
+        if index is None:
             # One at a time: while it is built, an index takes ten times its memory.
             async with self._building:
-                memories = await self._build(elder_id, dataset_sha256)
-        found = memories.find(question)
+                index = await self._build(elder_id, dataset_sha256)
+        found = index.find(question)
         return found if found is not None and found.margin >= _LEAST_MARGIN else None
 
-    async def _build(self, elder_id: str, dataset_sha256: str) -> Memories:
-        memories = self._cache.get(elder_id, dataset_sha256)
-        if memories is None:
+    async def _build(self, elder_id: str, dataset_sha256: str) -> AnswerIndex:
+        index = self._cache.get(elder_id, dataset_sha256)
+        if index is None:
             answers = await self._store.answers(elder_id, _MOST_ANSWERS)
             # In a thread: thousands of answers take seconds, and other chats go on meanwhile.
-            memories = await asyncio.to_thread(self._index, answers)
-            self._cache.put(elder_id, dataset_sha256, memories)
-        return memories
+            index = await asyncio.to_thread(self._index, answers)
+            self._cache.put(elder_id, dataset_sha256, index)
+        return index
 
-    def _index(self, answers: list[Answer]) -> Memories:
-        return Memories(Cleaner(self._num_ctx).clean(answers))
+    def _index(self, answers: list[Answer]) -> AnswerIndex:
+        return AnswerIndex(Cleaner(self._num_ctx).clean(answers))
 
 
-def to_sources(memory: Memory | None) -> tuple[Source, ...]:
+def to_sources(match: Match | None) -> tuple[Source, ...]:
     """Write what was found as a reply's `sources`."""
-    if memory is None:
+    if match is None:
         return ()
-    return (Source(answer_id=memory.answer_id, question=memory.question, score=memory.score),)
+    return (Source(answer_id=match.answer_id, question=match.question, score=match.score),)

@@ -1,4 +1,4 @@
-"""An elder's answers, read a page at a time from the collection that upstream owns."""
+"""An elder's answers, read page by page from a collection that belongs to the upstream system."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,17 +14,21 @@ from schemas.identifiers import is_elder_id
 
 
 class AnswerSource(Protocol):
-    """Where answers come from. Both methods raise StoreUnavailable when it is down."""
+    """Where answers come from.
+
+    Both methods raise StoreUnavailable when it cannot be reached, and UnknownElder for an invalid
+    id.
+    """
 
     def answers(self, elder_id: str) -> Iterator[Answer]:
-        """Yield the elder's answers in a stable order, never holding them all."""
+        """Yield the elder's answers in a stable order, without keeping them all in memory."""
 
     def elder_name(self, elder_id: str) -> str | None:
-        """Return the name upstream stored with the answers, if it did."""
+        """Return the elder's name as stored with the answers, or None."""
 
 
 class MongoAnswers:
-    """Answers in MongoDB, by the configured field names."""
+    """Answers in MongoDB, under the configured names of collection and fields."""
 
     def __init__(self, store: Store, settings: MongoSettings) -> None:
         self._collection = store[settings.answers_collection]
@@ -32,7 +36,7 @@ class MongoAnswers:
         self._page_size = settings.page_size
 
     def answers(self, elder_id: str) -> Iterator[Answer]:
-        """Yield the elder's answers by `_id`; a cursor's page is all that is held."""
+        """Yield the elder's answers in the order of `_id`; only a page of them is in memory."""
         names = (self._fields.question, self._fields.answer, self._fields.created_at)
         projection = {name: 1 for group in names for name in group}
         with store_errors():
@@ -44,7 +48,7 @@ class MongoAnswers:
                     yield to_answer(document, self._fields)
 
     def elder_name(self, elder_id: str) -> str | None:
-        """Return the name that the elder's first answer carries, if any."""
+        """Return the name in the first of the elder's answers that the store finds, or None."""
         projection = dict.fromkeys(self._fields.elder_name, 1)
         with store_errors():
             document = self._collection.find_one(self._filter(elder_id), projection)
@@ -60,7 +64,7 @@ class MongoAnswers:
 
 
 def to_answer(document: Document, fields: AnswerFields) -> Answer:
-    """Read an upstream document by the configured names."""
+    """Turn a document of the upstream system into an answer, by the configured field names."""
     created = next((document[n] for n in fields.created_at if n in document), None)
     return Answer(
         id=str(document["_id"]),
@@ -71,6 +75,6 @@ def to_answer(document: Document, fields: AnswerFields) -> Answer:
 
 
 def first_text(document: Document, names: tuple[str, ...]) -> str:
-    """Return the first of these fields that is present, as text; else an empty one."""
+    """Return the first of these fields that is set, or an empty string where it is not text."""
     value: Any = next((document[n] for n in names if document.get(n) is not None), "")
     return value if isinstance(value, str) else ""

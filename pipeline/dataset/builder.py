@@ -1,4 +1,4 @@
-"""Data sets by elder and base model, below one folder."""
+"""The data set builder with its configuration: parameters and prompt follow from the base model."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipeline.text.system_prompt import SystemPromptGenerator
 
 
 class DatasetBuilder:
-    """Builds an elder's data set for a base model, below one folder."""
+    """Builds data sets in one folder, as the configuration wants them for each base model."""
 
     def __init__(self, source: AnswerSource, config: TrainingConfig, folder: Path) -> None:
         self._source = source
@@ -17,13 +17,17 @@ class DatasetBuilder:
         self._folder = folder
 
     def path_of(self, elder_id: str, sha256: str) -> Path:
-        """Where a data set lies, or would lie."""
+        """Return the path that a data set has, whether or not it exists."""
         return self._folder / elder_id / f"{sha256}.jsonl"
 
     def build(
         self, elder_id: str, elder_name: str, base: str, max_seq_length: int | None = None
     ) -> Dataset:
-        """Build the data set as it is taught to this base model."""
+        """Build an elder's data set for a base model.
+
+        `base` is the model's key in the configuration. `max_seq_length`, in tokens, takes
+        precedence over the configured one. Raises what `JSONLBuilder.build_jsonl` raises.
+        """
         length = max_seq_length or self._config.parameters(base).max_seq_length
         builder = JSONLBuilder(
             self._source,

@@ -1,7 +1,7 @@
-"""The data set: one chat example a line, and a manifest that says where each came from.
+"""The data set: a JSONL file with one chat example per line, and a manifest of their sources.
 
-A data set's name is its content's hash, so that a job trains on exactly what it was given while
-newer answers arrive. Same answers, same bytes.
+Its name is the hash of its content, so that a job trains on exactly the answers it was accepted
+with while newer ones arrive. The same answers give the same bytes.
 """
 
 import hashlib
@@ -15,7 +15,9 @@ from typing import IO, Any, Self
 from pipeline.dataset.answers import AnswerSource
 from pipeline.storage.disk_errors import disk_errors
 from pipeline.storage.files import check_file, hash_file, publish_file, set_aside, temporary_beside
-from pipeline.text.cleaning import CleanAnswer, Cleaner, estimate_tokens, language_of
+from pipeline.text.cleaning import CleanAnswer, Cleaner
+from pipeline.text.languages import language_of
+from pipeline.text.sentences import estimate_tokens
 from pipeline.text.system_prompt import SystemPromptGenerator
 from schemas.answers import Answer
 from schemas.base import Frozen
@@ -27,7 +29,7 @@ _SEAL = b',"seal":"'
 
 
 class Dataset(Frozen):
-    """A data set on the disk. `skipped` counts by reason; `answers` all that were read."""
+    """A data set on the disk."""
 
     elder_id: str
     sha256: Sha256
@@ -35,25 +37,31 @@ class Dataset(Frozen):
     manifest_path: Path
     examples: int
     answers: int
+    """The number of answers read, whether or not they are taught."""
     skipped: dict[str, int]
+    """The number of answers that were rejected or shortened, by reason."""
     system_prompt: str
 
     def check(self) -> None:
-        """Raise ArtefactCorrupt unless data set and manifest are what was written for this elder.
+        """Raise ArtefactCorrupt unless data set and manifest are intact and this elder's.
 
-        A damaged one is set aside; building the data set again mends it.
+        A damaged file is set aside; building the data set again replaces it.
         """
         check_file(self.path, self.sha256)
         if not self.manifest_path.is_file():
             raise ArtefactCorrupt(f"{self.manifest_path.name} is missing; it must be built again")
-        # By its own seal: another builder may have replaced it, with what it skipped by then.
+        # The manifest is checked by its own seal and not by a known hash: another build of the same
+        # data set may have replaced it, with other counts in `skipped`.
         if not _is_manifest_of(self.manifest_path.read_bytes(), self):
             set_aside(self.manifest_path)
             raise ArtefactCorrupt(f"{self.manifest_path.name} was changed; it was set aside")
 
 
 class JSONLBuilder:
-    """Builds data sets below one folder (the original API's name; a context manager)."""
+    """Builds data sets below one folder.
+
+    The class, its method and its use as a context manager are those of the original API.
+    """
 
     def __init__(
         self,
@@ -64,7 +72,7 @@ class JSONLBuilder:
         memories: int,
         max_seq_length: int,
     ) -> None:
-        """`memories` is how many first answers the prompt shows, `max_seq_length` in tokens."""
+        """`memories` counts the answers in the system prompt; `max_seq_length` is in tokens."""
         self._source = source
         self._folder = folder
         self._prompts = prompts
@@ -85,10 +93,13 @@ class JSONLBuilder:
         return None
 
     def build_jsonl(self, elder_id: str, elder_name: str) -> Dataset:
-        """Read, clean and write an elder's data set, whole or not at all.
+        """Read and clean an elder's answers and write them as a data set, completely or not at all.
 
-        Raises UnknownElder (no answer stored under this id), NoAnswers (none can be used),
-        StoreUnavailable, DiskUnavailable.
+        Raises:
+            UnknownElder: the id is not valid, or no answer is stored under it.
+            NoAnswers: none of the answers can be taught.
+            StoreUnavailable: the store of answers cannot be reached.
+            DiskUnavailable: the disk is full or fails.
         """
         if not is_elder_id(elder_id):
             raise UnknownElder("elder_id: not a valid id")
@@ -116,7 +127,7 @@ class JSONLBuilder:
                 system_prompt=system,
             )
             _finish_manifest(dataset, manifest)
-            # The data set last: where it stands, its manifest stands too.
+            # The data set last: one that exists has its manifest.
             publish_file(manifest, dataset.manifest_path)
             publish_file(lines, dataset.path)
         return dataset
@@ -124,13 +135,17 @@ class JSONLBuilder:
     def _begin(
         self, elder_name: str, answers: Iterator[Answer]
     ) -> tuple[list[CleanAnswer], str, Cleaner]:
-        """Take the first answers for the prompt; the prompt decides how much room is left."""
+        """Read the first answers and make the system prompt of them.
+
+        Returns these answers cleaned, the prompt, and the cleaner for the rest. The prompt's length
+        decides how many tokens question and answer may have: at least a quarter of the sequence.
+        """
         opening = list(islice(answers, max(8, 2 * self._memories)))
         shown = [c.answer for c in Cleaner(self._max_seq_length).clean(opening) if c.part == 0]
         language = language_of("".join(shown)) if shown else None
         system = self._prompts.generate(elder_name, shown[: self._memories], language)
-        room = max(self._max_seq_length - estimate_tokens(system), self._max_seq_length // 4)
-        cleaner = Cleaner(room)
+        budget = max(self._max_seq_length - estimate_tokens(system), self._max_seq_length // 4)
+        cleaner = Cleaner(budget)
         return list(cleaner.clean(opening)), system, cleaner
 
 
@@ -148,7 +163,7 @@ class _Counted(Iterator[Answer]):
 def _write_examples(
     rows: Iterable[CleanAnswer], system: str, lines: IO[bytes], manifest: IO[bytes]
 ) -> tuple[str, int]:
-    """Write examples and the manifest's list as they come; return the hash and the count."""
+    """Write examples and the manifest's list of answers; return the data set's hash and length."""
     digest = hashlib.sha256()
     count = 0
     manifest.write(b'{"answers":[')
@@ -185,7 +200,7 @@ def _finish_manifest(dataset: Dataset, manifest: IO[bytes]) -> None:
 
 
 def _is_manifest_of(content: bytes, dataset: Dataset) -> bool:
-    """Say whether these bytes are a whole manifest of this data set."""
+    """Say whether these bytes are a complete manifest of this data set."""
     sealed, _, seal = content.rpartition(_SEAL)
     if seal != hashlib.sha256(sealed).hexdigest().encode() + b'"}\n':
         return False

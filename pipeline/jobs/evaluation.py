@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.hosting.port import ModelHost
-from pipeline.text.cleaning import language_of
+from pipeline.text.languages import language_of
 from pipeline.text.markers import defuse_markers
 from schemas.base import Frozen
 from schemas.errors import EvaluationFailed

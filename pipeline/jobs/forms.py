@@ -17,7 +17,7 @@ from pipeline.jobs.process import OnProgress, TrainingRunner
 from pipeline.storage.files import check_file, remove_remains, verify_folder
 from pipeline.text.chat_format import chat_format
 from pipeline.weights.architectures import check_architecture
-from pipeline.weights.merge_plan import check_room, plan_merge
+from pipeline.weights.merge_plan import check_disk_space, plan_merge
 from schemas.base import Frozen
 from schemas.documents import Job, ModelVersion, VersionForm
 from schemas.errors import (
@@ -94,7 +94,7 @@ class FormMaker:
         plan = plan_merge(base.gguf_path, self._quantization)
         # The host's copy may be on the same disk, and is made before our file is removed.
         both = plan.model_copy(update={"disk_bytes": plan.disk_bytes + plan.size_bytes})
-        check_room(both, folder)
+        check_disk_space(both, folder)
 
     def make(
         self,

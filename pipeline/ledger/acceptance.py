@@ -6,8 +6,8 @@ from itertools import dropwhile
 
 from pymongo.errors import BulkWriteError
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import JOBS, MAJORITY, Document, Store, server_time, store_errors
 from schemas.documents import Job
 from schemas.errors import StoreUnavailable

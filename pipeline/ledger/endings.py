@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pipeline.ledger.outbox import Announcer
+from pipeline.ledger.events import Announcer
 from pipeline.storage.mongo import Document
 from schemas.base import Frozen
 from schemas.documents import Job

@@ -1,10 +1,10 @@
-"""Whose turn it is: the queued job to claim, so that no elder waits for another's flood.
+"""The order of the queue: which job is claimed next, so that no elder waits for another's flood.
 
-It reads the ledger and writes nothing; the ledger claims the job that is named here, and checks
-again that it still may. Decision 0012 has the rule and what it rests on.
+It reads the ledger and writes nothing; the claim checks again that the job may still be claimed.
+Decision 0012 has the rule and its reasons.
 
-In a filter the field that leaves the fewest documents comes first: SecantusDB takes the index of
-the first field that has one, and MongoDB does not care.
+In a filter the most selective field comes first: SecantusDB uses the index of the first field
+that has one. To MongoDB the order makes no difference.
 """
 
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from pymongo import ASCENDING, DESCENDING
 
 from pipeline.storage.mongo import JOBS, Document, Store
 
-# Whoever was served before so many others counts as not served: it bounds what a claim reads.
+# At most so many elders count as served lately: it bounds what a claim reads.
 _REMEMBERED = 100
 _OLDEST = [("queued_at", ASCENDING), ("queue_order", ASCENDING)]
 
@@ -22,15 +22,16 @@ class FairQueue:
     """The queued jobs of all elders, in the order in which they are to begin."""
 
     def __init__(self, store: Store, *, fair_s: float) -> None:
-        """Who was served within `fair_s` waits behind those who were not."""
+        """An elder who was served within `fair_s` seconds waits behind those who were not."""
         self._jobs = store[JOBS]
         self._fair = timedelta(seconds=fair_s)
 
     def next(self, now: datetime) -> Document | None:
-        """Return the job to begin now, by the server's clock; None where all must wait.
+        """Return the job to begin at `now` (the server's clock); None where all must wait.
 
-        Elders with an urgent job come first. Among those, and then among all, whoever was not
-        served lately: the oldest job first. Then whoever was served longest ago.
+        Elders with an urgent job come first, and then all others. Within each of these groups,
+        elders who were not served lately come first, by the age of their oldest job; then the
+        others, the one served longest ago first.
         """
         away = self._away(now)
         served = [elder for elder in self._served(now) if elder not in away]
@@ -41,7 +42,7 @@ class FairQueue:
         return None
 
     def _away(self, now: datetime) -> set[str]:
-        """The elders with a running job, and those whose next job is backing off.
+        """Return the elders with a running job, and those whose next job is backing off.
 
         The jobs of one elder keep their order, so all of them wait.
         """
@@ -50,7 +51,7 @@ class FairQueue:
         return {*busy, *self._jobs.distinct("elder_id", backing_off)}
 
     def _served(self, now: datetime) -> list[str]:
-        """The elders served lately, whoever was served longest ago first."""
+        """Return the elders served lately, the one served longest ago first."""
         lately = {"served_at": {"$gt": now - self._fair}}
         newest = self._jobs.find(lately, {"elder_id": 1, "served_at": 1})
         last: dict[str, datetime] = {}
@@ -59,7 +60,7 @@ class FairQueue:
         return sorted(last, key=lambda elder: (last[elder], elder))
 
     def _first(self, only: Document, away: set[str], served: list[str]) -> Document | None:
-        """The first job of the elder whose turn it is, among those who have a job like that."""
+        """Return the first job of the next elder, among the jobs that match `only`."""
         lately: list[str] = []
         if served:
             of_served = {"elder_id": {"$in": served}, "status": "queued"}
@@ -73,10 +74,10 @@ class FairQueue:
         return None if longest_ago is None else self._line(longest_ago, {})
 
     def _line(self, elder: str, part: Document) -> Document | None:
-        """The first job of an elder in the log, of this part of its line.
+        """Return an elder's first job in the order of the log, among those that match `part`.
 
-        A reader held up in `accept` stores an earlier time: within an elder the log decides. So
-        an urgent job brings its elder's earlier ones with it.
+        Times of acceptance can be out of order, when a reader is held up in `accept`: within an
+        elder the log decides. So an elder's earlier jobs go before an urgent one.
         """
         of_elder = {"elder_id": elder, "status": "queued"} | part
         return self._jobs.find_one(of_elder, sort=[("queue_order", ASCENDING)])

@@ -12,8 +12,8 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 
 from pipeline.ledger.endings import Ending, end_update, ended_job, pending_since
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.fairness import FairQueue
-from pipeline.ledger.outbox import Announcer
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import JOBS, Document, Store, server_time, store_errors
 from schemas.base import Frozen

@@ -11,11 +11,11 @@ from pymongo import DESCENDING
 
 from pipeline.ledger.acceptance import Acceptance
 from pipeline.ledger.endings import Ending
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.fairness import FairQueue
 from pipeline.ledger.forms import FormRequests
 from pipeline.ledger.leases import Lease, Leases
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import JOBS, Store, store_errors
 from schemas.documents import ElderModel, Job

@@ -1,76 +1,20 @@
-"""Events waiting in the ledger, and the port by which a relay takes them out.
-
-An event's id is fixed when it is stored: however often it is published, it is the same event.
-"""
+"""The outbox: events that wait in the ledger, read by the relay and removed once published."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Self
 
 from pymongo import ASCENDING, UpdateMany, UpdateOne
 
-from config.training import Language
-from pipeline.ledger.progress import format_eta
 from pipeline.storage.mongo import JOBS, MAJORITY, Document, Store, store_errors
 from schemas.base import Frozen
-from schemas.documents import Job, PendingEvent
+from schemas.documents import PendingEvent
 from schemas.envelope import OutboundEvent
-from schemas.events import ModelReady, TrainProgress
-from schemas.topics import MODEL_READY, TRAIN_PROGRESS
 
-# A filter's list of ids is gone through for each document by SecantusDB; short ones cost less.
+# SecantusDB walks a filter's list of ids for each document, so short lists cost less.
 _MARKED_AT_ONCE = 100
 _NOTHING_WAITS: Document = {"outbox": [], "latest": None, "has_pending": False}
-# Fields of a job that its progress events repeat as they are.
-_SHARED = (
-    "elder_id",
-    "status",
-    "stage",
-    "progress",
-    "current_epoch",
-    "total_epochs",
-    "step",
-    "total_steps",
-    "loss",
-    "eta_seconds",
-    "attempt",
-    "error",
-)
-
-
-class Announcer:
-    """Builds the events that tell of a job, with the ids they keep for ever."""
-
-    def __init__(self, clock: Callable[[], datetime], language: Language) -> None:
-        self._clock = clock
-        self._language = language
-
-    def progress(self, job: Job, *, sequence: int) -> PendingEvent:
-        """Tell how far a job is."""
-        eta = job.eta_seconds
-        data = TrainProgress(
-            job_id=job.id,
-            sequence=sequence,
-            eta=None if eta is None else format_eta(eta, self._language),
-            **{name: getattr(job, name) for name in _SHARED},
-        )
-        return self._pending(TRAIN_PROGRESS.name, f"{job.id}/progress/{sequence}", sequence, data)
-
-    def model_ready(self, ready: ModelReady, *, sequence: int) -> PendingEvent:
-        """Tell that a version answers."""
-        return self._pending(MODEL_READY.name, f"{ready.job_id}/model-ready", sequence, ready)
-
-    def _pending(
-        self, topic: str, event_id: str, sequence: int, data: TrainProgress | ModelReady
-    ) -> PendingEvent:
-        return PendingEvent(
-            sequence=sequence,
-            topic=topic,
-            event_id=event_id,
-            time=self._clock(),
-            data=data.model_dump(mode="json"),
-        )
 
 
 class Waiting(Frozen):
@@ -81,9 +25,9 @@ class Waiting(Frozen):
     events: tuple[OutboundEvent, ...]
 
     def first(self, count: int) -> Self:
-        """The first events alone: published, while the rest waits on.
+        """Return the first `count` events, which were published without the rest.
 
-        No job is as it was read then, for no job has this sequence: each event is taken out.
+        Sequence 0 matches no job, so events are removed one by one.
         """
         return self.model_copy(update={"events": self.events[:count], "sequence": 0})
 
@@ -91,7 +35,7 @@ class Waiting(Frozen):
 class Outbox:
     """The relay's view of the ledger. Every method raises StoreUnavailable.
 
-    It sees what a majority of the servers has: no failover may take back what was published.
+    It reads what a majority of the servers has: no failover may take back a published event.
     """
 
     def __init__(self, store: Store, source: str) -> None:
@@ -108,7 +52,7 @@ class Outbox:
         return [self._waiting(d) for d in documents]
 
     def mark_published(self, published: list[Waiting]) -> None:
-        """Take published events out; what was added meanwhile stays."""
+        """Remove published events; those that were added meanwhile stay."""
         updates = list(_clearings(published))
         if not updates:
             return
@@ -117,7 +61,7 @@ class Outbox:
                 self._mark_grown(published)
 
     def _mark_grown(self, published: list[Waiting]) -> None:
-        """Take published events out of those jobs of which there is more to tell by now."""
+        """Remove published events from jobs that have newer ones by now."""
         condition = {"_id": {"$in": [w.job_id for w in published]}, "has_pending": True}
         grown = {document["_id"] for document in self._jobs.find(condition, {"_id": 1})}
         removals = [r for w in published if w.job_id in grown for r in _removal(w)]
@@ -125,7 +69,7 @@ class Outbox:
             self._jobs.bulk_write(removals, ordered=True)
 
     def oldest(self) -> datetime | None:
-        """Since when the oldest event has waited."""
+        """Return since when the oldest event has waited; None: no event waits."""
         with store_errors():
             document = self._jobs.find_one(
                 {"has_pending": True}, {"pending_since": 1}, sort=[("pending_since", ASCENDING)]
@@ -172,8 +116,8 @@ def _clearings(published: list[Waiting]) -> Iterator[UpdateMany]:
 def _removal(waiting: Waiting) -> list[UpdateOne]:
     """Remove what was published, then lower the flag if nothing is left.
 
-    Two updates: between them the flag stands for an empty outbox, which costs a look and
-    nothing else; the other way round an event could be left without its flag.
+    In separate updates: between them the flag may stand over an empty outbox, which costs the
+    relay one read. In the other order an event could be left without its flag, and never told.
     """
     job_id = waiting.job_id
     last = waiting.events[-1].sequence if waiting.events else 0

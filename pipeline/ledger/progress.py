@@ -1,6 +1,5 @@
-"""Progress of a job: a percentage that never goes back, and an ETA from measured times."""
+"""Progress of a job: a percentage that never goes back, and the seconds that are left."""
 
-from config.training import Language
 from schemas.base import Frozen
 from schemas.events import Stage
 from schemas.training import TrainingProgress
@@ -29,7 +28,7 @@ class ProgressState(Frozen):
 
 
 class ProgressTracker:
-    """Turns what is measured into a percentage (the original API's name)."""
+    """Turns measurements into a percentage (the original API's name)."""
 
     def __init__(self) -> None:
         self._state = ProgressState(stage="preparing", progress=0)
@@ -40,7 +39,7 @@ class ProgressTracker:
         return self._state
 
     def start_tracking(self, stage: Stage) -> ProgressState:
-        """Begin a stage; what training measured stays to be seen."""
+        """Begin a stage; the last measurements of the training are kept."""
         start, _ = STAGE_RANGES[stage]
         progress = max(start, self._state.progress)
         self._state = self._state.model_copy(
@@ -49,7 +48,7 @@ class ProgressTracker:
         return self._state
 
     def update_progress(self, fraction: float) -> ProgressState:
-        """Move within the stage; `fraction` of it is done, 0 to 1."""
+        """Move within the stage, of which `fraction` is done, from 0 to 1."""
         start, end = STAGE_RANGES[self._state.stage]
         reached = start + int((end - start) * min(max(fraction, 0.0), 1.0))
         progress = max(reached, self._state.progress)
@@ -57,7 +56,7 @@ class ProgressTracker:
         return self._state
 
     def update_training(self, measured: TrainingProgress) -> ProgressState:
-        """Take over what the training process measured."""
+        """Take over a measurement of the training process."""
         if measured.stage != self._state.stage:
             self.start_tracking(measured.stage)
         fraction = measured.step / measured.total_steps if measured.total_steps else 0.0
@@ -74,16 +73,3 @@ class ProgressTracker:
             }
         )
         return self._state
-
-
-def format_eta(seconds: int, language: Language) -> str:
-    """Write a duration as people say it: `5分钟`, `1小时20分钟`, `5 min`, `40 s`."""
-    hours, minutes, rest = seconds // 3600, seconds % 3600 // 60, seconds % 60
-    if hours:
-        parts = [(hours, "小时", " h"), (minutes, "分钟", " min")]
-    elif minutes:
-        parts = [(minutes + (rest >= 30), "分钟", " min")]
-    else:
-        parts = [(rest, "秒", " s")]
-    words = [f"{n}{zh if language == 'zh' else en}" for n, zh, en in parts if n or len(parts) == 1]
-    return ("" if language == "zh" else " ").join(words)

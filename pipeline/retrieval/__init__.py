@@ -1,1 +1,1 @@
-"""Finding the answers that a question is about."""
+"""Retrieval: finds which of an elder's own answers a question is about."""

@@ -1,129 +1,113 @@
-"""Which of an elder's own answers a question is about: BM25 over what she was asked and said.
+"""BM25 over one elder's answers: which of them is a question about?
 
-The family asks in other words than the interviewer did. The answer found is put beside the
-question as the interviewer's wording of it, which the adapter knows (training shows both forms),
-and is told to the family as the reply's source. Where nothing is alike enough, nothing is added.
+The family asks in other words than the interviewer did. The caller puts the interviewer's wording
+of the answer found beside the question, a form that the adapter knows from training, and names the
+answer as the reply's source. Where no answer stands out, nothing is added.
 
-Source of the ranking: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework".
+Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond".
 """
 
 import math
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
 from operator import itemgetter
 
-from pipeline.text.cleaning import CleanAnswer, language_of
-from pipeline.text.rewording import GRAMMAR_WORDS
+from pipeline.text.cleaning import CleanAnswer
+from pipeline.text.languages import language_of
+from pipeline.text.vocabulary import GRAMMAR_WORDS
 from schemas.base import Frozen
 
+# BM25's free parameters: how soon a repeated term counts no more, and how much length counts.
 _K1 = 1.2
 _B = 0.75
-# English words are cut here: a cheap stem that makes "building" and "builder" one.
-_STEM = 5
-# 32 MiB: ten elders of a thousand answers each, or a hundred of a hundred.
-_MOST_POSTINGS = 2_000_000
+# English words are cut after so many letters, a cheap stem: "building" and "builder" become one.
+_STEM_LETTERS = 5
 _WORD = re.compile(r"[a-z0-9']+")
 
 
-class Memory(Frozen):
-    """An answer found; `score` is BM25's, `margin` how far it is ahead of the next, 0 to 1."""
+class Match(Frozen):
+    """The best answer to a question.
+
+    `score` is BM25's; `margin` is how far it leads the next one's, as a share from 0 to 1.
+    """
 
     answer_id: str
     question: str
+    """In the interviewer's wording."""
     score: float
     margin: float
 
 
-class Memories:
-    """An index over one elder's answers; small enough to be built when it is first asked."""
+class AnswerIndex:
+    """An inverted index over one elder's answers; a document is a question with its answer."""
 
     def __init__(self, answers: Iterable[CleanAnswer]) -> None:
+        """Index the answers; of one that was split, its first part alone."""
         self._answers: list[tuple[str, str]] = []
         self._lengths = array("I")
         postings: list[tuple[int, int, int]] = []
         for answer in (a for a in answers if a.part == 0):
-            count = Counter(features(f"{answer.question} {answer.answer}"))
-            postings += [(hash(f), len(self._answers), times) for f, times in count.items()]
+            count = Counter(terms_of(f"{answer.question} {answer.answer}"))
+            postings += [(hash(t), len(self._answers), times) for t, times in count.items()]
             self._answers.append((answer.answer_id, answer.question))
             self._lengths.append(count.total())
-        self._mean = sum(self._lengths) / max(1, len(self._lengths))
-        # In the order of the features' hashes, as numbers: 16 bytes a posting, where a dict of
-        # lists takes 120. An elder may have told thousands of answers.
+        self._mean_length = sum(self._lengths) / max(1, len(self._lengths))
+        # Three arrays sorted by the terms' hashes take 16 bytes per posting, where a dict of lists
+        # takes 120. An elder may have given thousands of answers.
         postings.sort(key=itemgetter(0))
-        self._features = array("q", [feature for feature, _, _ in postings])
-        self._holders = array("I", [index for _, index, _ in postings])
-        self._times = array("I", [times for _, _, times in postings])
+        self._terms = array("q", [term for term, _, _ in postings])
+        self._documents = array("I", [document for _, document, _ in postings])
+        self._frequencies = array("I", [times for _, _, times in postings])
 
     def __len__(self) -> int:
-        """How many postings it holds: different features, counted for each answer."""
-        return len(self._features)
+        """Return the number of postings: pairs of a term and an answer that has it."""
+        return len(self._terms)
 
-    def find(self, question: str) -> Memory | None:
-        """Return the answer that the question is most like, or None where none shares a word."""
+    def find(self, question: str) -> Match | None:
+        """Return the answer that scores highest, or None where none shares a term."""
         scores: dict[int, float] = {}
-        for feature in set(features(question)):
-            for index, weight in self._weights(hash(feature)):
-                scores[index] = scores.get(index, 0.0) + weight
+        for term in set(terms_of(question)):
+            for document, score in self._term_scores(hash(term)):
+                scores[document] = scores.get(document, 0.0) + score
         best = nlargest(2, scores.items(), key=itemgetter(1))
         if not best:
             return None
-        index, score = best[0]
-        behind = best[1][1] if len(best) > 1 else 0.0
-        answer_id, asked = self._answers[index]
-        return Memory(
+        document, score = best[0]
+        next_score = best[1][1] if len(best) > 1 else 0.0
+        answer_id, asked = self._answers[document]
+        return Match(
             answer_id=answer_id,
             question=asked,
             score=round(score, 4),
-            margin=round(1 - behind / score, 4),
+            margin=round(1 - next_score / score, 4),
         )
 
-    def _weights(self, feature: int) -> Iterator[tuple[int, float]]:
-        """Yield each answer that has the feature, and what this adds to its score."""
-        first = bisect_left(self._features, feature)
-        last = bisect_right(self._features, feature, first)
+    def _term_scores(self, term: int) -> Iterator[tuple[int, float]]:
+        """Yield each document that has the term, and what the term adds to its score.
+
+            idf * tf * (K1 + 1) / (tf + K1 * (1 - B + B * length / mean length))
+            idf = ln(1 + (N - n + 0.5) / (n + 0.5))
+
+        tf is how often the document has the term; n of all N documents have it.
+        """
+        first = bisect_left(self._terms, term)
+        last = bisect_right(self._terms, term, first)
         holders = last - first
-        rarity = math.log(1 + (len(self._answers) - holders + 0.5) / (holders + 0.5))
+        idf = math.log(1 + (len(self._answers) - holders + 0.5) / (holders + 0.5))
         for posting in range(first, last):
-            index, times = self._holders[posting], self._times[posting]
-            length = 1 - _B + _B * self._lengths[index] / self._mean
-            yield index, rarity * times * (_K1 + 1) / (times + _K1 * length)
+            document, tf = self._documents[posting], self._frequencies[posting]
+            length = 1 - _B + _B * self._lengths[document] / self._mean_length
+            yield document, idf * tf * (_K1 + 1) / (tf + _K1 * length)
 
 
-class MemoryCache:
-    """The indices of those who were asked last, as many as hold so many postings together."""
-
-    def __init__(self, most: int = _MOST_POSTINGS) -> None:
-        self._most = most
-        self._held = 0
-        self._memories: OrderedDict[tuple[str, str], Memories] = OrderedDict()
-
-    def get(self, elder_id: str, dataset_sha256: str) -> Memories | None:
-        """Return the index made for an elder's data set, if it is still here."""
-        key = (elder_id, dataset_sha256)
-        if key not in self._memories:
-            return None
-        self._memories.move_to_end(key)
-        return self._memories[key]
-
-    def put(self, elder_id: str, dataset_sha256: str, memories: Memories) -> None:
-        """Keep an index; those who were not asked for longest make room. One is always kept."""
-        key = (elder_id, dataset_sha256)
-        replaced = self._memories.pop(key, None)
-        self._memories[key] = memories
-        self._held += len(memories) - len(replaced or ())
-        while self._held > self._most and len(self._memories) > 1:
-            _, oldest = self._memories.popitem(last=False)
-            self._held -= len(oldest)
-
-
-def features(text: str) -> Sequence[str]:
-    """Cut text into what is compared: characters and bigrams of Chinese, stems of English."""
+def terms_of(text: str) -> Sequence[str]:
+    """Cut text into terms: characters and bigrams of Chinese, stems of English content words."""
     folded = text.casefold()
     if language_of(text) == "zh":
         letters = "".join(c for c in folded if c.isalnum())
         return [*letters, *(letters[i : i + 2] for i in range(len(letters) - 1))]
-    return [w[:_STEM] for w in _WORD.findall(folded) if w not in GRAMMAR_WORDS]
+    return [w[:_STEM_LETTERS] for w in _WORD.findall(folded) if w not in GRAMMAR_WORDS]

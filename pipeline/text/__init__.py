@@ -1,1 +1,1 @@
-"""Text without any input or output: chat format, markers, cleaning, rewording, system prompt."""
+"""Text, without input or output: chat formats, markers, cleaning, rewording, system prompt."""

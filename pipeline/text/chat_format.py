@@ -1,11 +1,11 @@
-"""How a conversation becomes text, by family of base model: one truth for training and serving.
+"""Chat formats: how a conversation becomes text, the same for training and serving.
 
-Training tokenizes what `render` gives; Ollama renders `ollama_template`. A beginning-of-text
-token stands in neither: the tokenizer adds it in training, llama.cpp by the GGUF's
-`tokenizer.ggml.add_bos_token` in serving. What people wrote is text: `render` lets none of its
-markers through, and whoever sends messages to a host does the same with `defuse_markers`.
+Training tokenizes what `render` returns; Ollama renders `ollama_template`. Neither contains the
+beginning-of-text token: in training it is added to the tokens, in serving llama.cpp adds it where
+the GGUF's `tokenizer.ggml.add_bos_token` says so. Markers in what people wrote are text: `render`
+replaces them by `defuse_markers`, and whoever sends messages to a host must do the same.
 
-Sources: ChatML (OpenAI), the Gemma and Llama 3.1 model cards. Gemma has no system role; its
+Sources: ChatML (OpenAI); the model cards of Gemma and Llama 3.1. Gemma has no system role: its
 system text is a user turn of its own, as in Ollama's template for Gemma 3.
 """
 
@@ -19,19 +19,22 @@ Message = Mapping[str, str]
 
 
 class ChatFormat(Frozen):
-    """The markers of one family. `close` ends a turn; `stop` is what generation ends at."""
+    """The markers of one family of base models."""
 
     name: ChatFormatName
     system_open: str
     user_open: str
     assistant_open: str
     close: str
+    """What follows the text of a turn: `end_of_turn`, and in some families a line break."""
     end_of_turn: str
+    """The marker that ends an answer; one token in the family's tokenizers."""
     bos: bool
+    """Whether a conversation begins with the beginning-of-text token."""
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """The strings at which an answer ends."""
+        """The strings at which generation stops."""
         return (self.end_of_turn,)
 
     @property
@@ -50,7 +53,7 @@ class ChatFormat(Frozen):
         )
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """Render a conversation, ready for the assistant's next turn if that is asked for."""
+        """Render a conversation; a generation prompt opens the assistant's next turn."""
         openings = {
             "system": self.system_open,
             "user": self.user_open,
@@ -62,7 +65,7 @@ class ChatFormat(Frozen):
         return "".join(turns) + (self.assistant_open if add_generation_prompt else "")
 
     def render_answer(self, content: str) -> str:
-        """Render what the assistant says after a prompt, up to the end of its turn."""
+        """Render the assistant's turn as it follows a generation prompt, its end included."""
         return defuse_markers(content) + self.end_of_turn
 
 
@@ -98,5 +101,5 @@ _FORMATS: dict[ChatFormatName, ChatFormat] = {
 
 
 def chat_format(name: ChatFormatName) -> ChatFormat:
-    """Return the format of a family."""
+    """Return the chat format with this name."""
     return _FORMATS[name]

@@ -1,29 +1,30 @@
-"""The system prompt: who speaks, and the first of what she told."""
+"""The system prompt: the elder's name, and the first of her answers as memories."""
 
 from collections.abc import Sequence
 
 from config.training import Language, PromptTemplates
-from pipeline.text.cleaning import cut_at_sentence, estimate_tokens, language_of
+from pipeline.text.languages import language_of
+from pipeline.text.sentences import cut_at_sentence, estimate_tokens
 
-# One long memory must not push out the others.
+# Longer memories are cut, so that each has its place in the prompt.
 MEMORY_TOKENS = 80
 
 
 class SystemPromptGenerator:
-    """Fills the configured template (the original API's name)."""
+    """Fills the configured template. The class keeps the name of the original API."""
 
     def __init__(self, templates: PromptTemplates) -> None:
         self._templates = templates
 
     def generate(self, name: str, memories: Sequence[str], language: Language | None = None) -> str:
-        """Return the system prompt for `name` with these memories, one a line.
+        """Return the system prompt for `name` with these memories, one per line.
 
-        Without `language` the memories' own decides, and Chinese where there are none.
+        Without `language` that of the memories is used, and Chinese where there are none.
         """
         spoken = language or (language_of("".join(memories)) if memories else "zh")
         template = self._templates.zh if spoken == "zh" else self._templates.en
         lines = "\n".join(f"- {shorten(memory)}" for memory in memories)
-        # Replaced in one pass each: a brace in a name or memory is only text.
+        # Nothing that is filled in is searched again: a brace in a name or memory stays text.
         before, _, after = template.partition("{memories}")
         return "\n".join(
             part.strip()
@@ -33,6 +34,6 @@ class SystemPromptGenerator:
 
 
 def shorten(memory: str) -> str:
-    """Keep the leading sentences of a memory on one line."""
+    """Put a memory on one line and keep its leading sentences, up to `MEMORY_TOKENS`."""
     line = " ".join(memory.split())
     return line if estimate_tokens(line) <= MEMORY_TOKENS else cut_at_sentence(line, MEMORY_TOKENS)

@@ -1,1 +1,1 @@
-"""The training room: what reads and writes weights, in the training process alone."""
+"""Reads and writes weights: training, merging, conversion. Runs in the training process alone."""

@@ -1,21 +1,21 @@
-"""The base model in memory: loaded once, lent to one job at a time, given back unchanged."""
+"""The base model in memory: loaded once, lent to one job at a time, returned unchanged."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from peft import PeftModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from pipeline.storage.disk_errors import disk_errors
-from pipeline.storage.files import check_folder, folder_written_whole, remove_remains
-from pipeline.storage.manifests import is_sealed, require_ours
+from pipeline.storage.files import check_folder
+from pipeline.storage.manifests import is_sealed
 from pipeline.text.chat_format import ChatFormat, chat_format
+from pipeline.training.conversion import convert_gguf
 from pipeline.training.device import choose_device, choose_dtype
+from pipeline.training.lora import add_adapter, remove_adapter
 from pipeline.training.tokens import check_markers
 from pipeline.weights.architectures import check_architecture
 from pipeline.weights.base_folder import CONFIG, weights_folder
@@ -23,17 +23,19 @@ from schemas.errors import ArtefactCorrupt, ConfigurationError
 from schemas.training import BaseModelSpec, LoraParameters
 
 transformers_logging.disable_progress_bar()
-# Where a model that sees too keeps its language part: as published, and as transformers 5 saves.
-_LANGUAGE_PART = {
+# Names of the language model's tensors in a model that also takes pictures, and its names alone:
+# first as published, then as transformers 5 saves them.
+_LANGUAGE_MODEL = {
     r"^(model\.)?language_model\.(model\.)?": "model.",
     r"^(model\.)?language_model\.lm_head": "lm_head",
 }
 
 
 class LoadedBase:
-    """A frozen base model with its tokenizer."""
+    """A frozen base model with its tokenizer and chat format."""
 
     def __init__(self, spec: BaseModelSpec, model: Any, tokenizer: Any) -> None:
+        """Raise ChatFormatMismatch where the chat format is not that of the tokenizer."""
         self.spec = spec
         self.model = model
         self._tokenizer = tokenizer
@@ -43,37 +45,28 @@ class LoadedBase:
 
     @property
     def bos(self) -> int | None:
-        """The token that begins a text."""
+        """The id of the beginning-of-text token, if the tokenizer has one."""
         token: int | None = self._tokenizer.bos_token_id
         return token
 
     def encode(self, text: str) -> list[int]:
-        """Tokenize text that holds its markers; nothing is added."""
+        """Tokenize rendered text, its markers as special tokens; no other one is added."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def decode(self, tokens: list[int]) -> str:
-        """Turn tokens into text, without markers."""
+        """Turn tokens into text without special tokens."""
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
     @contextmanager
     def lend(self, lora: LoraParameters, seed: int) -> Iterator[PeftModel]:
-        """Lend the base with a fresh adapter on all linear layers; afterwards it has none."""
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        adapted = get_peft_model(self.model, config)
+        """Lend the base with a fresh adapter; afterwards it has none and is as it was."""
+        adapted = add_adapter(self.model, lora, seed)
         try:
             yield adapted
         finally:
-            self.model = adapted.unload()
-            self.model.requires_grad_(False)
+            self.model = remove_adapter(adapted)
 
 
 class BaseModelCache:
@@ -86,7 +79,7 @@ class BaseModelCache:
     def load(self, spec: BaseModelSpec) -> LoadedBase:
         """Return the base model, loading it unless it is the one in memory.
 
-        Raises ConfigurationError where the weights are missing.
+        Raises what `load_base` raises.
         """
         if self._loaded is None or self._loaded.spec != spec:
             self._loaded = None  # Two bases at once may not fit.
@@ -95,11 +88,11 @@ class BaseModelCache:
 
 
 def load_base(spec: BaseModelSpec) -> LoadedBase:
-    """Load a base model for training; converts its GGUF file the first time.
+    """Load a base model for training, after converting its GGUF file if that was not done yet.
 
-    What was converted here is checked by hash, and converted again where it was damaged. Weights
-    that others put there have no manifest and are taken as they are. Raises AdapterUnsupported,
-    FolderNotOurs and ConfigurationError before anything is loaded.
+    A converted folder is checked by its hashes and, where it is damaged, converted again. Weights
+    that an operator put there have no manifest and are taken as they are. Raises
+    AdapterUnsupported, FolderNotOurs and ConfigurationError before any weight is loaded.
     """
     folder = weights_folder(spec)
     if is_sealed(folder):
@@ -120,7 +113,10 @@ def load_base(spec: BaseModelSpec) -> LoadedBase:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Load a language model; of one that sees too, its language part alone."""
+    """Load a language model; of a model that also takes pictures, its language model alone.
+
+    Raises ConfigurationError where a tensor is missing.
+    """
     whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     text = whole.get_text_config()
     model, report = AutoModelForCausalLM.from_pretrained(
@@ -132,56 +128,12 @@ def load_model(folder: Path, dtype: torch.dtype) -> Any:
         output_loading_info=True,
         local_files_only=True,
         trust_remote_code=False,
-        **({} if text is whole else {"key_mapping": _LANGUAGE_PART}),
+        **({} if text is whole else {"key_mapping": _LANGUAGE_MODEL}),
     )
     missing = report["missing_keys"]
     if missing:
-        # They would be random numbers, and the persona would speak nonsense.
+        # transformers fills them with random numbers, and the persona would speak nonsense.
         raise ConfigurationError(
             f"base model: {folder} lacks {len(missing)} of its tensors; put all its weights there"
         )
     return model
-
-
-def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Unpack a GGUF file into safetensors and a tokenizer, once; the weights stay equal.
-
-    What is trained on is then exactly what Ollama serves. Safe when several processes do it.
-    Raises FolderNotOurs where `folder` holds anything else, the GGUF file included.
-    """
-    if not gguf.is_file():
-        raise ConfigurationError(
-            f"base model: found neither {folder} nor {gguf}; put the weights there or set "
-            "MODELSERVER_MODEL_DIR"
-        )
-    if (folder / CONFIG).is_file():
-        return
-    require_ours(folder)
-    with disk_errors():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(), (folder.parent / ".convert.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (folder / CONFIG).is_file():
-            return  # Another process did it while this one waited.
-        # Remains of a killed one can be many gigabytes; the lock says that nobody is at them.
-        remove_remains(folder)
-        with folder_written_whole(folder) as partial:
-            _convert(gguf, partial)
-
-
-def _convert(gguf: Path, folder: Path) -> None:
-    source = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        dtype=torch.float32,
-        # Without this the weights stay packed, and a training step takes minutes.
-        quantization_config=GgufConfig(dequantize=True),
-        **source,
-    )
-    # The weights are plain now; a loader must not take them for packed ones.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)

@@ -1,7 +1,7 @@
-"""The training process itself: it trains and merges what its parent asks for.
+"""The training process, started by `pipeline.jobs.process`: trains and merges on request.
 
-The base model stays in memory between jobs. Torch is loaded for the first training, and never for
-a merge alone. The process ends with its parent, even when that is killed.
+The base model stays in memory between jobs. torch is imported for the first training job, and not
+for merges. The process dies with its parent, even when that is killed.
 """
 
 import ctypes
@@ -20,23 +20,28 @@ from schemas.errors import JobCancelled, ModelServerError, TrainingFailed
 from schemas.hosting import MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
-# What the process is asked for; no field of the one is allowed in the other.
+# A request of either kind. Fields are checked strictly, so that neither is taken for the other.
 REQUEST: TypeAdapter[TrainingSpec | MergeSpec] = TypeAdapter(TrainingSpec | MergeSpec)
 
 OnProgress = Callable[[TrainingProgress], None]
 
 
 def serve(pipe: Connection, parent: int) -> None:
-    """Be the child: train and merge what comes through the pipe until it is closed."""
+    """Serve requests from the pipe, one at a time, until it is closed.
+
+    A request is a TrainingSpec or a MergeSpec as JSON, and `stop` cancels the run under way. Every
+    message back is a JSON object with the attempt as `run` and one of `progress`, `outcome`, or
+    `code` with `message`. `parent` is the parent's process id.
+    """
     end_with_parent(parent)
-    # Ctrl-C reaches the whole process group; the parent decides what becomes of the job.
+    # Ctrl-C signals the whole process group; the parent decides what happens to the job.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # OpenMP's threads spin at every barrier, by default so long that beside another busy process
-    # training takes several times as long. This many turns cost an idle machine nothing
-    # (12.1 s against 11.9 s an epoch of the demo; 1,000 turns cost 60 %). libgomp reads it when
-    # torch is loaded.
+    # OpenMP's threads busy-wait at every barrier. By default they do so for so long that training
+    # beside another busy process takes several times as long. 30,000 iterations cost an idle
+    # machine nothing (12.1 s against 11.9 s an epoch of the demo; 1,000 cost 60 %). libgomp reads
+    # the variable when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-    train = _Training()
+    train = _Trainer()
     while True:
         try:
             request = pipe.recv_bytes()
@@ -44,12 +49,12 @@ def serve(pipe: Connection, parent: int) -> None:
             return
         if request != b"stop":
             spec = REQUEST.validate_json(request)
-            _send(pipe, {"run": spec.attempt} | _do(spec, train, pipe))
-            _give_memory_back()
+            _send(pipe, {"run": spec.attempt} | _serve_request(spec, train, pipe))
+            _release_memory()
 
 
-class _Training:
-    """Training with the base model kept; torch is loaded for the first job that needs it."""
+class _Trainer:
+    """Trains with the base model cached; imports torch for the first job that needs it."""
 
     def __init__(self) -> None:
         self._cache: Any = None
@@ -64,7 +69,9 @@ class _Training:
         return train(spec, self._cache, on_progress=on_progress, should_stop=should_stop)
 
 
-def _do(spec: TrainingSpec | MergeSpec, train: _Training, pipe: Connection) -> dict[str, Any]:
+def _serve_request(
+    spec: TrainingSpec | MergeSpec, train: _Trainer, pipe: Connection
+) -> dict[str, Any]:
     def tell(progress: TrainingProgress) -> None:
         _send(pipe, {"run": spec.attempt, "progress": progress.model_dump(mode="json")})
 
@@ -82,8 +89,8 @@ def _do(spec: TrainingSpec | MergeSpec, train: _Training, pipe: Connection) -> d
         return {"outcome": outcome.model_dump(mode="json")}
     except ModelServerError as error:
         return {"code": error.code, "message": error.message}
-    except Exception as error:  # the edge of the child: the worker decides what to do
-        # Its text may hold what it was trained on; type and place say enough.
+    except Exception as error:  # The child's outer edge: the worker decides what to do.
+        # The error's own text may quote an elder, so only its type and place are sent.
         place = error.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next
@@ -92,8 +99,8 @@ def _do(spec: TrainingSpec | MergeSpec, train: _Training, pipe: Connection) -> d
         return {"code": TrainingFailed.code, "message": message}
 
 
-def _give_memory_back() -> None:
-    """Collect garbage and return free pages; glibc would keep them (malloc_trim(3))."""
+def _release_memory() -> None:
+    """Collect garbage and return free pages to the system, which glibc keeps (malloc_trim(3))."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -104,7 +111,7 @@ def _stop_requested(pipe: Connection) -> bool:
     try:
         if not pipe.poll(0):
             return False
-        pipe.recv_bytes()  # Nothing but "stop" is sent while a run is under way.
+        pipe.recv_bytes()  # While a run is under way the parent sends nothing but "stop".
     except (EOFError, OSError):
         pass
     return True

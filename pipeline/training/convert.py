@@ -1,21 +1,22 @@
-"""Convert one base model in a process of its own, for those who must not load torch.
+"""The command that converts one base model in a process of its own.
 
     python -m pipeline.training.convert GGUF FOLDER
 
-Exit code 0 when FOLDER holds the weights; 1 with one JSON object, an error's code and message, as
-the last line of standard output.
+Other packages start it by name, since they must not load torch. Exit code 0 when FOLDER holds the
+weights; 1 when it does not, with an error's code and message as one JSON object on the last line
+of standard output.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from pipeline.training.base_model import convert_gguf
+from pipeline.training.conversion import convert_gguf
 from schemas.errors import ModelServerError
 
 
 def main() -> int:
-    """Convert what the arguments name."""
+    """Convert the GGUF file that the arguments name; return the exit code."""
     gguf, folder = map(Path, sys.argv[1:])
     try:
         convert_gguf(gguf, folder)

@@ -1,4 +1,4 @@
-"""What this machine computes with: the device, and the floating type it is fast in."""
+"""The device that training computes on, the floating type it is fast in, and its memory's end."""
 
 import os
 from pathlib import Path
@@ -11,15 +11,15 @@ _CAPABILITY = "ATEN_CPU_CAPABILITY"
 
 
 def choose_device() -> torch.device:
-    """The GPU where there is one."""
+    """Return the GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_dtype(device: torch.device, flags: frozenset[str] | None = None) -> torch.dtype:
-    """Pick bf16 where the processor multiplies in it, else fp32.
+    """Return bf16 where the device multiplies in it, else fp32.
 
-    On a processor without AVX512-BF16 or AMX, bf16 is over fifty times slower than fp32. `flags`
-    are the processor's, read from /proc/cpuinfo unless given.
+    On a CPU without AVX512-BF16 or AMX, bf16 is over fifty times slower than fp32. `flags` are
+    the CPU's, read from /proc/cpuinfo unless given.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
@@ -30,10 +30,21 @@ def choose_dtype(device: torch.device, flags: frozenset[str] | None = None) -> t
 
 
 def cpu_flags() -> frozenset[str]:
-    """The processor's features, as Linux lists them; none where that is not known."""
+    """Return the CPU's feature flags as Linux lists them; empty where they are unknown."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
         return frozenset()
     flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
     return frozenset(flags.split())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out.
+
+    PyTorch's CPU allocator raises a plain RuntimeError, which only its text tells from others.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

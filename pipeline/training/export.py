@@ -1,9 +1,12 @@
 """The adapter as files: peft safetensors, and a GGUF LoRA for llama.cpp and Ollama.
 
-Ollama converts safetensors adapters of Llama and Gemma 2 alone, so GGUF is the way that serves
-every base. Tensor names and the row order of llama's q and k follow llama.cpp's
-`convert_lora_to_gguf.py`; the tests compare the bytes. Where that ignores what peft computes
-(rsLoRA, an alpha of its own for a layer), the difference is folded into the numbers.
+Ollama converts safetensors adapters of Llama and Gemma 2 only; as GGUF, adapters of every base are
+served. Tensor names and the row order of Llama's q and k follow llama.cpp's
+`convert_lora_to_gguf.py`, and the tests compare the bytes.
+
+llama.cpp adds alpha / rank * B A to a weight, with one alpha for the whole file. peft may scale a
+layer otherwise (its own alpha, or rsLoRA's alpha / sqrt(rank)). Such a layer's B is multiplied by
+its effective alpha over the file's, so that both compute the same.
 """
 
 import json
@@ -38,11 +41,9 @@ from schemas.training import ADAPTER_WEIGHTS as WEIGHTS
 
 Array = npt.NDArray[Any]
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(A|B)\.weight")
-
-
-# What peft may say of an adapter without changing what it computes, and what is minded below. An
-# allow-list too: each other field, once set, is a kind of LoRA that llama.cpp does not know.
-_MINDED: Final = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"})
+# Fields of peft's configuration that the export takes into account, and those that do not change
+# what an adapter computes. Any other field that is set means a kind of LoRA unknown to llama.cpp.
+_EXPORTED: Final = frozenset({"r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"})
 _HARMLESS: Final = frozenset(
     {
         "task_type",
@@ -64,10 +65,11 @@ _HARMLESS: Final = frozenset(
         "ensure_weight_tying",
     }
 )
-# Others (PiSSA, OLoRA, LoftQ) change the base, which the host has as it was.
-_PLAIN_STARTS: Final = (True, False, "gaussian", "orthogonal")
-# Before a layer's name where a model sees too; llama.cpp's names know nothing of it.
-_LANGUAGE_PART: Final = "language_model."
+# Initializations that leave the base's weights alone. Others (PiSSA, OLoRA, LoftQ) change them, and
+# the host serves the unchanged base.
+_PLAIN_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
+# Part of a layer's name in a model that also takes pictures; gguf's table of names lacks it.
+_LANGUAGE_MODEL: Final = "language_model."
 
 
 def save_peft(model: PeftModel, folder: Path) -> str:
@@ -82,7 +84,7 @@ def save_peft(model: PeftModel, folder: Path) -> str:
     text = json.dumps(config, default=str, sort_keys=True, indent=2)
     config_sha256 = write_file(folder / CONFIG, text.encode())
     sha256 = write_file(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    # The manifest last: where it stands, the rest stands too.
+    # The manifest last: a folder that has one is complete.
     seal_folder(folder, {CONFIG: config_sha256, WEIGHTS: sha256})
     return sha256
 
@@ -90,9 +92,12 @@ def save_peft(model: PeftModel, folder: Path) -> str:
 def export_gguf(folder: Path, base: Any) -> Path:
     """Write a saved adapter as GGUF beside it, in F16, and seal the folder with it.
 
-    `base` is the transformers configuration of the base model. Raises AdapterUnsupported for an
-    architecture or a kind of LoRA that llama.cpp would read wrongly, ArtefactCorrupt where the
-    adapter or the GGUF is not on the disk as it was written.
+    `folder` is what `save_peft` wrote; `base` is the transformers configuration of the base model.
+    Returns the GGUF file's path.
+
+    Raises:
+        AdapterUnsupported: llama.cpp would read this architecture or kind of LoRA wrongly.
+        ArtefactCorrupt: the adapter or the GGUF is not on the disk as it was written.
     """
     check_folder(folder)
     config = json.loads((folder / CONFIG).read_text())
@@ -100,11 +105,11 @@ def export_gguf(folder: Path, base: Any) -> Path:
     _check_kind(config)
     tensors = load((folder / WEIGHTS).read_bytes())
     alphas = _alphas(tensors, config)
-    # One for the whole file; a layer with another has the difference in its B.
+    # The file's alpha: that of all layers where they agree, else the configured one.
     alpha = max(alphas.values()) if len(set(alphas.values())) == 1 else float(config["lora_alpha"])
     folds = {module: own / alpha for module, own in alphas.items()}
     target = folder / GGUF
-    # Never F64: the runner would crash at the first chat.
+    # F16 always: an F64 tensor crashes llama.cpp at the first chat.
     halves = {
         name: np.ascontiguousarray(value.astype(np.float16))
         for name, value in _named(tensors, architecture, base.get_text_config(), folds)
@@ -120,7 +125,7 @@ def export_gguf(folder: Path, base: Any) -> Path:
 def _write_gguf(
     path: Path, architecture: Architecture, alpha: float, tensors: dict[str, Array]
 ) -> None:
-    # Closed whatever happens: an open writer would write what is left at the collector's time.
+    # Closed on errors too: a writer left open writes its rest whenever it is garbage-collected.
     with closing(gguf.GGUFWriter(None, architecture.name)) as writer:
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
@@ -133,24 +138,24 @@ def _write_gguf(
 
 
 def _read_back(path: Path, written: dict[str, Array]) -> None:
-    """Compare a GGUF with what it was made from.
+    """Raise ArtefactCorrupt unless a GGUF file holds exactly the tensors `written`.
 
-    NumPy's tofile() says nothing when the last of a file finds no room on the disk.
+    NumPy's tofile() reports no error when the disk is full at a file's last block.
     """
     try:
         found = {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
         same = found.keys() == written.keys() and all(
             np.array_equal(found[name], value) for name, value in written.items()
         )
-    except (ValueError, IndexError, KeyError):  # What its reader makes of a file cut short.
+    except (ValueError, IndexError, KeyError):  # What GGUFReader raises for a truncated file.
         same = False
     if not same:
         raise ArtefactCorrupt("the GGUF was not written whole; it must be built again")
 
 
 def _check_kind(config: dict[str, Any]) -> None:
-    """Raise AdapterUnsupported for a kind of LoRA that llama.cpp would ignore or not read."""
-    for name in sorted(config.keys() - _MINDED - _HARMLESS):
+    """Raise AdapterUnsupported for a kind of LoRA that llama.cpp ignores or cannot read."""
+    for name in sorted(config.keys() - _EXPORTED - _HARMLESS):
         if config[name]:
             raise AdapterUnsupported(f"{name} has no GGUF form")
     if config.get("peft_type", "LORA") != "LORA":
@@ -158,12 +163,16 @@ def _check_kind(config: dict[str, Any]) -> None:
     if config.get("bias", "none") != "none":
         raise AdapterUnsupported("a trained bias has no GGUF form")
     start = config.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
+    if start not in _PLAIN_INITIALIZATIONS:
         raise AdapterUnsupported(f"init_lora_weights {start!r} changes the base model")
 
 
 def _alphas(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[str, float]:
-    """The alpha of each adapted layer such that alpha / rank is what peft multiplies by."""
+    """Return each adapted layer's effective alpha: peft multiplies its B A by alpha / rank.
+
+    For rsLoRA that is alpha * sqrt(rank), since it scales by alpha / sqrt(rank)
+    (Kalajdzievski 2023).
+    """
     alphas = {}
     for key, value in tensors.items():
         match = _TENSOR.fullmatch(key)
@@ -171,11 +180,10 @@ def _alphas(tensors: dict[str, torch.Tensor], config: dict[str, Any]) -> dict[st
             continue
         patterns = config.get("alpha_pattern") or {}
         alpha = patterns.get(get_pattern_key(patterns, match[1]), config["lora_alpha"])
-        # rsLoRA divides by the root of the rank (Kalajdzievski 2023).
         alphas[match[1]] = float(alpha) * (
             math.sqrt(value.shape[1]) if config.get("use_rslora") else 1.0
         )
-    # Of 0 llama.cpp makes a scale of 1.
+    # llama.cpp takes an alpha of 0 for a scale of 1.
     if not alphas or min(alphas.values()) <= 0 or config["lora_alpha"] <= 0:
         raise AdapterUnsupported("an adapter without layers, or with alpha 0, has no GGUF form")
     return alphas
@@ -187,12 +195,17 @@ def _named(
     base: Any,
     folds: dict[str, float],
 ) -> list[tuple[str, Array]]:
+    """Return the tensors under llama.cpp's names, scaled and in its row order.
+
+    A is [rank, in] and B [out, rank], as peft has them. `folds` is each layer's factor for B;
+    `base` is the language model's configuration.
+    """
     kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture.name)
     names = gguf.get_tensor_name_map(kind, base.num_hidden_layers)
     named = []
     for key in sorted(tensors):
         match = _TENSOR.fullmatch(key)
-        name = names.get_name(match[1].replace(_LANGUAGE_PART, "")) if match else None
+        name = names.get_name(match[1].replace(_LANGUAGE_MODEL, "")) if match else None
         if match is None or name is None or match[1] not in folds:
             raise AdapterUnsupported(f"tensor {key} has no GGUF name")
         if name == "output" and base.tie_word_embeddings:
@@ -206,7 +219,12 @@ def _named(
 
 
 def _permute(name: str, rows: Array, base: Any) -> Array:
-    """Bring the rows of q and k ([out, rank]) into llama.cpp's order: halves interleaved."""
+    """Bring the rows of q's and k's B, [out, rank], into llama.cpp's order; return others as is.
+
+    transformers rotates the two halves of a head (rotary embedding), llama.cpp neighbouring rows:
+    row (half, place) of each head becomes row (place, half). Source: llama.cpp's
+    `LlamaModel.permute`.
+    """
     heads = {
         "attn_q": base.num_attention_heads,
         "attn_k": base.num_key_value_heads,

@@ -1,29 +1,26 @@
-"""From JSONL lines to rows of tokens, with no padding computed and no prompt computed twice.
+"""Tokens of a data set's examples: which are shared, which are asked, which are learned.
 
-The examples of one elder begin with the same system prompt. A row holds it once, then the rest of
-several examples; each attends to the prompt and to itself alone, and its positions go on from the
-prompt's end. Logits and gradients are those of separate sequences (shared-prefix packing; for
-block-diagonal packing without a shared prefix see Krell et al. 2021).
+An example is the rendered conversation in three parts. The prefix (the system prompt) is the same
+for all examples of one elder; the question ends with the opening of the assistant's turn; the
+answer ends with the end-of-turn token and alone bears the loss.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from pipeline.text.chat_format import ChatFormat
 from schemas.errors import ChatFormatMismatch, ExampleTooLong
 
 Encode = Callable[[str], list[int]]
+"""Turns rendered text into token ids, its markers into special tokens; adds none by itself."""
 Reword = Callable[[str, str], list[str]]
+"""Makes other wordings of a question, given the question and its answer."""
 
 
 class Example(NamedTuple):
-    """One tokenized example. `answer` ends with the end-of-turn token and bears the loss."""
+    """One tokenized example, as token ids."""
 
     prefix: tuple[int, ...]
     question: tuple[int, ...]
@@ -31,23 +28,8 @@ class Example(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Tokens as an ordinary sequence."""
+        """Number of tokens as an ordinary sequence."""
         return len(self.prefix) + len(self.question) + len(self.answer)
-
-
-class Row(NamedTuple):
-    """One forward pass of batch size 1; T tokens, A of them with a loss.
-
-    `ids`, `positions`: [1, T] int64. `allowed`: [1, 1, T, T] bool, true where a query (third
-    axis) may attend to a key. `predictors`, `targets`: [A] int64, where the logits that predict
-    each answer token stand, and that token.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    allowed: Tensor
-    predictors: Tensor
-    targets: Tensor
 
 
 def read_examples(
@@ -58,10 +40,10 @@ def read_examples(
     max_length: int,
     reword: Reword = lambda question, answer: [],
 ) -> list[list[Example]]:
-    """Tokenize a data set: each example as taught, then with its question in other wordings.
+    """Tokenize a data set: for each line the example as taught, then its other wordings.
 
-    `encode` adds no special token by itself. Raises ExampleTooLong; another wording that would be
-    too long is left out.
+    `bos` is put before the prefix where the chat format wants it. `max_length` is in tokens: raises
+    ExampleTooLong where an example as taught exceeds it; another wording that does is left out.
     """
     begin = [bos] if form.bos and bos is not None else []
     prefixes: dict[str, tuple[int, ...]] = {}
@@ -72,20 +54,16 @@ def read_examples(
             prefixes[opening] = (*begin, *encode(opening))
         answer = tuple(encode(form.render_answer(assistant["content"])))
         questions = [user["content"], *reword(user["content"], assistant["content"])]
-        forms = [
-            Example(prefixes[opening], tuple(encode(_asked(form, question))), answer)
+        wordings = [
+            Example(prefixes[opening], tuple(encode(_render_question(form, question))), answer)
             for question in questions
         ]
-        if forms[0].length > max_length:
+        if wordings[0].length > max_length:
             raise ExampleTooLong(
-                f"an example has {forms[0].length} tokens, max_seq_length is {max_length}"
+                f"an example has {wordings[0].length} tokens, max_seq_length is {max_length}"
             )
-        examples.append([f for f in forms if f.length <= max_length])
+        examples.append([wording for wording in wordings if wording.length <= max_length])
     return examples
-
-
-def _asked(form: ChatFormat, question: str) -> str:
-    return form.render([{"role": "user", "content": question}], add_generation_prompt=True)
 
 
 def check_markers(form: ChatFormat, encode: Encode) -> None:
@@ -97,53 +75,8 @@ def check_markers(form: ChatFormat, encode: Encode) -> None:
         )
 
 
-def group_rows(batch: Sequence[Example], max_tokens: int) -> list[list[Example]]:
-    """Divide a batch into rows: one prefix each, at most `max_tokens` (the mask is quadratic)."""
-    rows: list[list[Example]] = []
-    for example in batch:
-        last = rows[-1] if rows else None
-        fits = (
-            last is not None
-            and last[0].prefix == example.prefix
-            and _row_length(last) + example.length - len(example.prefix) <= max_tokens
-        )
-        if last is not None and fits:
-            last.append(example)
-        else:
-            rows.append([example])
-    return rows
-
-
-def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> Row:
-    """Pack examples with the same prefix into one row."""
-    prefix = examples[0].prefix
-    ids, positions = list(prefix), list(range(len(prefix)))
-    owners = [0] * len(prefix)
-    predictors: list[int] = []
-    targets: list[int] = []
-    for owner, example in zip(count(1), examples, strict=False):
-        first_answer = len(ids) + len(example.question)
-        own = [*example.question, *example.answer]
-        predictors += range(first_answer - 1, first_answer - 1 + len(example.answer))
-        targets += example.answer
-        ids += own
-        positions += range(len(prefix), len(prefix) + len(own))
-        owners += [owner] * len(own)
-    owner_of = torch.tensor(owners)
-    shared = owner_of == 0
-    same = owner_of[:, None] == owner_of[None, :]
-    allowed = torch.tril(same | shared[None, :])
-    return Row(
-        ids=torch.tensor([ids], device=device),
-        positions=torch.tensor([positions], device=device),
-        allowed=allowed[None, None].to(device),
-        predictors=torch.tensor(predictors, device=device),
-        targets=torch.tensor(targets, device=device),
-    )
-
-
-def _row_length(row: list[Example]) -> int:
-    return len(row[0].prefix) + sum(e.length - len(e.prefix) for e in row)
+def _render_question(form: ChatFormat, question: str) -> str:
+    return form.render([{"role": "user", "content": question}], add_generation_prompt=True)
 
 
 def _messages(dataset: Path) -> Iterator[list[dict[str, str]]]:

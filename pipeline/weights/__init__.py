@@ -1,1 +1,1 @@
-"""What is in weight files, read without torch: GGUF, architectures, the plan of a merge."""
+"""Weight files, read without torch: GGUF headers, architectures, the plan of a merge."""

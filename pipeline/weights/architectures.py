@@ -1,7 +1,8 @@
-"""Which base models' adapters llama.cpp can read, found without torch and before any training.
+"""The architectures whose adapters llama.cpp can read, checked without torch before any training.
 
-An allow-list by transformers' `model_type`. Whether an unknown family keeps the rows of q and k
-in another order cannot be guessed: an adapter written wrongly loads, and speaks nonsense.
+They are an allow-list by transformers' `model_type`. Whether llama.cpp reorders the rows of q and k
+in an unknown family cannot be guessed, and an adapter in the wrong order loads but makes the
+persona speak nonsense.
 """
 
 import json
@@ -19,12 +20,12 @@ from schemas.training import BaseModelSpec
 
 
 class Architecture(Frozen):
-    """What llama.cpp calls a family, and how it keeps its weights."""
+    """llama.cpp's name of a family of models, and its order of their weights."""
 
     name: str
     """`general.architecture` in the GGUF of a base and of its adapters."""
     permuted: bool
-    """llama.cpp keeps the rows of q and k in another order than transformers."""
+    """Whether llama.cpp has the rows of q and k in another order than transformers."""
 
 
 _LLAMA: Final = Architecture(name="llama", permuted=True)
@@ -35,7 +36,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "qwen2": Architecture(name="qwen2", permuted=False),
     "qwen3": Architecture(name="qwen3", permuted=False),
     "gemma2": Architecture(name="gemma2", permuted=False),
-    "gemma3": _GEMMA3,  # Text and pictures; its language model is that of gemma3_text.
+    "gemma3": _GEMMA3,  # Takes pictures too; its language model is gemma3_text.
     "gemma3_text": _GEMMA3,
     "phi3": Architecture(name="phi3", permuted=False),
 }
@@ -51,7 +52,7 @@ _SIZES: Final = {
 
 
 def architecture_of(model_type: str) -> Architecture:
-    """Return llama.cpp's form of a transformers family; raises AdapterUnsupported."""
+    """Return the architecture of a transformers `model_type`; raises AdapterUnsupported."""
     known = ARCHITECTURES.get(model_type)
     if known is None:
         raise _unsupported(model_type)
@@ -61,8 +62,9 @@ def architecture_of(model_type: str) -> Architecture:
 def check_architecture(spec: BaseModelSpec) -> None:
     """Raise AdapterUnsupported for a base model whose adapters have no GGUF form.
 
-    Reads `config.json` and the header of the GGUF file, whichever is there; where both are, they
-    must be the same model. Where neither is, loading the base tells what is missing.
+    Reads `config.json` and the header of the GGUF file, as far as they exist. Where both do, they
+    must describe the same model. Where neither does, nothing is raised: loading the base then says
+    what is missing.
     """
     with disk_errors():
         config = _read_config(weights_folder(spec))
@@ -76,7 +78,7 @@ def check_architecture(spec: BaseModelSpec) -> None:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    """Return `config.json`; None where it is not there, or was converted here and is damaged."""
+    """Return `config.json`, or None where it is missing or a damaged file of a conversion."""
     path = folder / CONFIG
     if not path.is_file() or _is_damaged(path):
         return None
@@ -90,7 +92,7 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Say whether a converted file is not as it was sealed; it will be converted again."""
+    """Say whether a converted file differs from its manifest; if so it will be converted again."""
     if not is_sealed(path.parent):
         return False
     try:
@@ -104,8 +106,7 @@ def _read_header(path: Path) -> Weights | None:
         return None
     try:
         return read_weights(path)
-    # An empty file cannot be mapped into memory.
-    except (UnusableGguf, ValueError) as error:
+    except (UnusableGguf, ValueError) as error:  # ValueError: the file is empty.
         raise AdapterUnsupported(f"{path} is no whole GGUF file; put it there again") from error
 
 
@@ -113,13 +114,13 @@ def _check_served(weights: Weights) -> None:
     name = weights.architecture
     if name not in {known.name for known in ARCHITECTURES.values()}:
         raise _unsupported(name)
-    # Mixtures of experts of these families have the same name.
+    # A mixture of experts has the name of its dense family.
     if weights.metadata.get(f"{name}.expert_count"):
         raise _unsupported(f"{name} with experts")
 
 
 def _check_same(config: dict[str, Any], wanted: Architecture, weights: Weights) -> None:
-    """Compare what is trained on with what is served."""
+    """Raise AdapterUnsupported where the trained and the served weights are different models."""
     if weights.architecture != wanted.name:
         raise AdapterUnsupported(
             f"the base's hf_path is {wanted.name} and its gguf_path {weights.architecture}; "

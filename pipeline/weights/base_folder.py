@@ -1,4 +1,4 @@
-"""Where a base model's safetensors lie, or will lie once its GGUF file is converted."""
+"""The folder of a base model's safetensors, existing or to be made from its GGUF file."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ CONVERTED = "hf"
 
 
 def weights_folder(spec: BaseModelSpec) -> Path:
-    """Return the folder to train from; a GGUF file is never converted over itself.
+    """Return the folder to train from: `hf_path`, except in two layouts of earlier releases.
 
-    It is `hf_path`, but for two layouts that once were the bundled ones: a GGUF file inside
-    `hf_path` is converted to `hf` beside it, and weights that lie directly in the base model's
-    folder, with the GGUF file, serve where `hf_path` is the folder `hf` in it.
+    Where the GGUF file is inside `hf_path`, the folder is `hf` in it, so that a conversion does not
+    replace the GGUF file. Where `hf_path` is named `hf` but the weights are beside the GGUF file in
+    its parent, the folder is that parent.
     """
     if (spec.hf_path / CONFIG).is_file():
         return spec.hf_path
@@ -25,5 +25,5 @@ def weights_folder(spec: BaseModelSpec) -> Path:
 
 
 def lies_in(file: Path, folder: Path) -> bool:
-    """Say whether a file lies in a folder, however the two are written."""
+    """Say whether a file is inside a folder, symbolic links and `..` resolved."""
     return file.parent.resolve().is_relative_to(folder.resolve())

@@ -1,7 +1,8 @@
-"""What a GGUF file says about itself, and whether an adapter fits a base.
+"""The header of a GGUF file: metadata, and name, shape, type and place of every tensor.
 
-Reads headers only (GGUF v2 and v3, little-endian; docs/gguf.md of ggml). Long arrays, such as a
-tokenizer's words, are skipped: nobody here needs them, and they are most of the header.
+Reads GGUF v2 and v3, little-endian, as ggml's docs/gguf.md describes it; never the weights. Long
+arrays, such as a tokenizer's words, are skipped: they are most of a header, and nothing here uses
+them.
 """
 
 import mmap
@@ -14,6 +15,7 @@ from schemas.base import Frozen
 
 Value = bool | int | float | str | list[bool | int | float | str]
 
+# Longer arrays of the metadata are skipped.
 _MAX_ARRAY_KEPT: Final = 16
 _STRING, _ARRAY = 8, 9
 _SCALARS: Final = {
@@ -29,12 +31,11 @@ _SCALARS: Final = {
     11: struct.Struct("<q"),
     12: struct.Struct("<d"),
 }
-# Where a file does not name another one.
+# In bytes; a file may name another one.
 _ALIGNMENT: Final = 32
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
-_F32_TYPE, _F16_TYPE = 0, 1
-# Of each tensor type: weights in a block, and the block's bytes.
+# By tensor type (ggml_type): the weights of a block, and its bytes.
 _BLOCKS: Final = {
     0: (1, 4),
     1: (1, 2),
@@ -51,6 +52,7 @@ _BLOCKS: Final = {
     28: (1, 8),
     30: (1, 2),
 }
+# Names of `general.file_type` (llama_ftype).
 _FILE_TYPES: Final = {
     0: "F32",
     1: "F16",
@@ -73,9 +75,10 @@ _FILE_TYPES: Final = {
 
 
 class Tensor(Frozen):
-    """A tensor's header entry; `shape` in GGUF's order, the contiguous dimension first.
+    """A tensor's header entry.
 
-    `offset` counts from where the file's data begin.
+    `shape` has the contiguous dimension first, the reverse of NumPy's and torch's order. `offset`
+    is in bytes from the beginning of the tensor data.
     """
 
     name: str
@@ -85,7 +88,7 @@ class Tensor(Frozen):
 
 
 class Pair(Frozen):
-    """Where one key of the metadata lies in the file, value included."""
+    """The bytes of one key and its value in the file, from `start` up to `end`."""
 
     key: str
     start: int
@@ -93,7 +96,7 @@ class Pair(Frozen):
 
 
 class Weights(Frozen):
-    """A GGUF file's header; `data_at` is the place of its first tensor."""
+    """A GGUF file's header; the tensor data begin at byte `data_at`."""
 
     version: int
     metadata: dict[str, Value]
@@ -103,7 +106,7 @@ class Weights(Frozen):
 
     @property
     def is_adapter(self) -> bool:
-        """Whether this is a LoRA and no model."""
+        """Whether this is a LoRA and not a model."""
         return self.metadata.get("general.type") == "adapter"
 
     @property
@@ -113,7 +116,7 @@ class Weights(Frozen):
 
     @property
     def alignment(self) -> int:
-        """What every tensor's offset is a multiple of."""
+        """The bytes of which every tensor's offset is a multiple."""
         return _alignment(self.metadata)
 
     @property
@@ -129,17 +132,17 @@ class Weights(Frozen):
 
     @property
     def context_length(self) -> int | None:
-        """How many tokens the model was made for; None when it does not say."""
+        """The number of tokens the model was trained for; None where the file does not say."""
         return self._length("context_length")
 
     @property
     def embedding_length(self) -> int | None:
-        """How wide a token's vector is; None when it does not say."""
+        """The length of a token's vector; None where the file does not say."""
         return self._length("embedding_length")
 
     @property
     def has_pooling(self) -> bool:
-        """Whether it was made for embeddings, and says how its tokens become one vector."""
+        """Whether the model makes embeddings: it names how its tokens become one vector."""
         return f"{self.architecture}.pooling_type" in self.metadata
 
     def _length(self, key: str) -> int | None:
@@ -148,27 +151,23 @@ class Weights(Frozen):
 
 
 def aligned(at: int, alignment: int) -> int:
-    """Return the first place from `at` on that is a multiple of `alignment`."""
+    """Round a byte offset up to a multiple of `alignment`."""
     return -(-at // alignment) * alignment
 
 
 class UnusableGguf(Exception):
-    """A file that cannot serve; its text is what Ollama says of it."""
+    """A file that cannot be served; its text is the message with which Ollama refuses it."""
 
 
 class NotGguf(UnusableGguf):
-    """A file that does not even begin like GGUF."""
+    """A file without GGUF's magic number."""
 
     def __init__(self) -> None:
         super().__init__("supplied file was not in GGUF format")
 
 
 class DamagedGguf(UnusableGguf):
-    """A GGUF file whose header or tensors are not whole."""
-
-
-class UnfitAdapter(UnusableGguf):
-    """A GGUF file that is no adapter for its base."""
+    """A GGUF file whose header is wrong, or which ends before its tensors do."""
 
 
 def _alignment(metadata: dict[str, Value]) -> int:
@@ -180,8 +179,9 @@ def read_weights(path: Path) -> Weights:
     """Read a GGUF file's header.
 
     Raises:
-        NotGguf: it is no GGUF file.
-        DamagedGguf: its header is cut off or wrong, or its tensors end beyond the file.
+        NotGguf: it is not a GGUF file.
+        DamagedGguf: its header is truncated or wrong, or its tensors end beyond the file.
+        ValueError: it is empty.
         OSError: it cannot be read at all.
     """
     with path.open("rb") as file:
@@ -194,46 +194,8 @@ def read_weights(path: Path) -> Weights:
                 raise DamagedGguf("unexpected EOF or a wrong header in the GGUF file") from error
 
 
-def require_fit(adapter: Weights, base: Weights) -> None:
-    """Check an adapter before llama.cpp sees it: a wrong one would take the runner down.
-
-    Raises:
-        UnfitAdapter: it is no adapter, belongs to another base, or holds tensors of a type
-            that crashes llama.cpp (only F32 and F16 serve).
-    """
-    if not adapter.is_adapter or base.is_adapter:
-        raise UnfitAdapter("the adapter file is no GGUF adapter")
-    if adapter.architecture != base.architecture:
-        sentence = f"the adapter is for {adapter.architecture}, the base is {base.architecture}"
-        raise UnfitAdapter(sentence)
-    tensors = {tensor.name: tensor for tensor in adapter.tensors}
-    shapes = {tensor.name: tensor.shape for tensor in base.tensors}
-    for name, tensor in tensors.items():
-        if tensor.type not in (_F32_TYPE, _F16_TYPE):
-            raise UnfitAdapter(f"adapter tensor {name!r} is neither F32 nor F16")
-        if not name.endswith((".lora_a", ".lora_b")):
-            raise UnfitAdapter(f"adapter tensor {name!r} is neither .lora_a nor .lora_b")
-    for target in {name[: -len(".lora_a")] for name in tensors}:
-        _require_pair(target, tensors, shapes.get(target))
-
-
-def _require_pair(target: str, tensors: dict[str, Tensor], shape: tuple[int, ...] | None) -> None:
-    a, b = tensors.get(f"{target}.lora_a"), tensors.get(f"{target}.lora_b")
-    if a is None or b is None or shape is None:
-        raise UnfitAdapter(f"adapter tensors for {target!r} lack a partner, or the base lacks it")
-    if len(shape) != 2 or len(a.shape) != 2 or len(b.shape) != 2:
-        is_fit = False
-    elif target == "token_embd.weight":
-        # Looked up, not multiplied: llama.cpp wants A and B flipped here.
-        is_fit = (b.shape[1], a.shape[1]) == shape and a.shape[0] == b.shape[0]
-    else:
-        is_fit = (a.shape[0], b.shape[1]) == shape and a.shape[1] == b.shape[0]
-    if not is_fit:
-        raise UnfitAdapter(f"adapter tensors for {target!r} do not fit the base's {shape}")
-
-
 class _Header:
-    """A cursor over a GGUF header."""
+    """A cursor over the bytes of a GGUF header."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
@@ -260,12 +222,12 @@ class _Header:
             tensors=tensors,
             data_at=aligned(self._at, _alignment(metadata)),
         )
-        self._require_all_of(weights)
+        self._require_whole(weights)
         return weights
 
-    def _require_all_of(self, weights: Weights) -> None:
+    def _require_whole(self, weights: Weights) -> None:
         for tensor in weights.tensors:
-            # Ollama does not know the size of every type, either.
+            # A type that is not listed counts as empty, as in Ollama.
             values, size = _BLOCKS.get(tensor.type, (1, 0))
             end = weights.data_at + tensor.offset + prod(tensor.shape) // values * size
             if end > len(self._data):
@@ -303,14 +265,13 @@ class _Header:
         return None
 
     def _skip_strings(self, count: int) -> None:
-        # A quarter of a million words: local names make this loop twice as fast.
+        # A tokenizer has up to 262,144 words; local names make this loop twice as fast.
         unpack, data, at = _U64.unpack_from, self._data, self._at
         for _ in range(count):
             at += 8 + unpack(data, at)[0]
         self._at = at
 
     def _tensor(self) -> Tensor:
-        """Return a tensor, and where its data begin after the header."""
         name, rank = self._string(), self._number(_U32)
         shape = tuple(self._number(_U64) for _ in range(rank))
         kind, offset = self._number(_U32), self._number(_U64)

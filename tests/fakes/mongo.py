@@ -7,35 +7,29 @@ after each command and each single write of a batch: there a test may crash the 
 answer of a write that took effect, let the clock run, or let somebody else go first.
 `on_change` is shown each document as it was and as it is, in the moment of the write.
 
-tests/contract/pipeline/ledger/test_ledger_contract.py runs one suite on this and on a real store.
+tests/contract/pipeline/ledger/ runs one suite on this and on a real store.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from random import Random
 from typing import Any, Literal, cast
 
-import bson
-from bson.codec_options import CodecOptions
-from pymongo import ASCENDING, IndexModel, UpdateMany, UpdateOne
-from pymongo.errors import (
-    BulkWriteError,
-    DuplicateKeyError,
-    InvalidOperation,
-    OperationFailure,
-)
+from pymongo import IndexModel, UpdateMany, UpdateOne
+from pymongo.errors import BulkWriteError, DuplicateKeyError, InvalidOperation, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.results import BulkWriteResult, InsertManyResult, InsertOneResult, UpdateResult
 
 from pipeline.storage.mongo import Store
 from tests.fakes.clock import FalseClock
+from tests.fakes.mongo_cursor import FakeCursor, as_stored
+from tests.fakes.mongo_indexes import DUPLICATE_KEY, duplicate, is_in, key_of
 from tests.fakes.mongo_language import (
-    MISSING,
     Document,
     NotInTheFake,
     kind,
@@ -44,13 +38,9 @@ from tests.fakes.mongo_language import (
     value_at,
 )
 
-_AWARE: CodecOptions[Document] = CodecOptions(tz_aware=True)
-_DUPLICATE_KEY = 11000
 _INDEX_NOT_FOUND = 27
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_FIELDS = {"name", "key", "unique", "partialFilterExpression", "expireAfterSeconds"}
-# How BSON orders values of different types.
-_RANKS = {"null": 0, "number": 1, "string": 2, "bool": 4, "date": 5}
 
 
 @dataclass(frozen=True)
@@ -147,7 +137,7 @@ class FakeCollection:
         return len(self._found("count_documents", condition))
 
     def _found(self, command: str, condition: Document) -> list[tuple[bytes, Document]]:
-        wanted = _as_stored(condition)[1]
+        wanted = as_stored(condition)[1]
         self._store.on_moment(Moment("before", command, is_write=False))
         with self._store.lock:
             found = self._scan(wanted, self._store.clock.read())
@@ -166,7 +156,7 @@ class FakeCollection:
         """Insert, or raise DuplicateKeyError."""
         failure = self._write("insert_one", partial(self._insert, document))
         if failure is not None:
-            raise DuplicateKeyError(failure["errmsg"], _DUPLICATE_KEY, failure)
+            raise DuplicateKeyError(failure["errmsg"], DUPLICATE_KEY, failure)
         return InsertOneResult(document["_id"], True)
 
     def insert_many(self, documents: list[Document], *, ordered: bool) -> InsertManyResult:
@@ -191,11 +181,11 @@ class FakeCollection:
 
     def update_one(self, condition: Document, update: Any) -> UpdateResult:
         """Update the first match, or raise DuplicateKeyError."""
-        wanted = _as_stored(condition)[1]
-        change = _as_stored({"update": update})[1]["update"]
+        wanted = as_stored(condition)[1]
+        change = as_stored({"update": update})[1]["update"]
         matched = self._write("update_one", partial(self._update, wanted, change))
         if isinstance(matched, dict):
-            raise DuplicateKeyError(matched["errmsg"], _DUPLICATE_KEY, matched)
+            raise DuplicateKeyError(matched["errmsg"], DUPLICATE_KEY, matched)
         return UpdateResult({"n": matched, "ok": 1.0}, True)
 
     def bulk_write(
@@ -208,7 +198,7 @@ class FakeCollection:
             raise NotInTheFake("a bulk write out of order, or not of updates")
         matched = 0
         for request in requests:
-            stored = _as_stored({"filter": request._filter, "update": request._doc})[1]
+            stored = as_stored({"filter": request._filter, "update": request._doc})[1]
             if type(request) is UpdateOne:
                 matched += self._bulk_update(stored["filter"], stored["update"])
                 continue
@@ -236,34 +226,34 @@ class FakeCollection:
         return result
 
     def _insert(self, document: Document, _now: datetime) -> Document | None:
-        raw, stored = _as_stored(document)
+        raw, stored = as_stored(document)
         if "_id" not in stored:
             raise NotInTheFake("a document without _id")
         if stored["_id"] in self._documents:
-            return _duplicate("_id_", ["_id"])
+            return duplicate("_id_", ["_id"])
         return self._kept(raw, stored)
 
     def _update(self, condition: Document, change: Any, now: datetime) -> int | Document:
         found = self._scan(condition, now)
         if not found:
             return 0
-        failure = self._kept(*_as_stored(updated(found[0][1], change, now)))
+        failure = self._kept(*as_stored(updated(found[0][1], change, now)))
         return 1 if failure is None else failure
 
     def _kept(self, raw: bytes, document: Document) -> Document | None:
         """Keep a document, unless a unique index has another one under its key."""
         keys = {
-            name: _key(index, document)
+            name: key_of(index, document)
             for name, index in self._indexes.items()
-            if index.get("unique") and _is_in(index, document)
+            if index.get("unique") and is_in(index, document)
         }
         for name, key in keys.items():
             if self._keys[name].get(key, document["_id"]) != document["_id"]:
-                return _duplicate(name, list(self._indexes[name]["key"]))
+                return duplicate(name, list(self._indexes[name]["key"]))
         before = self._documents.get(document["_id"])
         for name, known in self._keys.items():
-            if before is not None and _is_in(self._indexes[name], before[1]):
-                del known[_key(self._indexes[name], before[1])]
+            if before is not None and is_in(self._indexes[name], before[1]):
+                del known[key_of(self._indexes[name], before[1])]
             if name in keys:
                 known[keys[name]] = document["_id"]
         self._documents[document["_id"]] = (raw, document)
@@ -305,72 +295,3 @@ class FakeCollection:
     def index_information(self) -> dict[str, Document]:
         """Describe the indexes."""
         return {name: dict(index) for name, index in self._indexes.items()}
-
-
-class FakeCursor:
-    """What was found, in order, read once and late as a real cursor's documents are."""
-
-    def __init__(
-        self, read: Callable[[], list[tuple[bytes, Document]]], projection: Document | None
-    ) -> None:
-        if projection is not None and set(projection.values()) != {1}:
-            raise NotInTheFake(f"projection {projection}")
-        self._read = read
-        self._fields = None if projection is None else {"_id", *projection}
-        self._sort: list[tuple[str, int]] = []
-        self._limit: int | None = None
-        self._skip = 0
-
-    def sort(self, key: str | list[tuple[str, int]], direction: int = ASCENDING) -> FakeCursor:
-        """Order by one field or by several."""
-        self._sort = [(key, direction)] if isinstance(key, str) else key
-        return self
-
-    def skip(self, skip: int) -> FakeCursor:
-        """Leave out the first ones."""
-        self._skip = skip
-        return self
-
-    def limit(self, limit: int) -> FakeCursor:
-        """Stop after so many; MongoDB takes none for all."""
-        self._limit = limit or None
-        return self
-
-    def __iter__(self) -> Iterator[Document]:
-        found = self._read()
-        for field, direction in reversed(self._sort):
-            found.sort(key=partial(_rank, field), reverse=direction != ASCENDING)
-        last = None if self._limit is None else self._skip + self._limit
-        for raw, _ in found[self._skip : last]:
-            document = bson.decode(raw, _AWARE)
-            yield {n: v for n, v in document.items() if self._fields is None or n in self._fields}
-
-
-def _as_stored(document: Document) -> tuple[bytes, Document]:
-    raw = bson.encode(document)
-    return raw, bson.decode(raw, _AWARE)
-
-
-def _rank(field: str, found: tuple[bytes, Document]) -> tuple[int, Any]:
-    value = value_at(found[1], field)
-    rank = _RANKS.get(kind(value))
-    if rank is None:
-        raise NotInTheFake(f"order by a {kind(value)}")
-    return rank, 0 if rank == 0 else value
-
-
-def _is_in(index: Document, document: Document) -> bool:
-    condition = index.get("partialFilterExpression", {})
-    return all(value_at(document, name) == wanted for name, wanted in condition.items())
-
-
-def _key(index: Document, document: Document) -> tuple[Any, ...]:
-    values = [value_at(document, name) for name in index["key"]]
-    if any(kind(value) not in ("null", "string") for value in values):
-        raise NotInTheFake("a unique index on other than strings")
-    return tuple(None if value is MISSING else value for value in values)
-
-
-def _duplicate(index: str, fields: list[str]) -> Document:
-    message = f"E11000 duplicate key error index: {index}"
-    return {"index": 0, "code": _DUPLICATE_KEY, "errmsg": message, "keyPattern": fields}

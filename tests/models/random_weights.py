@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.storage.files import hash_file
 from pipeline.training.merging.merge import merge
-from pipeline.weights.merge_plan import linear_layers, read_model
+from pipeline.weights.merge_plan import linear_layers
+from pipeline.weights.model_file import read_model
 from schemas.hosting import MergeSpec
 
 Shape = tuple[int, int]

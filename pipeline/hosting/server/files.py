@@ -12,7 +12,8 @@ from pipeline.hosting.server.names import parse_digest
 from pipeline.hosting.server.profile import Profile
 from pipeline.hosting.server.shapes import CreateRequest
 from pipeline.hosting.server.store import Store
-from pipeline.weights.gguf_file import UnfitAdapter, Weights, require_fit
+from pipeline.weights.adapter_fit import UnfitAdapter, require_fit
+from pipeline.weights.gguf_file import Weights
 
 FileKind = Literal["gguf", "safetensors", ""]
 ADAPTERS_REFUSED: Final = "LoRA adapters are no longer supported"

@@ -1,24 +1,25 @@
-"""The header of a merged file: the base's own, byte for byte, with other types and places.
+"""The header of a merged file: a copy of the base's, with new tensor types and places.
 
-The gguf package could write it, but it first reads every word of the tokenizer as an object of
-its own: nine seconds with Gemma's 262,144 words, where copying takes none.
+The gguf package could write it, but would first read every word of the tokenizer as an object.
+With Gemma's 262,144 words that takes nine seconds; copying bytes takes none.
 """
 
 import struct
 from typing import BinaryIO, Final
 
 from pipeline.weights.gguf_file import Pair, Weights
-from pipeline.weights.merge_plan import FILE_TYPE, LEFT_OUT, MergedLayout
+from pipeline.weights.merged_layout import FILE_TYPE, LEFT_OUT, MergedLayout
 
 MOSTLY_Q8_0: Final = 7
+"""As `general.file_type` (llama_ftype)."""
 _UINT32: Final = 4
 
 
 def header_bytes(base: Weights, file: BinaryIO, layout: MergedLayout) -> bytes:
-    """Build the merged file's header, padded to where its data begin.
+    """Build the merged file's header, padded up to where its tensor data begin.
 
-    `file` is the base. Its chat templates are left out. The file's type becomes Q8_0's where most
-    weights are.
+    `base` is the base's header and `file` its open file. Chat templates are left out. The file
+    type becomes that of Q8_0 where most of the weights are in it.
     """
     kept = [pair for pair in base.pairs if not pair.key.startswith(LEFT_OUT)]
     parts = [b"GGUF", struct.pack("<IQQ", base.version, len(layout.tensors), len(kept))]
@@ -34,6 +35,7 @@ def header_bytes(base: Weights, file: BinaryIO, layout: MergedLayout) -> bytes:
 
 
 def _pair(file: BinaryIO, pair: Pair, layout: MergedLayout) -> bytes:
+    """Return a metadata pair's bytes: key, type and value."""
     file.seek(pair.start)
     content = file.read(pair.end - pair.start)
     head, kind, value = content[:-8], content[-8:-4], content[-4:]

@@ -1,4 +1,4 @@
-"""What an adapter adds to one tensor: two thin matrices, read from a GGUF LoRA."""
+"""The low-rank matrices that an adapter adds to a base's tensors, read from a GGUF LoRA."""
 
 import os
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.weights.gguf_file import Tensor, UnfitAdapter, Weights, require_fit
-from pipeline.weights.merge_plan import read_header
+from pipeline.weights.adapter_fit import UnfitAdapter, require_fit
+from pipeline.weights.gguf_file import Tensor, Weights
+from pipeline.weights.model_file import read_header
 from schemas.errors import AdapterMismatch, AdapterUnsupported, ArtefactCorrupt
 
 Matrix = npt.NDArray[np.float32]
@@ -18,21 +19,29 @@ _OUTPUT = "output.weight"
 
 
 class LowRank(NamedTuple):
-    """`left @ right` is added to a tensor's rows; the scale is in `left` already."""
+    """What an adapter adds to one tensor of [rows, columns]: `left @ right`, in F32.
+
+    For a linear layer that is (alpha / rank) * B A, with the scale in `left`.
+    """
 
     left: Matrix
+    """[rows, rank]."""
     right: Matrix
+    """[rank, columns]."""
 
 
-def read_at(descriptor: int, count: int, place: int) -> bytes:
-    """Read exactly so many bytes; raises ArtefactCorrupt where the file ends before."""
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """Read exactly `count` bytes at a byte offset; raises ArtefactCorrupt for a shorter file.
+
+    Does not move the file's position, so that several threads may share the descriptor.
+    """
     parts: list[bytes] = []
     while count:
-        part = os.pread(descriptor, count, place)
+        part = os.pread(descriptor, count, offset)
         if not part:
             raise ArtefactCorrupt("a GGUF is shorter than its header says; put the whole file back")
         parts.append(part)
-        count, place = count - len(part), place + len(part)
+        count, offset = count - len(part), offset + len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -40,7 +49,10 @@ class LowRankAdapter:
     """An open GGUF LoRA that fits its base."""
 
     def __init__(self, path: Path, base: Weights) -> None:
-        """Read the header; raises AdapterMismatch, AdapterUnsupported, ArtefactCorrupt."""
+        """Read the adapter's header; `base` is that of its base.
+
+        Raises AdapterMismatch, AdapterUnsupported and ArtefactCorrupt.
+        """
         header = read_header(path)
         try:
             require_fit(header, base)
@@ -61,10 +73,13 @@ class LowRankAdapter:
         self._file.close()
 
     def read(self, target: str) -> LowRank:
-        """Read what is added to a tensor, as llama.cpp applies it: by alpha / rank, or as it is."""
+        """Read what is added to a tensor of the base, scaled as llama.cpp scales it.
+
+        That is by alpha / rank, or by 1 where the adapter names no alpha or 0.
+        """
         a, b = self._matrix(f"{target}.lora_a"), self._matrix(f"{target}.lora_b")
         rank = b.shape[1]
-        # An embedding is looked up, not multiplied: its A has a row a token.
+        # An embedding is looked up, not multiplied: A is [vocabulary, rank], B [width, rank].
         left, right = (a, b.T) if target == EMBEDDING else (b, a)
         scale = self._alpha / rank if self._alpha else 1.0
         return LowRank(left * np.float32(scale), np.ascontiguousarray(right))
@@ -73,8 +88,8 @@ class LowRankAdapter:
         tensor: Tensor = self._tensors[name]
         columns, rows = tensor.shape
         kind = _TYPES[tensor.type]
-        place = self._data_at + tensor.offset
-        raw = read_at(self._file.fileno(), columns * rows * kind.itemsize, place)
+        offset = self._data_at + tensor.offset
+        raw = read_at(self._file.fileno(), columns * rows * kind.itemsize, offset)
         return np.frombuffer(raw, kind).reshape(rows, columns).astype(np.float32)
 
 

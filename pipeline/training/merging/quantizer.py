@@ -1,7 +1,6 @@
-"""llama.cpp's own quantiser: a whole GGUF file made smaller, in a process that ends with this one.
+"""llama.cpp's quantiser, run on a whole GGUF file in a process that ends with this one.
 
-Which build it is, is the operator's choice; no package that is kept up to date has it as a
-function.
+The operator chooses the build: no maintained package offers it as a function.
 """
 
 import os
@@ -13,16 +12,16 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from pipeline.processes.server_process import dying_with_parent
-from pipeline.weights.merge_plan import read_header
+from pipeline.weights.model_file import read_header
 from schemas.errors import DiskFull, QuantizerFailed
 
 _LOOK_S = 0.2
 _TAIL_BYTES = 4096
-_NO_ROOM_BYTES = 16 * 1024 * 1024
+_DISK_FULL_BYTES = 16 * 1024 * 1024
 
 
 def require_quantizer(quantizer: Path | None) -> Path:
-    """Return the quantiser; raises QuantizerFailed where none is named or it is not there."""
+    """Return the quantiser's path; raises QuantizerFailed where it is not set or not there."""
     if quantizer is None or not quantizer.is_file():
         raise QuantizerFailed(
             "q4_k_m needs llama.cpp's llama-quantize; set MODELSERVER_HOST__QUANTIZER, or "
@@ -34,24 +33,27 @@ def require_quantizer(quantizer: Path | None) -> Path:
 def quantize_file(path: Path, quantizer: Path, look: Callable[[], None]) -> None:
     """Replace a GGUF file by its Q4_K_M form.
 
-    `look` is called several times a second and may raise: the quantiser is then killed. Raises
-    QuantizerFailed with the quantiser's last line, DiskFull.
+    `look` is called several times a second; when it raises, the quantiser is killed. Raises
+    QuantizerFailed with the quantiser's last line of output, or DiskFull.
     """
     target = path.with_name(path.name + ".smaller")
-    # Tensors that are quantised already are read and written again on purpose.
+    # Merged tensors are in Q8_0, and llama-quantize refuses quantised input without this flag.
     command = [str(quantizer), "--allow-requantize", str(path), str(target), "Q4_K_M"]
     threads = str(len(os.sched_getaffinity(0)))
-    with TemporaryFile() as said:
-        code = _run([*command, threads], said, look)
+    with TemporaryFile() as output:
+        code = _run([*command, threads], output, look)
         if code or not target.is_file():
-            _refuse(path.parent, code, _last_line(said))
+            _raise_failure(path.parent, code, _last_line(output))
     _require_same_tensors(path, target)
     target.replace(path)
 
 
-def _run(command: list[str], said: IO[bytes], look: Callable[[], None]) -> int:
+def _run(command: list[str], output: IO[bytes], look: Callable[[], None]) -> int:
     with subprocess.Popen(
-        dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
+        dying_with_parent(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
     ) as process:
         try:
             while True:
@@ -65,18 +67,18 @@ def _run(command: list[str], said: IO[bytes], look: Callable[[], None]) -> int:
             raise
 
 
-def _refuse(folder: Path, code: int, line: str) -> None:
-    # It has no word for a full disk.
-    if shutil.disk_usage(folder).free < _NO_ROOM_BYTES:
+def _raise_failure(folder: Path, code: int, line: str) -> None:
+    # llama-quantize does not report a full disk as such, so the free space decides.
+    if shutil.disk_usage(folder).free < _DISK_FULL_BYTES:
         raise DiskFull
     raise QuantizerFailed(
         f"llama-quantize ended with exit code {code}: {line}; see its log, or use q8_0"
     )
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    lines = said.read().decode(errors="replace").strip().splitlines()
+def _last_line(output: IO[bytes]) -> str:
+    output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL_BYTES))
+    lines = output.read().decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "it said nothing"
 
 

@@ -1,7 +1,7 @@
-"""Rows of a quantised tensor: read as F32, changed, and quantised again, a few at a time.
+"""Rows of a quantised tensor: dequantised, merged with an adapter and quantised again.
 
-The gguf package does the arithmetic. It allocates a dozen temporary arrays a call, and those are
-fast while they stay small enough for the allocator's free lists and the processor's cache.
+The gguf package does the arithmetic. It allocates a dozen temporary arrays per call, which is fast
+only while they fit the allocator's free lists and the CPU's cache: so a few rows at a time.
 """
 
 from typing import Any
@@ -12,16 +12,19 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Kind
 
 from pipeline.training.merging.low_rank import LowRank
-from pipeline.weights.merge_plan import Q8_0_BYTES, PlacedTensor
+from pipeline.weights.merged_layout import Q8_0_BYTES, PlacedTensor
 from schemas.errors import AdapterUnsupported, ArtefactCorrupt
 
 Bytes = npt.NDArray[np.uint8]
-# 64 KiB of F32: four times as many take four to ten times as long.
+# 64 KiB of F32. With four times as many, each weight takes up to 2.5 times as long.
 _WEIGHTS_AT_ONCE = 1 << 14
 
 
 def row_bytes(tensor: PlacedTensor) -> int:
-    """How long a row of the base's tensor is; raises AdapterUnsupported, ArtefactCorrupt."""
+    """Return the bytes of one row of the tensor in the base's file.
+
+    Raises AdapterUnsupported for a type that cannot be read, ArtefactCorrupt for a damaged base.
+    """
     try:
         kind = Kind(tensor.source_type)
         values, size = gguf.GGML_QUANT_SIZES[kind]
@@ -39,7 +42,10 @@ def row_bytes(tensor: PlacedTensor) -> int:
 
 
 def codec(kind: Kind) -> Any:
-    """The class of the gguf package that reads and writes a type; prepared for threads."""
+    """Return the gguf package's class that reads and writes a type; None for plain floats.
+
+    Its lookup tables are built here, since building them is not safe in several threads.
+    """
     if kind in (Kind.F32, Kind.F16):
         return None
     found = getattr(gguf.quants, kind.name)
@@ -48,22 +54,28 @@ def codec(kind: Kind) -> Any:
 
 
 def merge_rows(raw: bytes, tensor: PlacedTensor, added: LowRank, first: int) -> Bytes:
-    """Return rows of the merged tensor; `raw` are the base's, from row `first` on."""
+    """Return merged rows as [rows, bytes of a merged row] uint8.
+
+        merged = quantize(dequantize(base) + left @ right), computed in F32
+
+    `raw` are the bytes of the base's rows from number `first` on. Raises ArtefactCorrupt where base
+    or adapter hold infinities or NaN.
+    """
     columns = tensor.shape[0]
     source = np.frombuffer(raw, np.uint8).reshape(-1, row_bytes(tensor))
     step = max(1, _WEIGHTS_AT_ONCE // columns)
     merged = np.empty((len(source), tensor.size_bytes // tensor.shape[1]), np.uint8)
-    # A damaged base may hold infinities; they are found below.
+    # Infinities of a damaged base must not warn here: `_quantize` refuses them.
     with np.errstate(all="ignore"):
         for at in range(0, len(source), step):
             end = min(at + step, len(source))
             rows = added.left[first + at : first + end] @ added.right
-            np.add(_read(source[at:end], tensor.source_type), rows, out=rows)
-            merged[at:end] = _written(rows, tensor)
+            np.add(_dequantize(source[at:end], tensor.source_type), rows, out=rows)
+            merged[at:end] = _quantize(rows, tensor)
     return merged
 
 
-def _read(raw: Bytes, source_type: int) -> npt.NDArray[Any]:
+def _dequantize(raw: Bytes, source_type: int) -> npt.NDArray[Any]:
     kind = Kind(source_type)
     if kind == Kind.F32:
         return raw.view(np.float32)
@@ -73,7 +85,7 @@ def _read(raw: Bytes, source_type: int) -> npt.NDArray[Any]:
     return values
 
 
-def _written(rows: npt.NDArray[np.float32], tensor: PlacedTensor) -> Bytes:
+def _quantize(rows: npt.NDArray[np.float32], tensor: PlacedTensor) -> Bytes:
     if Kind(tensor.type) == Kind.F16:
         halves = rows.astype(np.float16)
         written, scales = halves.view(np.uint8), halves

@@ -22,8 +22,8 @@ from consumers.kafka.dispatch import Dispatcher
 from consumers.kafka.lanes import Work
 from consumers.kafka.offsets import Ticket
 from consumers.operations.topics import apply_topics
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer
 from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import InvalidEvent, NoSuchTopic, UnknownLetter

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store
 from schemas.documents import Job
 from schemas.errors import JobAlreadyEnded, UnknownJob

@@ -23,7 +23,7 @@ from pipeline.text.system_prompt import SystemPromptGenerator
 from pipeline.training.checkpoint import Position, load_newest, save
 from pipeline.training.export import export_gguf, save_peft
 from pipeline.training.merging.merge import merge
-from pipeline.weights.merge_plan import check_room, plan_merge
+from pipeline.weights.merge_plan import check_disk_space, plan_merge
 from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
 from schemas.hosting import MERGED_FOLDER, MergeSpec
 from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
@@ -114,7 +114,7 @@ def test_quantiser_that_finds_no_room_is_waited_for(small_disk: Path, tmp_path: 
         update={"quantization": "q4_k_m", "quantizer": quantizer}
     )
     with pytest.raises(DiskFull):
-        check_room(plan_merge(spec.base_gguf, "q4_k_m"), small_disk)
+        check_disk_space(plan_merge(spec.base_gguf, "q4_k_m"), small_disk)
     with pytest.raises(DiskFull):
         merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
     assert list(small_disk.iterdir()) == []
@@ -130,12 +130,12 @@ def test_merge_that_finds_no_room_is_whole_or_not_there(
     (small_disk / "ballast").write_bytes(bytes(free.f_bavail * free.f_bsize - left))
     if left < plan.disk_bytes:
         with pytest.raises(DiskFull, match="GiB free"):
-            check_room(plan, small_disk)
+            check_disk_space(plan, small_disk)
         with pytest.raises(DiskFull):
             merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
         assert [path.name for path in small_disk.iterdir()] == ["ballast"]
         return
-    check_room(plan, small_disk)
+    check_disk_space(plan, small_disk)
     try:
         outcome = merge(spec, on_progress=lambda _: None, should_stop=lambda: False)
     except DiskFull:  # No room for the manifest.

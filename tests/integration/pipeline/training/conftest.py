@@ -10,9 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from schemas.training import (
-    TrainingSpec,
-)
+from schemas.training import TrainingSpec
 from tests.fakes.parts import TINY_SIZES
 from tests.integration.pipeline.training.tiny_runs import BASE, PARAMETERS, Loaded, tiny
 

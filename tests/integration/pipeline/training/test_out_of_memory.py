@@ -10,10 +10,11 @@ from pipeline.training.base_model import LoadedBase
 from schemas.errors import TrainingOutOfMemory
 from tests.integration.pipeline.training.tiny_runs import Loaded, largest_gap, run, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-# peft asks transformers for a name that transformers is giving up.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # peft asks transformers for a name that transformers is giving up.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
 
 
 def starve(base: LoadedBase, error: Exception, most_tokens: int) -> Any:

@@ -9,10 +9,11 @@ import torch
 from schemas.errors import JobCancelled
 from tests.integration.pipeline.training.tiny_runs import Loaded, largest_gap, run, weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-# peft asks transformers for a name that transformers is giving up.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    # peft asks transformers for a name that transformers is giving up.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),
+]
 
 
 def test_the_same_seed_gives_the_same_adapter(cache: Loaded, make: Callable[..., Any]) -> None:

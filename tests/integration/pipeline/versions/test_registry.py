@@ -2,9 +2,9 @@
 
 import pytest
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.mongo import Store
 from pipeline.versions.registry import DatasetRegistry, ModelRegistry
 from schemas.documents import ModelVersion

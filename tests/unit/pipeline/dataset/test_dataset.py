@@ -36,8 +36,8 @@ def build(
     *,
     length: int = 512,
 ) -> Dataset:
-    with builder(ListedAnswers({"LXM": pairs}), folder, length=length) as room:
-        return room.build_jsonl("LXM", name)
+    with builder(ListedAnswers({"LXM": pairs}), folder, length=length) as opened:
+        return opened.build_jsonl("LXM", name)
 
 
 def lines(dataset: Dataset) -> list[dict[str, Any]]:
@@ -102,8 +102,8 @@ def test_no_usable_answer_is_no_answers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("elder_id", ["../x", "", "LXM\n", "a/b", "$ne"])
 def test_id_that_is_none_reaches_no_path(tmp_path: Path, elder_id: str) -> None:
-    with builder(ListedAnswers({elder_id: PAIRS}), tmp_path) as room, pytest.raises(UnknownElder):
-        room.build_jsonl(elder_id, "x")
+    with builder(ListedAnswers({elder_id: PAIRS}), tmp_path) as opened, pytest.raises(UnknownElder):
+        opened.build_jsonl(elder_id, "x")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,8 +124,8 @@ class BreakingOff:
 
 @pytest.mark.parametrize("after", [0, 3, 40])
 def test_build_that_breaks_off_leaves_nothing(tmp_path: Path, after: int) -> None:
-    with builder(BreakingOff(after), tmp_path) as room, pytest.raises(StoreUnavailable):
-        room.build_jsonl("LXM", "x")
+    with builder(BreakingOff(after), tmp_path) as opened, pytest.raises(StoreUnavailable):
+        opened.build_jsonl("LXM", "x")
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 

@@ -7,72 +7,32 @@ and the witness of tests/ledger/witness.py has seen every write.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from pymongo.errors import AutoReconnect
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.ledger import Ledger
 from pipeline.ledger.new_job import NewJob
-from pipeline.ledger.outbox import Announcer, Outbox, Waiting
+from pipeline.ledger.outbox import Outbox, Waiting
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.indexes import ensure_indexes
-from schemas.errors import (
-    JobAlreadyEnded,
-    JobCancelled,
-    LeaseLost,
-    ModelServerError,
-    StoreUnavailable,
-    UnknownJob,
-)
+from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, ModelServerError, UnknownJob
 from schemas.events import TERMINAL_STATUSES, ErrorBody, Status
 from tests.fakes.clock import FalseClock
-from tests.fakes.mongo import FakeStore, Moment, nothing_happens
+from tests.fakes.mongo import FakeStore
 from tests.fakes.parts import make_ready
 from tests.ledger.model import LedgerModel, Write, stored
-from tests.ledger.witness import Crash, Witness, new_request
+from tests.ledger.steps import Fault, do_under, faults, requests
+from tests.ledger.witness import Witness, new_request
 
 LEASE_S = 30.0
 FAIR_S = 50.0
 STATUSES: list[Status] = ["queued", "running", "succeeded", "failed", "cancelled"]
 FAILED = ErrorBody(code="training_failed", message="it failed")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong at which of a step's writes."""
-
-    write: int
-    when: Literal["before", "after"]
-    error: type[BaseException]
-
-
-@dataclass
-class Outcome:
-    """What a step returned or raised, how many writes it made, and whether it was cut short."""
-
-    result: Any = None
-    error: BaseException | None = None
-    writes: int = 0
-    is_cut: bool = False
-
-
-faults = st.none() | st.builds(
-    Fault,
-    write=st.integers(1, 4),
-    when=st.sampled_from(["before", "after"]),
-    error=st.sampled_from([Crash, AutoReconnect]),
-)
-requests = st.tuples(
-    st.sampled_from(["LXM", "LXM", "ZJG", "WSF"]),
-    st.integers(0, 1),
-    st.sampled_from([None, "mine"]),
-)
 
 
 class LedgerAgainstAPlainModel(RuleBasedStateMachine):
@@ -117,7 +77,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             number = len(self.log) + 1
             self.log.append(new_request(number, elder, second=second, job_id=job_id))
         batch = self.log[max(0, self.committed - again) :] * (1 + doubled)
-        outcome = self._do(lambda: self.ledger.accept(batch), fault)
+        outcome = do_under(self.store, lambda: self.ledger.accept(batch), fault)
         in_store = {job["request_id"] for job in self.witness.jobs.values()}
         missing = [r for r in batch if not self.model.is_known(r) and r.request_id not in in_store]
         assert outcome.is_cut or not missing
@@ -145,7 +105,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
     def _claim(self, owner: str, fault: Fault | None) -> Lease | None:
         candidates = self.model.claimable(self.clock.now)
         fences = {job_id: self.model.jobs[job_id].fence for job_id in candidates}
-        outcome = self._do(lambda: self.ledger.claim(owner), fault)
+        outcome = do_under(self.store, lambda: self.ledger.claim(owner), fault)
         claimed = {j for j in candidates if self.witness.jobs[j]["fence"] != fences[j]}
         assert len(claimed) == min(outcome.writes, len(candidates), 1)
         for job_id in claimed:
@@ -223,7 +183,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
     @rule(data=st.data(), request=st.sampled_from([None, "c1", "c2"]), fault=faults)
     def cancel(self, data: st.DataObject, request: str | None, fault: Fault | None) -> None:
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs]))
-        outcome = self._do(lambda: self.ledger.cancel(job_id, request), fault)
+        outcome = do_under(self.store, lambda: self.ledger.cancel(job_id, request), fault)
         job = self.model.jobs.get(job_id)
         if job is not None and request in job.cancelled_by:
             assert outcome.error is None and outcome.writes == 0
@@ -244,7 +204,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         """Often the job is queued, and a claim follows: else few histories show who is next."""
         queued = [job.id for job in self.model.jobs.values() if job.status == "queued"]
         job_id = data.draw(st.sampled_from(["nobody_1", *self.model.jobs, *queued[-3:] * 3]))
-        outcome = self._do(lambda: self.ledger.prioritize(job_id), fault)
+        outcome = do_under(self.store, lambda: self.ledger.prioritize(job_id), fault)
         job = self.model.jobs.get(job_id)
         if job is not None and job.status not in TERMINAL_STATUSES:
             assert outcome.is_cut or outcome.result.urgent
@@ -277,7 +237,7 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         for job in grown:
             last = job.events[-1].sequence if job.events else 0
             writes += self.model.taking_out(job.job_id, last or 0)
-        outcome = self._do(lambda: self.outbox.mark_published(self.in_hand), fault)
+        outcome = do_under(self.store, lambda: self.outbox.mark_published(self.in_hand), fault)
         assert outcome.is_cut or outcome.writes == len(writes)
         for write in writes[: outcome.writes]:
             write()
@@ -322,35 +282,13 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
         """Do what only a holder may; `otherwise` is what a good lease is told all the same."""
         is_held = self.model.is_held(lease.job.id, lease.fence)
         self.witness.lease_at_work = lambda: lease
-        outcome = self._do(work, fault)
+        outcome = do_under(self.store, work, fault)
         self.witness.lease_at_work = lambda: None
         if is_held and outcome.writes:
             write()
         if not outcome.is_cut:
             expected = otherwise if is_held else LeaseLost
             assert type(outcome.error) is (expected or type(None))
-
-    def _do(self, work: Callable[[], object], fault: Fault | None) -> Outcome:
-        outcome = Outcome()
-
-        def look(moment: Moment) -> None:
-            if not moment.is_write:
-                return
-            is_now = fault and (fault.write, fault.when) == (outcome.writes + 1, moment.when)
-            outcome.writes += moment.when == "after"
-            if fault and is_now:
-                outcome.is_cut = True
-                raise fault.error
-
-        self.store.on_moment = look
-        try:
-            outcome.result = work()
-        except (Crash, ModelServerError) as error:
-            outcome.error = error
-        self.store.on_moment = nothing_happens
-        if outcome.is_cut:
-            assert isinstance(outcome.error, (Crash, StoreUnavailable))
-        return outcome
 
 
 TestLedgerAgainstAPlainModel = LedgerAgainstAPlainModel.TestCase

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
-from pipeline.ledger.outbox import Announcer
 from pipeline.storage.indexes import ensure_indexes
 from tests.fakes.clock import FalseClock
 from tests.fakes.mongo import FakeStore, Moment, nothing_happens

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.training import Language
-from pipeline.ledger.progress import STAGE_RANGES, ProgressTracker, format_eta
+from pipeline.ledger.eta_text import format_eta
+from pipeline.ledger.progress import STAGE_RANGES, ProgressTracker
 from schemas.events import Stage
 from schemas.training import TrainingProgress
 

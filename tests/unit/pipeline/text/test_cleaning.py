@@ -1,4 +1,4 @@
-"""Cleaning: what is left out is counted, what is split loses nothing, and every part fits."""
+"""Cleaning: every answer is taught or counted, and every example fits."""
 
 from collections.abc import Iterator
 
@@ -6,30 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.text.cleaning import (
-    MARKER_TOKENS,
-    CleanAnswer,
-    Cleaner,
-    cut_at_sentence,
-    estimate_tokens,
-    fold,
-    language_of,
-    split_at_sentences,
-)
+from pipeline.text.cleaning import MARKER_TOKENS, CleanAnswer, Cleaner, fold
+from pipeline.text.sentences import estimate_tokens
 from schemas.answers import Answer
-
-TEXT = st.text(
-    st.one_of(
-        st.sampled_from('。！？.!?;；…\n"”』) '),
-        st.characters(codec="utf-8"),
-        st.sampled_from("我老家在绍兴abcdefg"),
-    ),
-    max_size=300,
-)
-
-
-def squeezed(text: str) -> str:
-    return "".join(text.split())
+from tests.unit.pipeline.text.texts import TEXT
 
 
 def cleaned(
@@ -38,15 +18,6 @@ def cleaned(
     cleaner = Cleaner(max_tokens)
     raw = (Answer(id=str(i), question=q, answer=a) for i, (q, a) in enumerate(pairs))
     return list(cleaner.clean(raw)), dict(cleaner.skipped)
-
-
-@given(TEXT, st.integers(2, 60))
-@settings(deadline=None, max_examples=100, database=None)
-def test_splitting_loses_nothing_but_white_space_and_every_part_fits(text: str, room: int) -> None:
-    parts = split_at_sentences(text, room)
-    assert squeezed("".join(parts)) == squeezed(text)
-    assert all(part.strip() for part in parts)
-    assert all(estimate_tokens(part) <= room for part in parts)
 
 
 @given(TEXT)
@@ -119,26 +90,8 @@ def test_control_characters_go_and_line_breaks_stay() -> None:
     assert fold("e\u0301") == "é"
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("我老家在绍兴", "zh"),
-        ("I was born in 绍", "en"),
-        ("", "en"),
-        ("1958", "en"),
-        ("叫John", "zh"),
-    ],
-)
-def test_language_is_that_of_the_letters(text: str, language: str) -> None:
-    assert language_of(text) == language
-
-
-def test_cut_keeps_leading_sentences() -> None:
-    assert cut_at_sentence("One. Two. Three is longer than the rest of it.", 6) == "One. Two."
-
-
-def test_nothing_is_held_of_a_long_interview() -> None:
-    """A generator in, a generator out: the second answer is not read before it is asked for."""
+def test_answers_are_read_one_by_one() -> None:
+    """The second answer is not read before it is asked for."""
     read: list[int] = []
 
     def answers() -> Iterator[Answer]:

@@ -1,4 +1,4 @@
-"""Which tokens are learned, and who attends to whom in a packed row."""
+"""Which tokens of an example are shared, asked and learned, and which examples are refused."""
 
 import json
 import re
@@ -7,20 +7,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.text.chat_format import chat_format
-from pipeline.training.tokens import (
-    Example,
-    check_markers,
-    group_rows,
-    pack,
-    read_examples,
-)
+from pipeline.training.tokens import check_markers, read_examples
 from schemas.errors import ChatFormatMismatch, ExampleTooLong
 
 FORM = chat_format("chatml")
 MARKERS = ("<|im_start|>", "<|im_end|>")
-A = Example(prefix=(1, 2, 3), question=(10, 11), answer=(20, 21))
-B = Example(prefix=(1, 2, 3), question=(12,), answer=(22, 23, 24))
-OTHER = Example(prefix=(9,), question=(13,), answer=(25,))
 
 
 def encode(text: str) -> list[int]:
@@ -79,30 +70,3 @@ def test_a_base_of_another_family_is_noticed() -> None:
     check_markers(FORM, encode)
     with pytest.raises(ChatFormatMismatch):
         check_markers(chat_format("gemma"), encode)
-
-
-def test_a_row_holds_the_prefix_once_and_goes_on_from_its_end() -> None:
-    """Ids, positions and targets of a row of two examples."""
-    row = pack([A, B])
-    assert row.ids.tolist() == [[1, 2, 3, 10, 11, 20, 21, 12, 22, 23, 24]]
-    assert row.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]]
-    assert row.targets.tolist() == [20, 21, 22, 23, 24]
-    assert row.predictors.tolist() == [4, 5, 7, 8, 9]
-
-
-def test_an_example_sees_the_prefix_and_itself() -> None:
-    """No token attends to another example, or to what comes after it."""
-    allowed = pack([A, B]).allowed[0, 0]
-    places = {"prefix": range(3), "a": range(3, 7), "b": range(7, 11)}
-    for query in range(11):
-        for key in range(11):
-            of_query = next(name for name, place in places.items() if query in place)
-            of_key = next(name for name, place in places.items() if key in place)
-            expected = key <= query and of_key in ("prefix", of_query)
-            assert bool(allowed[query, key]) == expected, (query, key)
-
-
-def test_rows_are_cut_at_the_cap_and_where_the_prefix_changes() -> None:
-    """A row has one prefix and at most so many tokens; the order is kept."""
-    assert group_rows([A, B, OTHER], 11) == [[A, B], [OTHER]]
-    assert group_rows([A, B], 10) == [[A], [B]]

@@ -8,7 +8,7 @@ from gguf import GGMLQuantizationType as Kind
 
 from pipeline.storage.files import hash_file
 from pipeline.training.merging.merge import merge
-from pipeline.weights.merge_plan import check_room, plan_merge
+from pipeline.weights.merge_plan import check_disk_space, plan_merge
 from schemas.errors import AdapterUnsupported, ArtefactCorrupt, DiskFull
 from schemas.hosting import MergeSpec
 from tests.models.tiny_gguf import TARGET, pair, write_adapter, write_base
@@ -50,11 +50,11 @@ def test_quantiser_needs_room_for_both_files_and_for_the_largest_tensor(tmp_path
 def test_room_is_asked_for_before_the_folder_is_there(tmp_path: Path) -> None:
     plan = plan_merge(write_base(tmp_path / "base.gguf", Kind.F16), "q8_0")
     folder = tmp_path / "not" / "yet"
-    check_room(plan, folder)
+    check_disk_space(plan, folder)
     free = shutil.disk_usage(tmp_path).free
     too_large = plan.model_copy(update={"disk_bytes": 2 * free})
     with pytest.raises(DiskFull, match=r"needs [0-9.]+ GiB .* has [0-9.]+ GiB free"):
-        check_room(too_large, folder)
+        check_disk_space(too_large, folder)
 
 
 def test_base_that_is_no_gguf_or_one_of_several_is_told(tmp_path: Path) -> None:
