@@ -36,7 +36,7 @@ class LogNumbers:
         self._free = deque(range(usual))
         self._next = usual
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Return a number that nobody has."""
         with self._lock:
             if self._free:
@@ -44,7 +44,7 @@ class LogNumbers:
             self._next += 1
             return self._next - 1
 
-    def give_back(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """Let the number be used again."""
         with self._lock:
             self._free.append(number)

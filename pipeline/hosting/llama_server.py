@@ -98,14 +98,14 @@ class LlamaServers:
             argv += ["--embeddings", "--batch-size", str(context), "--ubatch-size", str(context)]
         if pools_last_token:
             argv += ["--pooling", "last"]
-        number = self._numbers.take()
+        number = self._numbers.acquire()
         process = LlamaProcess(
             argv,
             base.parent,
             self._sockets.path,
             log_path=self.logs / f"llama-server-{number}.log",
             start_limit_s=self._start_limit_s,
-            on_stop=lambda: self._numbers.give_back(number),
+            on_stop=lambda: self._numbers.release(number),
         )
         try:
             process.start(names)
