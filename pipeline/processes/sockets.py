@@ -1,8 +1,8 @@
 """A private folder for a process's unix sockets, with a path that is short enough.
 
 A socket's path is limited to 107 bytes, so the folder cannot be in the data directory. Each process
-locks its folder. A killed process leaves its folder behind, and the next process removes every
-folder that is not locked.
+locks its folder. A killed process leaves its folder behind, and the next process of the same user
+removes every folder that is not locked.
 """
 
 import fcntl
