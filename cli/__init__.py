@@ -1,1 +1,1 @@
-"""The command line: `modelserver`. Each module is a noun; `main` holds the exit codes."""
+"""The command line: `modelserver`. Each module is a noun; `main` puts them together."""

@@ -18,7 +18,7 @@ from terminal.wiring import Json, open_app, open_sender
 _BATCH = 100
 
 dlt = typer.Typer(help="Dead letters.", no_args_is_help=True)
-TopicArgument = Annotated[str, typer.Argument(help="The inbound topic, as in train-requested.")]
+TopicArgument = Annotated[str, typer.Argument(help="The inbound topic, such as train-requested.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -44,16 +44,16 @@ def list_dead_letters(topic: TopicArgument, json: Json = False) -> None:
 @dlt.command()
 def show(
     topic: TopicArgument,
-    partition: Annotated[int, typer.Option(min=0, help="The letter's own, as in the list.")],
-    offset: Annotated[int, typer.Option(min=0, help="The letter's own, as in the list.")],
+    partition: Annotated[int, typer.Option(min=0, help="The dead letter's own, as in the list.")],
+    offset: Annotated[int, typer.Option(min=0, help="The dead letter's own, as in the list.")],
     value: Annotated[
-        bool, typer.Option("--value", help="Print the value too: it may be an elder's words.")
+        bool, typer.Option("--value", help="Print the value too; it may be an elder's words.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show one dead letter: where it came from, why it is here, key, headers; asked for, value.
+    """Show one dead letter: where it came from, why it was set aside, its key and headers.
 
-    Bytes that are no UTF-8 are given in base64.
+    Its value is shown only with --value. Bytes that are not UTF-8 are given in base64.
 
     Example: modelserver dlt show train-requested --partition 3 --offset 17 --value
     """
@@ -68,16 +68,17 @@ def show(
 @dlt.command()
 def replay(
     topic: TopicArgument,
-    partition: Annotated[int | None, typer.Option(help="Of this partition alone.")] = None,
-    offset: Annotated[int | None, typer.Option(help="This one alone; needs --partition.")] = None,
+    partition: Annotated[int | None, typer.Option(help="Only of this partition.")] = None,
+    offset: Annotated[int | None, typer.Option(help="Only this one; needs --partition.")] = None,
     json: Json = False,
 ) -> None:
     """Send dead letters to their topic again, with key, value and headers as they came.
 
-    Safe to repeat: an event that was accepted meanwhile is known by its id, and a record without
-    an id gets a header that keeps it the same event. Letters that would be sent as the very same
-    bytes are sent once, so a record that is refused again adds one letter each time, no more.
-    A model command is done once, however often it is sent again.
+    Replay is safe to repeat. An event that was accepted meanwhile is known by its id; a record
+    without an id gets a header that names where it first was, and so stays the same event. Of
+    dead letters with equal bytes one is sent, so a record that is refused again becomes one more
+    dead letter, not several. A model command is done once, however often it is replayed: of each
+    elder the last 50 changes are remembered.
 
     Example: modelserver dlt replay train-requested
 

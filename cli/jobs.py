@@ -1,4 +1,4 @@
-"""`modelserver jobs`."""
+"""`modelserver jobs`: the training jobs of the ledger."""
 
 from typing import Annotated
 
@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
 
 @jobs.command("list")
 def list_jobs(
-    elder: Annotated[str | None, typer.Option(help="Of this elder alone.")] = None,
-    status: Annotated[Status | None, typer.Option(help="In this state alone.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+    elder: Annotated[str | None, typer.Option(help="Only of this elder.")] = None,
+    status: Annotated[Status | None, typer.Option(help="Only in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 20,
     json: Json = False,
 ) -> None:
     """List the newest jobs.
@@ -43,7 +43,10 @@ def list_jobs(
 
 @jobs.command()
 def get(job_id: JobIdArgument, json: Json = False) -> None:
-    """Show a job."""
+    """Show a job.
+
+    Example: modelserver jobs get LXM19580312F_1734512345
+    """
     with open_app() as app:
         fields = describe_job(app.ledger.get(job_id))
     print_json(fields) if json else print_fields(fields)
@@ -51,16 +54,24 @@ def get(job_id: JobIdArgument, json: Json = False) -> None:
 
 @jobs.command()
 def cancel(job_id: JobIdArgument, json: Json = False) -> None:
-    """Cancel a job, queued or running."""
+    """Cancel a job, queued or running.
+
+    Example: modelserver jobs cancel LXM19580312F_1734512345
+    """
     with open_app() as app:
         fields = describe_job(app.ledger.cancel(job_id))
     print_json(fields) if json else print_fields(fields)
 
 
-@jobs.command("hurry", hidden=True)  # The older name.
+@jobs.command("hurry", hidden=True)  # The older name still answers.
 @jobs.command()
 def prioritize(job_id: JobIdArgument, json: Json = False) -> None:
-    """Let a queued job begin before all others, after its elder's earlier ones."""
+    """Let a queued job begin before all others, after its elder's earlier ones.
+
+    How the order is decided is in docs/decisions/0012-fairness.md.
+
+    Example: modelserver jobs prioritize LXM19580312F_1734512345
+    """
     with open_app() as app:
         fields = describe_job(app.ledger.prioritize(job_id))
     print_json(fields) if json else print_fields(fields)

@@ -1,20 +1,13 @@
-"""`modelserver`: all commands, and how an error becomes an exit code.
-
-0 done, 1 the work failed, 2 usage, 69 a server cannot be reached, 78 the configuration is wrong.
-"""
+"""`modelserver`: all commands, and how an error becomes an exit code."""
 
 import sys
 
 import typer
 
-from cli import dead_letters, jobs, models, requests, servers
+from cli import datasets, dead_letters, jobs, models, requests, servers
 from schemas.errors import FatalError, ModelServerError, RetryError
+from schemas.exit_codes import ExitCode
 from terminal.output import notes
-
-EXIT_FAILED = 1
-EXIT_UNAVAILABLE = 69
-EXIT_CONFIGURATION = 78
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="modelserver",
@@ -27,6 +20,7 @@ app = typer.Typer(
 servers.register(app)
 requests.register(app)
 models.register(app)
+datasets.register(app)
 jobs.register(app)
 dead_letters.register(app)
 
@@ -41,16 +35,16 @@ def main() -> None:
         sys.exit(exit_code(error))
     except TimeoutError as error:
         notes.print(str(error), markup=False)
-        sys.exit(EXIT_UNAVAILABLE)
+        sys.exit(ExitCode.UNAVAILABLE)
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
-def exit_code(error: ModelServerError) -> int:
-    """The exit code of an error, by the reaction it asks for."""
+def exit_code(error: ModelServerError) -> ExitCode:
+    """Return the exit code of an error, by the reaction that it asks for."""
     if isinstance(error, FatalError):
-        return EXIT_CONFIGURATION
-    return EXIT_UNAVAILABLE if isinstance(error, RetryError) else EXIT_FAILED
+        return ExitCode.CONFIGURATION
+    return ExitCode.UNAVAILABLE if isinstance(error, RetryError) else ExitCode.FAILED
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""`modelserver models` and `modelserver export`."""
+"""`modelserver models`: the elders' models and their versions."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from consumers.app import utc_now
+from cli.elder_ids import require_elder_id
 from consumers.handlers.models import describe_model, describe_rollback
 from pipeline.versions.retention import Removal
 from schemas.documents import ElderModel
-from schemas.errors import InvalidEvent
-from schemas.identifiers import is_elder_id
-from terminal.output import notes, print_fields, print_json, print_table
+from terminal.output import notes, print_json, print_table
 from terminal.wiring import ElderIdArgument, Json, open_app
 
 models = typer.Typer(help="The elders' models.", no_args_is_help=True)
@@ -19,15 +18,16 @@ models = typer.Typer(help="The elders' models.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(models, name="models")
-    app.command("export")(export)
 
 
 @models.command("list")
 def list_models(
     json: Json = False,
-    all_models: Annotated[bool, typer.Option("--all", help="Bases and strangers too.")] = False,
+    all_models: Annotated[
+        bool, typer.Option("--all", help="All that the host has, not only elders' models.")
+    ] = False,
 ) -> None:
-    """List the models in Ollama.
+    """List the models that the host has.
 
     Example: modelserver models list --json
     """
@@ -41,9 +41,12 @@ def list_models(
 
 @models.command()
 def get(elder_id: ElderIdArgument, json: Json = False) -> None:
-    """Show an elder's model with its versions."""
+    """Show an elder's model with its versions.
+
+    Example: modelserver models get LXM19580312F
+    """
     with open_app() as app:
-        _show(app.manager.get_model(checked(elder_id)), json)
+        _show(app.manager.get_model(require_elder_id(elder_id)), json)
 
 
 @models.command()
@@ -52,11 +55,14 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove an elder's model from Ollama; the answers stay, so that it can be made again."""
+    """Remove an elder's model from its host; the answers stay, so that it can be made again.
+
+    Example: modelserver models delete LXM19580312F
+    """
     if not yes:
         typer.confirm(f"Remove all versions of {elder_id}'s model?", abort=True)
     with open_app() as app:
-        deleted = app.manager.delete_model(checked(elder_id))
+        deleted = app.manager.delete_model(require_elder_id(elder_id))
     if json:
         print_json({"deleted": deleted})
     else:
@@ -66,15 +72,20 @@ def delete(
 @models.command()
 def rollback(
     elder_id: ElderIdArgument,
-    version: Annotated[int | None, typer.Option(help="Which; else the one before.")] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Which version; none: the one before the current.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Let an earlier version answer again.
 
+    A version that its host no longer has is made again first: the command names the job that
+    does so.
+
     Example: modelserver models rollback LXM19580312F --version 2
     """
     with open_app() as app:
-        done = app.manager.rollback(checked(elder_id), version)
+        done = app.manager.rollback(require_elder_id(elder_id), version)
     if json:
         print_json(describe_rollback(done))
         return
@@ -91,27 +102,35 @@ def prune(
     elder_id: Annotated[
         str | None, typer.Argument(help="One elder's id; none: all elders.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show it, remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
     """Remove old versions, checkpoints and data sets that nobody needs.
 
-    What answers, what can be rolled back to and what a job works on always stays; docs/decisions
-    has the rule. Example: modelserver models prune --dry-run
+    What answers, what can be rolled back to and what a job works on always stays
+    (docs/decisions/0011-retention.md).
+
+    Example: modelserver models prune --dry-run
     """
     if not (yes or dry_run):
         typer.confirm("Remove what nobody needs any more?", abort=True, err=True)
     removals = []
     with open_app() as app:
         carry_out = app.retention.plan if dry_run else app.retention.prune
-        for elder in [checked(elder_id)] if elder_id else app.retention.elders():
+        for elder in [require_elder_id(elder_id)] if elder_id else app.retention.elders():
             removal = carry_out(elder)
             if removal is not None and not removal.is_empty:
                 removals.append(removal)
     if json:
         print_json({"dry_run": dry_run, "removed": [describe_removal(r) for r in removals]})
-        return
+    else:
+        _show_removals("Would be removed" if dry_run else "Removed", removals)
+
+
+def _show_removals(title: str, removals: Sequence[Removal]) -> None:
     rows = [
         [
             r.elder_id,
@@ -124,11 +143,11 @@ def prune(
         for r in removals
     ]
     columns = ["elder", "versions", "merged forms of", "tags", "files and folders", "bytes"]
-    print_table("Would be removed" if dry_run else "Removed", columns, rows)
+    print_table(title, columns, rows)
 
 
 def describe_removal(removal: Removal) -> dict[str, Any]:
-    """Write what went, or would go, as JSON shows it."""
+    """Describe what was removed, or would be, as JSON shows it."""
     return {
         "elder_id": removal.elder_id,
         "versions": list(removal.versions),
@@ -137,29 +156,6 @@ def describe_removal(removal: Removal) -> dict[str, Any]:
         "files": [item.name for item in removal.items],
         "bytes": removal.size_bytes,
     }
-
-
-def export(
-    elder_id: ElderIdArgument,
-    name: Annotated[str | None, typer.Option(help="The elder's name.")] = None,
-    json: Json = False,
-) -> None:
-    """Build an elder's JSONL now and say where it stands."""
-    with open_app() as app:
-        known = app.dataset_registry.find(checked(elder_id)) or {}
-        called = name or known.get("elder_name") or app.answers.elder_name(elder_id) or elder_id
-        dataset = app.datasets.build(elder_id, called, app.training.current_model)
-    fields = dataset.model_dump(mode="json") | {"at": utc_now().isoformat(timespec="seconds")}
-    print_json(fields) if json else print_fields(fields)
-
-
-def checked(elder_id: str) -> str:
-    """Return a valid elder id; raises InvalidEvent."""
-    if not is_elder_id(elder_id):
-        raise InvalidEvent(
-            "ELDER_ID: letters, digits, - and _, at most 64, a letter or digit first"
-        )
-    return elder_id
 
 
 def _show(model: ElderModel, json: bool) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from cli.models import checked
+from cli.elder_ids import require_elder_id
 from consumers.app import App
 from consumers.client import Follower, Sender, new_id, with_correlation
 from schemas.errors import TrainingFailed, error_of
@@ -29,18 +29,21 @@ def train(
     elder_id: ElderIdArgument,
     name: Annotated[str, typer.Option(help="The elder's name.")],
     force: Annotated[bool, typer.Option("--force", help="Train even if nothing changed.")] = False,
-    base: Annotated[str | None, typer.Option(help="A base model of training_config.yaml.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="A base model of training_config.yaml; none: the current one."),
+    ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job to its end.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask for a training, as upstream does.
+    """Request a training, as the upstream app does.
 
     Example: modelserver train LXM19580312F --name 李秀梅 --watch
     """
     event_id = new_id()
-    # A name of our own, so that the job is known among others.
+    # A job id of our own, so that this command can follow the job.
     request = TrainRequested(
-        elder_id=checked(elder_id),
+        elder_id=require_elder_id(elder_id),
         elder_name=name,
         force_retrain=force,
         base_model=base,
@@ -88,14 +91,16 @@ def _watch(follower: Follower, job_id: str, json: bool) -> None:
 
 def chat(
     elder_id: ElderIdArgument,
-    message: Annotated[str | None, typer.Option("--message", "-m", help="Ask once.")] = None,
+    message: Annotated[
+        str | None, typer.Option("--message", "-m", help="Ask this one question.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Talk with an elder's model; an empty line ends.
 
     Example: modelserver chat LXM19580312F -m "您的老家在什么地方？"
     """
-    checked(elder_id)
+    require_elder_id(elder_id)
     with (
         open_app() as app,
         Follower(

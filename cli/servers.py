@@ -19,8 +19,12 @@ from schemas.errors import ConfigurationError
 from terminal.output import notes, print_json, print_table
 from terminal.wiring import Json, quiet_settings
 
-# Needs neither Kafka nor MongoDB, and so is no role of the app.
+# This role needs neither Kafka nor MongoDB, so it is not one of the app's.
 HOST = "host"
+
+SmallBase = Annotated[
+    str, typer.Option(help="The base model: gemma3-270m or smollm2-135m-instruct.")
+]
 
 topics = typer.Typer(help="Kafka topics.", no_args_is_help=True)
 
@@ -39,13 +43,20 @@ def run(
     roles: Annotated[
         list[str] | None,
         typer.Argument(
-            help=f"Which roles: {', '.join(ROLES)}; none: all of these. And by name alone: {HOST}."
+            help=f"Which roles: {', '.join(ROLES)}; none: all of these. Only by name: {HOST}."
         ),
     ] = None,
 ) -> None:
-    """Run roles until SIGTERM or Ctrl-C, then finish what is under way and leave.
+    """Run roles until SIGTERM or Ctrl-C, then finish what is under way and exit.
 
-    Examples: `modelserver run` · `modelserver run chat models` · `modelserver run host`
+    Without a name all roles but `host` run. That one serves many personas of one base by
+    `llama-server` (docs/hosts.md).
+
+    Example: modelserver run
+
+    Example: modelserver run chat models
+
+    Example: modelserver run host
     """
     names = list(dict.fromkeys(roles or ROLES))
     chosen = [_role(name) for name in names if name != HOST]
@@ -87,9 +98,9 @@ def stack(
     folder: Annotated[Path, typer.Option(help="Where the servers keep their data.")] = Path(
         ".stack"
     ),
-    base: Annotated[str, typer.Option(help="The small base model.")] = "gemma3-270m",
+    base: SmallBase = "gemma3-270m",
 ) -> None:
-    """Start the embedded servers and print NAME=value lines with all that a program needs.
+    """Start the embedded servers and print the settings that reach them, as NAME=value lines.
 
     Example: modelserver stack > stack.env
     """
@@ -104,14 +115,16 @@ def stack(
 
 def demo(
     json: Json = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave everything up at the end.")] = False,
-    base: Annotated[str, typer.Option(help="gemma3-270m or smollm2-135m-instruct.")] = (
-        "gemma3-270m"
-    ),
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up at the end, and print the settings.")
+    ] = False,
+    base: SmallBase = "gemma3-270m",
 ) -> None:
-    """Watch two invented elders' answers become models that answer in their voices.
+    """Train and question models of two invented elders, on embedded servers.
 
-    Exit code 0 only if the taught facts came back.
+    The exit code is 0 only if 95 % of what was taught comes back and nobody tells another's life.
+
+    Example: modelserver demo --json
     """
     from demo.show import run_demo
 
@@ -119,9 +132,11 @@ def demo(
 
 
 def doctor(json: Json = False) -> None:
-    """Check each dependency and say how to repair what is amiss.
+    """Check each dependency and say how to repair what is wrong.
 
-    Exit code 0 if all is well, 69 if a server cannot be reached, 78 for a wrong setting.
+    The exit code is 0 if all is well, 69 if a server cannot be reached, 78 for a wrong setting.
+
+    Example: modelserver doctor --json
     """
     findings = examine(quiet_settings())
     if json:
@@ -135,7 +150,10 @@ def doctor(json: Json = False) -> None:
 
 
 def asyncapi() -> None:
-    """Print the AsyncAPI 3.0 description of all topics, as JSON."""
+    """Print the AsyncAPI 3.0 description of all topics, as JSON.
+
+    Example: modelserver asyncapi > asyncapi.json
+    """
     print_json(describe_topics())
 
 
@@ -146,7 +164,10 @@ def apply(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Create the topics that are missing; safe to repeat."""
+    """Create the topics that are missing; safe to repeat.
+
+    Example: modelserver topics apply --partitions 3
+    """
     applied = apply_topics(quiet_settings(), partitions)
     if json:
         print_json({"topics": [topic.model_dump() for topic in applied]})

@@ -1,6 +1,7 @@
-"""The room of settings: read once here, handed as values to everything else.
+"""Settings, the training configuration, logs and metrics.
 
-`get_current_model` and `get_training_config` are the names of the original Python API.
+The environment is read here, once; everything else receives values. `get_current_model` and
+`get_training_config` are the names of the original Python API.
 """
 
 from config.training import get_current_model, get_training_config

@@ -1,4 +1,4 @@
-"""What is said of a wrong setting: its name, what was found, what was expected; never a secret."""
+"""Describes a wrong setting: its name, what was found, what was expected; never a secret."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -18,7 +18,7 @@ def secret_paths(annotation: Any, above: Path = ()) -> frozenset[Path]:
 def describe_fault(
     error: Mapping[str, Any], prefix: str, common: Mapping[Path, str], secrets: frozenset[Path]
 ) -> str:
-    """Say one of pydantic's errors with the setting's name.
+    """Describe one of pydantic's errors, with the setting's name.
 
     `common` names settings that have a name without `prefix`.
     """
@@ -39,12 +39,12 @@ def _shown(path: Path, error: Mapping[str, Any], secrets: frozenset[Path]) -> st
     if any(path[: len(secret)] == secret for secret in secrets):
         return "a secret"
     if error["type"] == "extra_forbidden":
-        # The name is mistyped, so nobody knows what it holds.
+        # The name is mistyped, so its value may be a secret.
         return "a value"
     if isinstance(value, dict):
         return f"a group of {', '.join(map(str, value)) or 'nothing'}"
     if any(secret[: len(path)] == path for secret in secrets):
-        # Here a group belongs, and a secret is one of its members.
+        # A group is expected here, and one of its members is a secret.
         return f"no group but a {type(value).__name__}"
     if isinstance(value, str) and "@" in value:
         return "a value with an @ in it"  # A password may stand before it, as in an address.

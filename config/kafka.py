@@ -7,27 +7,40 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from config.kafka_security import Case, ClientConfig, Plaintext, Security
+from config.kafka_security import ClientConfig, Plaintext, Security
+from config.section import Section
 
-# How long a broker may hold a fetch; Apache Kafka answers as soon as there is a record.
+# How long a broker may delay a fetch; Apache Kafka answers as soon as it has a record.
 FETCH_WAIT_MS = 250
 
 
-class KafkaSettings(Case):
-    """How to reach Kafka; times in milliseconds."""
+class KafkaSettings(Section):
+    """How to reach Kafka, and what its clients are told; docs/security.md has the rights.
+
+    The groups of the roles are `<group_prefix>-<role>`.
+    """
 
     bootstrap_servers: Annotated[str, Field(min_length=1)] = "127.0.0.1:9092"
+    """The brokers, separated by commas."""
     security: Security = Plaintext()
+    """How the client authenticates itself; as JSON, or name by name below."""
     group_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "modelserver"
+    """Consumer groups are `<prefix>-<role>`."""
     group_protocol: Literal["classic", "consumer"] = "classic"
+    """`classic` (cooperative-sticky) or `consumer` (KIP-848, Kafka 4)."""
     session_timeout_ms: Annotated[int, Field(ge=1000)] = 45_000
-    # For a broker that holds each fetch to the end, as the embedded one: people wait for a chat.
+    """When a silent consumer loses its partitions, with the classic protocol; 6000 with the
+    embedded broker."""
     chat_fetch_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = FETCH_WAIT_MS
+    """How long a broker may delay the answer to a fetch of the chat role. 10 with the embedded
+    broker, which always delays it to the end, while people wait."""
     delivery_timeout_ms: Annotated[int, Field(ge=1000)] = 120_000
+    """How long a record may wait for the broker's confirmation."""
     replication_factor: Annotated[int, Field(ge=-1)] = -1
+    """Of the topics created here; -1 takes the broker's default."""
 
     def client(self) -> ClientConfig:
-        """What every client has in common."""
+        """Render what every client has in common."""
         return {
             "bootstrap.servers": self.bootstrap_servers,
             # librdkafka writes a line to standard error at each failed connection, twenty a
@@ -38,7 +51,7 @@ class KafkaSettings(Case):
         }
 
     def consumer(self, role: str) -> ClientConfig:
-        """A consumer that commits by hand, and only what is dealt with."""
+        """Render a consumer that commits by hand, and only what is processed."""
         config: ClientConfig = self.client() | {
             "client.id": f"{self.group_prefix}-{role}",
             "group.id": self.group(role),
@@ -58,7 +71,7 @@ class KafkaSettings(Case):
         return config
 
     def producer(self) -> ClientConfig:
-        """An idempotent producer whose keys land where a Java producer's do."""
+        """Render an idempotent producer whose keys land where a Java producer's do."""
         return self.client() | {
             "client.id": f"{self.group_prefix}-producer",
             "enable.idempotence": True,
@@ -70,7 +83,7 @@ class KafkaSettings(Case):
         }
 
     def with_delivery_within(self, seconds: float) -> Self:
-        """The same, whose producers give a record up after so long, if not before."""
+        """Return a copy whose producers give up a record after `seconds` at the latest."""
         limit_ms = min(self.delivery_timeout_ms, round(seconds * 1000))
         return self.model_copy(update={"delivery_timeout_ms": limit_ms})
 

@@ -1,4 +1,4 @@
-"""How a client proves who it is to Kafka: a model per security case, rendered for librdkafka.
+"""How a client authenticates itself to Kafka: a model per security case, rendered for librdkafka.
 
 Host names in certificates are always checked; there is no setting that turns it off.
 Source of the option names: librdkafka's CONFIGURATION.md.
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     FilePath,
@@ -19,25 +17,25 @@ from pydantic import (
     model_validator,
 )
 
+from config.section import Section
+
 ClientConfig = dict[str, str | int | float | bool]
 
 Required = Annotated[str, Field(min_length=1)]
 SaslProtocol = Literal["SASL_SSL", "SASL_PLAINTEXT"]
 
 
-class Case(BaseModel):
-    """A group of settings that refuses unknown names and keeps its input out of errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class TlsFiles(Case):
-    """Certificates in PEM; without `ca` the system's own are trusted."""
+class TlsFiles(Section):
+    """Certificates in PEM."""
 
     ca: FilePath | None = None
+    """What the broker's certificate is checked with; none: the system's own authorities."""
     certificate: FilePath | None = None
+    """The client's certificate, for a broker that asks for one."""
     key: FilePath | None = None
+    """The key of that certificate; both or neither."""
     key_password: SecretStr | None = None
+    """The password of the key, if it has one."""
 
     @model_validator(mode="after")
     def _whole_pair(self) -> Self:
@@ -59,20 +57,22 @@ class TlsFiles(Case):
         )
 
 
-class Plaintext(Case):
+class Plaintext(Section):
     """No encryption, no authentication: loopback and tests."""
 
     protocol: Literal["PLAINTEXT"] = "PLAINTEXT"
+    """Selects this case."""
 
     def render(self) -> ClientConfig:
         """Render the security options."""
         return {"security.protocol": "PLAINTEXT"}
 
 
-class Tls(Case):
+class Tls(Section):
     """TLS, with a client certificate where the broker asks for one (mTLS)."""
 
     protocol: Literal["SSL"]
+    """Selects this case."""
     tls: TlsFiles = TlsFiles()
 
     def render(self) -> ClientConfig:
@@ -80,13 +80,17 @@ class Tls(Case):
         return {"security.protocol": "SSL", **self.tls.render()}
 
 
-class Sasl(Case):
-    """User name and password, over TLS unless told otherwise."""
+class Sasl(Section):
+    """User name and password."""
 
     protocol: SaslProtocol
+    """With TLS or without; use `SASL_PLAINTEXT` on a private network only."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How the password is proved; `PLAIN` sends it."""
     username: Required
+    """The user."""
     password: SecretStr
+    """The user's password."""
     tls: TlsFiles = TlsFiles()
 
     def render(self) -> ClientConfig:
@@ -100,18 +104,27 @@ class Sasl(Case):
         }
 
 
-class Oauth(Case):
+class Oauth(Section):
     """A token that librdkafka itself fetches and renews (OIDC, client credentials)."""
 
     protocol: SaslProtocol
+    """With TLS or without; use `SASL_PLAINTEXT` on a private network only."""
     mechanism: Literal["OAUTHBEARER"]
+    """Selects this case."""
     client_id: Required
+    """The client's name at the token endpoint."""
     client_secret: SecretStr
+    """The client's secret at the token endpoint."""
     token_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    """The address that gives tokens."""
     token_ca: FilePath | None = None
-    """What the token endpoint's certificate is checked with; else the system's own."""
+    """What the token endpoint's certificate is checked with; none: the system's own authorities."""
     scope: str | None = None
-    extensions: dict[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], str] = {}
+    """The scope that a token is asked for."""
+    extensions: dict[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], str] = Field(
+        default_factory=dict
+    )
+    """SASL extensions, as JSON."""
     tls: TlsFiles = TlsFiles()
 
     @field_validator("extensions")
@@ -150,7 +163,7 @@ def _given(options: dict[str, str | Path | SecretStr | None]) -> ClientConfig:
 
 
 def _case(value: Any) -> str | None:
-    """Tell the case by `protocol`, and among the SASL ones by `mechanism`."""
+    """Tell the case by `protocol`; the SASL cases by `mechanism` too."""
 
     def given(name: str) -> Any:
         return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
@@ -165,7 +178,7 @@ def _case(value: Any) -> str | None:
     return None
 
 
-# The tags stand in the place of a fault; config/settings.py takes them out of a setting's name.
+# pydantic puts the tag into a fault's location; config/faults.py takes it out again.
 CASES = ("plaintext", "tls", "sasl", "oauth")
 Security = Annotated[
     Annotated[Plaintext, Tag("plaintext")]

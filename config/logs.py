@@ -19,7 +19,7 @@ Processor = Callable[[Any, str, Any], Any]
 
 
 class DailyFile(logging.Handler):
-    """Appends to `modelserver_YYYYMMDD.log`, a new file when the day changes."""
+    """Appends to `modelserver_YYYYMMDD.log`; a new day begins a new file."""
 
     def __init__(self, folder: Path, clock: Callable[[], datetime] = datetime.now) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class DailyFile(logging.Handler):
         folder.mkdir(parents=True, exist_ok=True)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line; a full disk loses a log line, never the work."""
+        """Write one line. A full disk loses log lines, never the work."""
         try:
             day = self._clock().strftime("%Y%m%d")
             if self._file is None or day != self._day:

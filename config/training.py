@@ -21,12 +21,12 @@ PromptText = Annotated[str, StringConstraints(pattern=r"\{name\}")]
 
 
 class _Yaml(Frozen):
-    # YAML knows neither paths nor tuples: text becomes a path where a path is asked for.
+    # YAML has neither paths nor tuples: text becomes a path where a path is expected.
     model_config = ConfigDict(strict=False)
 
 
 class BaseModelEntry(_Yaml):
-    """A base model as the file names it; `training` and `memories` go before the general ones."""
+    """A base model of the file; its `training` and `memories` override the general ones."""
 
     name: str
     hf_path: str
@@ -81,11 +81,11 @@ class TrainingConfig(_Yaml):
         )
 
     def parameters(self, key: str) -> TrainingParameters:
-        """The general parameters with the base model's own laid over them."""
+        """Return the general parameters, overridden by the base model's own."""
         return self.training.overlaid(self._entry(key).training)
 
     def memories_of(self, key: str) -> int:
-        """How many first answers stand in the system prompt with this base model."""
+        """Return how many answers the system prompt has with this base model."""
         own = self._entry(key).memories
         return self.memories if own is None else own
 
@@ -98,7 +98,7 @@ class TrainingConfig(_Yaml):
 
 
 def load_training_config(path: Path | None = None) -> TrainingConfig:
-    """Read and check the file; raises ConfigurationError with every wrong value named."""
+    """Read and check the file; raises ConfigurationError, which names every wrong value."""
     source = path or BUNDLED_CONFIG
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
@@ -118,7 +118,7 @@ def load_training_config(path: Path | None = None) -> TrainingConfig:
 
 
 def describe_values(error: ValidationError) -> str:
-    """Say of each wrong setting its name, what was found and what was expected."""
+    """Describe each wrong value: its name, what was found and what was expected."""
     return "; ".join(
         f"{'.'.join(map(str, e['loc']))}: found {e['input']!r}, expected: {e['msg']}"
         for e in error.errors(include_url=False)

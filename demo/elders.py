@@ -1,4 +1,4 @@
-"""The invented elders, and how a reply is judged: by the facts that it holds."""
+"""The invented elders, and how a reply is judged: by the facts in it."""
 
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ Facts = Annotated[tuple[Fact, ...], Field(min_length=1)]
 
 
 class Taught(Frozen):
-    """A question as it was asked, and the answer that is taught."""
+    """An interview question, and the answer that is taught."""
 
     question: str
     answer: str
@@ -33,7 +33,7 @@ class Rewording(Frozen):
 
 
 class Foreign(Frozen):
-    """A question that belongs to another elder, with what must not come back."""
+    """A question about another elder, with the facts that must not come back."""
 
     question: str
     facts: Facts
@@ -52,7 +52,7 @@ class Elder(Frozen):
 
     @cached_property
     def questions(self) -> "tuple[Question, ...]":
-        """All that the demo asks: as taught, in other words, and another elder's."""
+        """All questions of the demo: as taught, in other words, and about another elder."""
         own = [
             Question(kind="recall", text=t.question, taught=t.answer, facts=t.facts)
             for t in self.answers
@@ -81,13 +81,13 @@ class Question(Frozen):
     facts: Facts
 
     def is_right(self, reply: str) -> bool:
-        """Every fact came back; of another elder's question, none did."""
+        """Say whether a reply has every fact; for another elder's question, whether it has none."""
         found = [holds(reply, fact) for fact in self.facts]
         return not any(found) if self.kind == "leak" else all(found)
 
 
 def holds(reply: str, fact: Fact) -> bool:
-    """Say whether a reply holds a fact, however it is written, in upper or lower case."""
+    """Say whether a reply has a fact, in any of its spellings, in upper or lower case."""
     ways = (fact,) if isinstance(fact, str) else fact
     return any(way.casefold() in reply.casefold() for way in ways)
 

@@ -1,4 +1,4 @@
-"""What the demo shows: terms, live bars, a table, and one JSON object for machines."""
+"""The demo on a terminal: terms, live bars, a table, or one JSON object for machines."""
 
 import os
 import tempfile
@@ -54,7 +54,7 @@ class Timer:
             self.seconds[name] = round(time.monotonic() - begun, 1)
 
     def total(self) -> dict[str, float]:
-        """All phases and the whole."""
+        """Return the seconds of each phase and of the whole."""
         return self.seconds | {"total": round(time.monotonic() - self._begun, 1)}
 
 
@@ -107,7 +107,7 @@ def _show_terms(base: str) -> None:
 
 
 def _prepare(session: StackSession, base: str) -> Settings:
-    """Take over the stack's settings, and convert the base model the first time."""
+    """Load the stack's settings, and convert the base model the first time."""
     os.environ.update(session.environment())
     settings = load_settings()
     configure_logs(LogSettings(level="warning", format="console", file=False))
@@ -122,7 +122,7 @@ def _prepare(session: StackSession, base: str) -> Settings:
 def _train(
     app: App, settings: Settings, sender: Any, elders: Sequence[Elder]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """Train with a live bar an elder; return each `model-ready` and the seconds of running."""
+    """Train with a live bar for each elder; return each `model-ready` and its seconds."""
     begun: dict[str, float] = {}
     seconds: dict[str, float] = {}
     with Progress(*_COLUMNS, console=notes) as bars:
@@ -192,7 +192,7 @@ def _summary(
 
 
 def describe_form(version: ModelVersion | None) -> dict[str, Any]:
-    """Say in which form a version is served, and how large the file is that its host was given."""
+    """Return the form in which a version is served, and the size of its file in bytes."""
     if version is None:
         return {"form": None, "form_bytes": 0}
     newest = version.forms[-1] if version.forms else None
@@ -200,7 +200,7 @@ def describe_form(version: ModelVersion | None) -> dict[str, Any]:
 
 
 def _passed(elder: dict[str, Any]) -> bool:
-    """The taught facts came back, and no other elder's did."""
+    """Say whether enough taught facts came back, and no other elder's."""
     recall: dict[str, int] = elder["recall"]
     return recall["right"] >= RECALL_WANTED * recall["asked"] and not elder["leaks"]["leaked"]
 

@@ -1,4 +1,4 @@
-"""The demo's story, told to the service as the upstream and the family apps would tell it."""
+"""The demo's requests to the service, as the upstream app and the family app would send them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from schemas.topics import CHAT_REPLIES, DATASET_READY, MODEL_READY, TRAIN_PROGR
 _TRAIN_LIMIT_S = 1800.0
 _CHAT_LIMIT_S = 600.0
 
-# Nobody waits at a screen here: the last of many questions may take its time.
+# Nobody waits at a screen: the last of many questions may take long.
 _OPTIONS = ChatOptions(deadline_ms=int(_CHAT_LIMIT_S * 1000), max_tokens=96)
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -55,7 +55,7 @@ def train_all(
 ) -> dict[str, dict[str, Any]]:
     """Announce the answers, ask for trainings, and return each elder's `model-ready`.
 
-    `on_event` is told each event by topic and data. Raises TrainingFailed, TimeoutError.
+    `on_event` gets the topic and the data of each event. Raises TrainingFailed or TimeoutError.
     """
     topics = [DATASET_READY.name, TRAIN_PROGRESS.name, MODEL_READY.name]
     ready: dict[str, dict[str, Any]] = {}

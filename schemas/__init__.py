@@ -1,4 +1,4 @@
-"""Every shape that crosses a boundary: events, documents, topics, errors.
+"""Every shape that crosses a boundary: events, documents, topics, errors, exit codes.
 
-This room owns names and types. It does no I/O and imports nothing of the other rooms.
+This package owns names and types. It does no I/O and imports none of the others.
 """

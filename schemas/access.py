@@ -1,7 +1,7 @@
-"""Who needs which right in Kafka: nothing beyond this list is asked of a broker.
+"""Who needs which right in Kafka. No role does anything that needs more than this list.
 
-docs/security.md shows this list, and a test with a real broker gives each role these rights and
-no others.
+docs/security.md shows the list, and a test with a real broker gives each role these rights and no
+others.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ ROLE_TOPICS: dict[str, tuple[Topic, tuple[Topic, ...]]] = {
     "chat": (CHAT_REQUESTS, (CHAT_REPLIES,)),
     "models": (MODEL_COMMANDS, (MODEL_REPLIES,)),
 }
-"""What a role reads, and what it writes beside the dead letters of what it reads."""
+"""What each role reads, and what it writes besides the dead letters of what it reads."""
 
 
 class Right(Frozen):
-    """One right, as an ACL gives it. In Kafka Read and Write bring Describe with them.
+    """One right, as an ACL grants it. In Kafka, Read and Write imply Describe.
 
-    `name` is the catalogue's for a topic, and follows the group prefix for a group; with `prefix`
-    every name that begins so is meant.
+    `name` is a topic's name in the catalogue, or what follows the group prefix in a group's name.
+    With `prefix`, the right is for every name that begins like this.
     """
 
     principal: str
@@ -49,7 +49,7 @@ class Right(Frozen):
 
 
 def topics_of(role: str) -> tuple[Topic, ...]:
-    """List the topics that a role must find at its start."""
+    """List the topics that a role needs at its start."""
     reads, writes = ROLE_TOPICS[role]
     return (reads, *writes, dead_letter_topic(reads))
 
@@ -68,7 +68,7 @@ def _roles() -> Iterator[Right]:
 
 
 def _operator() -> Iterator[Right]:
-    """`topics apply`, `doctor`, `train`, `chat` and `dlt`."""
+    """Yield what `topics apply`, `doctor`, `train`, `chat` and `dlt` need."""
     for topic in all_topics():
         yield _topic("operator", "Create", topic)
         yield _topic("operator", "Describe", topic)
@@ -84,7 +84,7 @@ def _operator() -> Iterator[Right]:
 
 
 def _neighbours() -> Iterator[Right]:
-    """The upstream app and the family app; their groups are their own."""
+    """Yield what the upstream app and the family app need; their groups are their own."""
     for topic in (ANSWERS_UPDATED, TRAIN_REQUESTED, MODEL_COMMANDS):
         yield _topic("upstream", "Write", topic)
     for topic in (DATASET_READY, TRAIN_PROGRESS, MODEL_READY, MODEL_REPLIES):

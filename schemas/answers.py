@@ -6,7 +6,7 @@ from schemas.base import Frozen
 
 
 class Answer(Frozen):
-    """One answer as upstream stored it; text that is no text reads as empty."""
+    """One answer as upstream stored it; a question or answer that is not text reads as empty."""
 
     id: str
     question: str

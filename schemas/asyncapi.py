@@ -1,4 +1,4 @@
-"""The AsyncAPI 3.0 description of the topics, made from the very models that check them."""
+"""The AsyncAPI 3.0 description of the topics, made from the models that check them."""
 
 from typing import Any
 
@@ -17,8 +17,9 @@ from schemas.events import (
 )
 from schemas.topics import CATALOGUE, Topic
 
-_REPLIES = {"chat-requests": "chat-replies", "model-commands": "model-replies"}
-_SHAPES: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
+REPLY_TOPICS = {"chat-requests": "chat-replies", "model-commands": "model-replies"}
+"""Where the reply to a request goes unless the request names a topic."""
+SHAPES: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "answers-updated": AnswersUpdated,
     "train-requested": TrainRequested,
     "dataset-ready": DatasetReady,
@@ -29,6 +30,7 @@ _SHAPES: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "model-commands": COMMANDS,
     "model-replies": ModelReply,
 }
+"""What the data of each topic is checked by."""
 
 
 def describe_topics() -> dict[str, Any]:
@@ -43,7 +45,7 @@ def describe_topics() -> dict[str, Any]:
 
 
 def _channel(topic: Topic) -> dict[str, Any]:
-    shape = _SHAPES[topic.name]
+    shape = SHAPES[topic.name]
     is_adapter = isinstance(shape, TypeAdapter)
     payload = shape.json_schema() if is_adapter else shape.model_json_schema()  # type: ignore[union-attr]
     return {
@@ -72,6 +74,6 @@ def _operation(topic: Topic) -> dict[str, Any]:
         "action": "receive" if topic.direction == "in" else "send",
         "channel": {"$ref": f"#/channels/{topic.name}"},
     }
-    if topic.name in _REPLIES:
-        operation["reply"] = {"channel": {"$ref": f"#/channels/{_REPLIES[topic.name]}"}}
+    if topic.name in REPLY_TOPICS:
+        operation["reply"] = {"channel": {"$ref": f"#/channels/{REPLY_TOPICS[topic.name]}"}}
     return operation

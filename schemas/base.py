@@ -4,6 +4,8 @@
 `Inbound` is for shapes that others write: an unknown field is a newer sender, and is ignored.
 Both are strict: "3" is no number, 3.0 is no integer. Neither keeps what it has read: pydantic's
 cache would hold 16,384 short strings of it, words of elders among them.
+
+The docstring under a field is its meaning in the AsyncAPI description and in docs/reference.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 class _Value(BaseModel):
     model_config = ConfigDict(
-        frozen=True, strict=True, protected_namespaces=(), cache_strings="keys"
+        frozen=True,
+        strict=True,
+        protected_namespaces=(),
+        cache_strings="keys",
+        use_attribute_docstrings=True,
     )
 
 

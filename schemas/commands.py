@@ -12,71 +12,107 @@ from schemas.identifiers import ElderId, JobId, Version
 
 
 class ListModels(Inbound):
-    """All elders' models, or with `filter_afs_only=false` all that Ollama holds."""
+    """List the models."""
 
     command: Literal["list"]
+    """Which command."""
     filter_afs_only: bool = True
+    """Only the elders' models; `false` lists all that the host has."""
 
 
 class GetModel(Inbound):
-    """One elder's model with its versions."""
+    """Show an elder's model with its versions."""
 
     command: Literal["get"]
+    """Which command."""
     elder_id: ElderId
+    """Whose model."""
 
 
 class DeleteModel(Inbound):
-    """Remove an elder's model from Ollama; data sets and answers stay."""
+    """Remove all versions of an elder's model that could answer; data sets and answers stay.
+
+    A training that is queued or under way goes on, and its version answers afterwards: send
+    `cancel_job` first where that is not wanted. A job whose version is released already succeeds
+    all the same. A command that comes again with the same `ce_source` and `ce_id` is answered as
+    done, and does nothing twice.
+    """
 
     command: Literal["delete"]
+    """Which command."""
     elder_id: ElderId
+    """Whose model."""
 
 
 class RollbackModel(Inbound):
-    """Let an earlier version answer again; without a version, the one before the current."""
+    """Let an earlier version answer again.
+
+    A command that comes again with the same `ce_source` and `ce_id` is answered as done, and does
+    nothing twice. A version that its host no longer has is made again first: the result names the
+    job that does so.
+    """
 
     command: Literal["rollback"]
+    """Which command."""
     elder_id: ElderId
+    """Whose model."""
     version: Version | None = None
+    """Which version; none: the one before the current."""
 
 
 class ExportJsonl(Inbound):
-    """Build the data set now and say where it stands."""
+    """Build the data set now and say where it is."""
 
     command: Literal["export_jsonl"]
+    """Which command."""
     elder_id: ElderId
+    """Whose model."""
     elder_name: str | None = None
+    """The elder's name; none: the one known already."""
 
 
 class GetJob(Inbound):
-    """One job."""
+    """Show a job."""
 
     command: Literal["job"]
+    """Which command."""
     job_id: JobId
+    """Which job."""
 
 
 class ListJobs(Inbound):
-    """The newest jobs, of one elder or of all."""
+    """List the newest jobs."""
 
     command: Literal["jobs"]
+    """Which command."""
     elder_id: ElderId | None = None
+    """Of this elder; none: of all."""
     status: Status | None = None
+    """In this state; none: in any."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    """At most so many."""
 
 
 class CancelJob(Inbound):
-    """Cancel a job, queued or running."""
+    """Cancel a job, queued or running.
+
+    A command that comes again with the same `ce_source` and `ce_id` is answered as done, and does
+    nothing twice.
+    """
 
     command: Literal["cancel_job"]
+    """Which command."""
     job_id: JobId
+    """Which job."""
 
 
 class PrioritizeJob(Inbound):
     """Let a queued job begin before all others, after its elder's earlier ones."""
 
     command: Literal["prioritize_job", "hurry_job"]
-    """`hurry_job` is the older name."""
+    """Which command; `hurry_job` is the older name."""
     job_id: JobId
+    """Which job."""
 
 
 Command = Annotated[
@@ -98,8 +134,11 @@ class ModelReply(Frozen):
     """`model-replies`: a result or an error, never both."""
 
     command: str
+    """The command that this is the reply to."""
     result: dict[str, Any] | None = None
+    """What the command found or did."""
     error: ErrorBody | None = None
+    """Why it did nothing."""
 
 
 def read_command(envelope: Envelope) -> Command:

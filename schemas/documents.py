@@ -1,8 +1,7 @@
-"""The MongoDB documents that ModelServer owns: `jobs`, `models`, and the parts of them.
+"""The MongoDB documents of the collections `jobs` and `models`, and their parts.
 
-The others are small: `datasets`, `chat_dedup` and `turns` are known to their own modules alone.
-
-Field names are the stored names; `_id` is what each collection is looked up by.
+The other collections (`datasets`, `chat_dedup`, `turns`) are small, and known only to the modules
+that use them. Field names are the stored names; `_id` is what a collection is looked up by.
 """
 
 from datetime import datetime
@@ -18,13 +17,13 @@ from schemas.training import Quantization
 
 JobKind = Literal["train", "form"]
 
-# Store documents are read leniently as to unknown fields: a newer release may have added some.
+# Unknown fields of a document are ignored: a newer release may have added some.
 
 
 class Stored(Inbound):
     """A document as read from MongoDB, whose `_id` is called `id` here."""
 
-    # BSON knows lists, not tuples, so types are converted here as far as nothing is lost.
+    # BSON has lists and no tuples, so types are converted where nothing is lost.
     model_config = ConfigDict(populate_by_name=True, strict=False)
 
 
@@ -41,15 +40,15 @@ class PendingEvent(Stored):
 class Job(Stored):
     """One piece of work of the training role, from queue to terminal state.
 
-    `kind` says which: `train`, an accepted `train-requested`; or `form`, which makes version
+    Its kind is `train`, an accepted `train-requested`, or `form`, which makes version
     `form_version` servable again from its stored adapter and, if `makes_current`, lets it answer
     in place of `replaces`.
 
-    `fence` grows with every claim; whoever writes must hold the current one. `lease_until` is
-    on MongoDB's clock, and so is `served_at`: when a worker was last known to work on it.
-    `outbox` holds events still to be published, `latest` the newest progress, of which only the
-    last matters. `attempt` counts claims, but for those that go on with what was `given_back`;
-    `failures` those of them that ended with a failure their worker reported.
+    `fence` grows with every claim; a write succeeds only with the current one. `lease_until` and
+    `served_at` (when a worker was last known to work on the job) are on MongoDB's clock. `outbox`
+    has the events still to be published, and `latest` the newest progress, which replaces the
+    one before it. `attempt` counts claims, except those that resume a job that was `given_back`;
+    `failures` counts the attempts whose worker reported a failure.
     """
 
     id: JobId = Field(alias="_id")
@@ -61,9 +60,10 @@ class Job(Stored):
     form_version: Version | None = None
     makes_current: bool = False
     replaces: Version | None = None
-    """What answered when `makes_current` was asked for; where another does by then, that wins."""
+    """The version that answered when `makes_current` was requested; if another answers by the time
+    the form is made, that one stays."""
     asked_by: tuple[str, ...] = ()
-    """The requests that a job of the kind `form` answers, its own among them."""
+    """The requests that a `form` job answers, its own among them."""
     force_retrain: bool
     base_model: str | None
     overrides: dict[str, Any]
@@ -89,7 +89,7 @@ class Job(Stored):
     urgent: bool = False
     cancel_requested: bool = False
     cancel_requests: tuple[str, ...] = ()
-    """The commands that cancelled it, by source and id: none is refused when it comes again."""
+    """The commands that cancelled the job, by source and id: a repeated one is not refused."""
     error: ErrorBody | None = None
     version: Version | None = None
     queued_at: datetime
@@ -100,7 +100,7 @@ class Job(Stored):
 
     @property
     def command(self) -> str:
-        """The name under which the registry remembers that this job let its version answer."""
+        """The name by which the registry remembers that this job released its version."""
         return f"job/{self.id}"
 
     @property
@@ -110,10 +110,10 @@ class Job(Stored):
 
 
 class VersionForm(Stored):
-    """A form in which a host was given a version; the newest one is what it serves.
+    """A form in which a version was given to its host; the newest one is served.
 
-    `sha256` and `size_bytes` are those of the file that the host was given: the adapter, or the
-    merged model.
+    `sha256` and `size_bytes` are those of the file that the host got: the adapter, or the merged
+    model.
     """
 
     form: Form
@@ -129,7 +129,7 @@ def _in_order(versions: "tuple[ModelVersion, ...]") -> "tuple[ModelVersion, ...]
 
 
 class ModelVersion(Stored):
-    """One trained version of an elder's model and all that it takes to build it again."""
+    """One trained version of an elder's model, with everything needed to build it again."""
 
     version: Version
     job_id: JobId
@@ -148,19 +148,19 @@ class ModelVersion(Stored):
 
     @property
     def form(self) -> Form:
-        """How it is served: before forms were recorded, as an adapter."""
+        """How the version is served; versions older than the record of forms are adapters."""
         return self.forms[-1].form if self.forms else "adapter"
 
 
 class Deletion(Stored):
-    """A `delete` that was carried out: which command, by source and id, and what it removed."""
+    """A `delete` that was carried out: the command's source and id, and the tags it removed."""
 
     request: str
     tags: tuple[str, ...]
 
 
 class ElderModel(Stored):
-    """An elder's versions in one document, so that the current one changes in one write."""
+    """An elder's versions, in one document so that one write changes the current version."""
 
     id: ElderId = Field(alias="_id")
     elder_name: str
@@ -168,11 +168,11 @@ class ElderModel(Stored):
     next_version: Version = 1
     versions: Annotated[tuple[ModelVersion, ...], AfterValidator(_in_order)] = ()
     commands: tuple[str, ...] = ()
-    """The last commands that changed `current`, by their names as requests: none is done twice."""
+    """The last commands that changed `current`, by request: none is carried out twice."""
     passing: tuple[str, ...] = ()
-    """The names that are in Ollama for a moment (candidates, handovers): the newest ones."""
+    """The newest temporary names (candidates, handovers) at the host."""
     deletions: tuple[Deletion, ...] = ()
-    """The last deletions: a command that comes again is answered as it was."""
+    """The last deletions: a repeated command gets the same answer."""
 
     def version(self, number: int) -> ModelVersion | None:
         """Find a version by its number."""
@@ -180,7 +180,7 @@ class ElderModel(Stored):
 
     @property
     def previous(self) -> ModelVersion | None:
-        """The newest released version before the one that answers: where a rollback leads."""
+        """The newest released version before the one that answers: the target of a rollback."""
         current = self.current or 0
         earlier = (v for v in self.versions if v.ready and v.version < current)
         return max(earlier, key=lambda v: v.version, default=None)
@@ -191,6 +191,6 @@ class ElderModel(Stored):
         return None if self.current is None else self.version(self.current)
 
     def deleted_by(self, request: str | None) -> tuple[str, ...] | None:
-        """What a command deleted; None where it is not known."""
+        """Return the tags that a command deleted; None if the command is not known."""
         known = (d.tags for d in self.deletions if d.request == request)
         return next(known, None)

@@ -21,7 +21,7 @@ SPEC_VERSION = "1.0"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents"
 JSON_CONTENT_TYPE = b"application/json"
 BARE_SOURCE = "kafka"
-# On a record without an id that is sent again: where and when it stood first, which is its name.
+# Header of a replayed record without an id: its first position and time, which identify it.
 ORIGINAL_POSITION = "heirloom_original-position"
 _POSITION = re.compile(r"([A-Za-z0-9._-]{1,249}/[0-9]{1,10}/[0-9]{1,19})/([0-9]{1,19})")
 # The last second of the year 9999, in unix milliseconds.
@@ -31,7 +31,7 @@ _LONGEST_NAME = 64
 _LONGEST_FAULT = 300
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-# Of an event's id in the id of what follows from it: room is left for what comes behind.
+# How much of an event's id goes into the id of what follows from it: the rest is for the suffix.
 _ID_IN_ID = 440
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # W3C Trace Context, level 1: version-traceid-parentid-flags.
@@ -101,12 +101,12 @@ def event_type(topic: str) -> str:
 
 
 def fingerprint(*names: str) -> str:
-    """Hash what names something together: SHA-256, in hex. No two lists of names have the same."""
+    """Hash a list of names to SHA-256 in hex; unlike joined text, no two lists collide."""
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def id_after(event_id: str, kind: str, key: str) -> str:
-    """Name what follows from an event; `key`, a fingerprint, tells events with one id apart."""
+    """Build the id of what follows from an event; the fingerprint `key` tells equal ids apart."""
     return f"{event_id[:_ID_IN_ID]}/{kind}/{key[:16]}"
 
 
@@ -118,8 +118,8 @@ def format_time(time: datetime) -> str:
 def describe(error: ValidationError) -> str:
     """Say what is wrong and where, without the value: it may be an elder's words.
 
-    Short, however long the list of faults is and whatever a sender calls a field: this goes
-    into headers, and a dead letter must not outgrow its topic for the sake of its reason.
+    The text is short, however many faults there are and however long a field's name is: it goes
+    into headers, and a dead letter must not exceed its topic's limit because of its reason.
     """
     faults = error.errors(include_input=False, include_url=False, include_context=False)
     told = [f"{_place(e['loc'])}: {_clip(e['msg'], _LONGEST_FAULT)}" for e in faults[:_FAULTS_TOLD]]
@@ -133,7 +133,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 def _clip(text: str, longest: int) -> str:
-    """Cut a text short, without characters that a terminal would obey."""
+    """Cut a text short, and replace control characters, which a terminal would obey."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:longest])
     return clean if len(text) <= longest else f"{clean}…"
 
@@ -148,7 +148,7 @@ def refusal(error: ValidationError) -> RejectError:
 def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
     """Read a record's envelope in whichever mode it was sent.
 
-    `topic` is the catalogue's name of the record's topic, `max_bytes` what a value may have.
+    `topic` is the catalogue's name of the record's topic, `max_bytes` the largest value accepted.
     Raises MalformedRecord (no JSON object in UTF-8), MessageTooLarge, or InvalidEvent
     (attributes missing or wrong, another type or version).
     """
@@ -168,9 +168,10 @@ def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
 
 
 def with_identity(record: Record) -> Record:
-    """Prepare a record to be sent again: it must be known for the same event at its new place.
+    """Prepare a record for replay, so that it stays the same event at its new position.
 
-    An event with an id is; a bare one is named by its place, so that goes with it in a header.
+    An event with an id does. A bare event is identified by its position, so its first position
+    goes into a header.
     """
     content_type = record.header("content-type") or b""
     has_id = record.header("ce_id") is not None
@@ -182,7 +183,7 @@ def with_identity(record: Record) -> Record:
 
 
 def _first_place(record: Record) -> tuple[str, int]:
-    """Where a bare record stood first, and its time there, in unix milliseconds."""
+    """Return a bare record's first position, and its time there in unix milliseconds."""
     told = _text(record, ORIGINAL_POSITION)
     if told is None:
         return record.position, record.timestamp_ms
@@ -201,7 +202,7 @@ def _read(record: Record, topic: str) -> Envelope:
         position, timestamp_ms = _first_place(record)
         return Envelope(
             id=position,
-            # An offset alone is not unique for ever: a topic made anew begins at 0 again.
+            # An offset alone is not unique for ever: a recreated topic begins at 0 again.
             source=f"{BARE_SOURCE}/{timestamp_ms}",
             type=event_type(topic),
             time=_to_time(timestamp_ms),
@@ -261,7 +262,7 @@ def _parse_time(text: str | None) -> datetime | None:
 
 
 def _trace(text: str | None) -> str | None:
-    # A broken trace header loses a trace, never an event.
+    # An invalid trace header loses a trace, never an event.
     try:
         return _TRACE.validate_python(text) if text else None
     except ValidationError:
@@ -280,6 +281,6 @@ def _record_time(record: Record) -> datetime:
 
 
 def _to_time(timestamp_ms: int) -> datetime:
-    # A producer may write any number there; it is no reason to lose the event.
+    # A producer may write any number as the timestamp; that is no reason to lose the event.
     milliseconds = min(max(timestamp_ms, 0), _LAST_MS)
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

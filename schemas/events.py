@@ -25,140 +25,213 @@ class ErrorBody(Frozen):
     """An error as events and replies carry it."""
 
     code: str
+    """The stable code, as in docs/reference/errors.md."""
     message: str
+    """What happened and what to do; never an elder's words."""
 
 
 class AnswersUpdated(Inbound):
     """`answers-updated`: read this elder's answers again."""
 
     elder_id: ElderId
+    """Whose answers changed."""
     elder_name: ElderName | None = None
+    """The elder's name; none: the one known already."""
     # One fault is enough: half a million of them in one record would take half a gigabyte.
     answer_ids: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=200)], ...], FailFast()
     ] = ()
+    """Which answers changed. Not needed: all of the elder's answers are read anew."""
 
 
 class TrainRequested(Inbound):
     """`train-requested`: train a model for this elder."""
 
     elder_id: ElderId
+    """Whose model is to be trained."""
     elder_name: ElderName
+    """The elder's name, which the system prompt says."""
     force_retrain: bool = False
+    """Train even if nothing changed; else the job then succeeds at once with `reused: true`."""
     job_id: RequestedJobId | None = None
+    """The job's id; none: `<elder_id>_<unix seconds>`."""
     base_model: Annotated[str, StringConstraints(max_length=100)] | None = None
+    """A key of `base_models` in the training config; none: the current model."""
     overrides: dict[str, Any] = Field(default_factory=dict)
+    """Training parameters for this job alone, within the bounds below."""
 
 
 class DatasetReady(Frozen):
-    """`dataset-ready`: a data set stands on the disk, whole."""
+    """`dataset-ready`: a data set is on the disk, complete."""
 
     elder_id: ElderId
+    """Whose answers it was made of."""
     dataset_sha256: Sha256
+    """The hash of the JSONL file, which names its content."""
     examples: int
+    """How many examples it has."""
     skipped: dict[str, int]
+    """How many answers were left out, by reason."""
     path: str
+    """Where it is on the machine that made it."""
 
 
 class TrainProgress(Frozen):
-    """`train-progress`: how far a job is; `sequence` only grows, `progress` is in percent."""
+    """`train-progress`: how far a job is."""
 
     job_id: JobId
+    """The job."""
     elder_id: ElderId
+    """Whose model it makes."""
     status: Status
+    """The job's state. `succeeded`, `failed` and `cancelled` are terminal, and a job has one
+    terminal event."""
     stage: Stage | None = None
+    """What a running job does."""
     progress: Percent = 0
+    """How much of the job is done, in percent."""
     current_epoch: int = 0
+    """The epoch under way, from 1."""
     total_epochs: int = 0
+    """How many epochs the training has."""
     step: int = 0
+    """The steps done."""
     total_steps: int = 0
+    """How many steps the training has."""
     loss: float | None = None
+    """The loss of the last step."""
     eta_seconds: int | None = None
+    """The estimated time left, in seconds."""
     eta: str | None = None
+    """The same in words, in the language of `MODELSERVER_LANGUAGE`: `5分钟`."""
     sequence: int
+    """Only grows within a job: an event with a lower one is older."""
     attempt: int
+    """Which attempt at the job this is; 0 before the first."""
     error: ErrorBody | None = None
+    """Why the job failed."""
 
 
 class Evaluation(Frozen):
-    """What a version knew of what it was taught, asked through Ollama before release."""
+    """What a version knew of what it was taught, asked through its host before release."""
 
     asked: int
+    """How many questions it was asked."""
     right: int
+    """How many it answered as taught."""
     recall: Annotated[float, Field(ge=0, le=1)]
+    """The share of right answers."""
     threshold: Annotated[float, Field(ge=0, le=1)]
+    """The share that was needed."""
 
 
 class ModelReady(Frozen):
     """`model-ready`: this version answers for the elder from now on."""
 
     job_id: JobId
+    """The job that made it."""
     elder_id: ElderId
+    """Who speaks."""
     model: str
+    """The model's name at its host: `afs_elder_<elder_id>`."""
     version: Version
+    """The version that answers now."""
     tag: str
+    """The name under which its host serves this version."""
     base_model: str
+    """The key of the base model."""
     method: Method
+    """How the persona was made."""
     dataset_sha256: Sha256
+    """The data set that it was trained on, as in `dataset-ready`."""
     adapter_sha256: Sha256 | None
+    """The hash of the adapter's weights."""
     evaluation: Evaluation | None
+    """What it knew before its release."""
     reused: bool
+    """Nothing had changed, so that an earlier version goes on answering and none was trained."""
     previous_version: Version | None
+    """The version that answered before."""
 
 
 class ChatTurn(Inbound):
     """One earlier turn of a conversation."""
 
     role: Role
+    """Who said it."""
     content: Annotated[str, StringConstraints(min_length=1, max_length=8000)]
+    """What was said."""
 
 
 class ChatOptions(Inbound):
-    """What a request may ask of the model, within bounds; times in milliseconds."""
+    """What a request may ask of the model, within bounds."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """The sampling temperature; none: `MODELSERVER_CHAT__TEMPERATURE`."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Sample from the most likely tokens of this total probability."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """The seed of the sampling."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """The longest reply, in tokens; none: `MODELSERVER_CHAT__MAX_TOKENS`."""
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] | None = None
+    """How long the reply may take, in milliseconds; none: `MODELSERVER_CHAT__DEADLINE_S`."""
 
 
 class ChatRequest(Inbound):
     """`chat-requests`: a family member's question, with what was said before."""
 
     elder_id: ElderId
+    """Who is asked."""
     message: ChatText
+    """The question."""
     conversation_history: Annotated[tuple[ChatTurn, ...], Field(max_length=200), FailFast()] = ()
+    """What was said before, the oldest turn first."""
     stream: bool = False
+    """Send the reply in parts, which the headers `seq` and `final` put in order."""
     options: ChatOptions = ChatOptions()
+    """What this request asks of the model."""
 
 
 class Source(Frozen):
-    """An interview answer that a reply rests on; `score` grows with likeness."""
+    """An interview answer that a reply rests on."""
 
     answer_id: str
+    """The answer's id, as upstream stored it."""
     question: str
+    """The interview question."""
     score: float
+    """How much the two questions are alike; larger is more."""
 
 
 class Usage(Frozen):
     """Tokens read and written."""
 
     prompt_tokens: int
+    """Tokens of the prompt."""
     completion_tokens: int
+    """Tokens of the reply."""
 
 
 class ChatReply(Frozen):
-    """`chat-replies`: what the model said. `ai_generated` is always true: this is no recording."""
+    """`chat-replies`: what the model said, or why it said nothing."""
 
     elder_id: str
+    """Who was asked."""
     reply: str
+    """What the model said; empty with an error."""
     model: str | None
+    """The tag of the version that answered."""
     sources: tuple[Source, ...] = ()
+    """The elder's own answers that the reply rests on."""
     ai_generated: Literal[True] = True
+    """Always true: this is no recording."""
     usage: Usage | None = None
+    """What the reply cost."""
     duration_ms: int
+    """From the request's receipt to the reply, in milliseconds."""
     error: ErrorBody | None = None
+    """Why there is no reply."""
 
 
 InboundEvent = TypeVar("InboundEvent", bound=Inbound)
@@ -173,7 +246,7 @@ def read_event(envelope: Envelope, shape: type[InboundEvent]) -> InboundEvent:
 
 
 def apply_overrides(base: TrainingParameters, overrides: dict[str, Any]) -> TrainingParameters:
-    """Lay a request's overrides over the configured parameters, within the same bounds.
+    """Return the configured parameters with a request's overrides, within the same bounds.
 
     Raises OverridesOutOfBounds for an unknown name, a wrong type or a value out of range.
     """

@@ -1,8 +1,8 @@
 """How a version is served: the kinds of host, the forms of a persona, and what a merge takes.
 
-A form is what a host is given: the base with an adapter beside it (`adapter`, `shared`), one file
-with both (`merged`), or the base alone (`plain`). The adapter is what is kept; forms are made
-from it.
+A form is what a host gets: the base with an adapter beside it (`adapter`, `shared`), one file
+with both (`merged`), or the base alone (`plain`). Only the adapter is stored; forms are made from
+it.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ MERGED_GGUF = "merged.gguf"
 
 
 class HostDescription(Frozen):
-    """What a host says of itself; `forms` are those it can make, the preferred one first."""
+    """What a host reports of itself; `forms` are those it can serve, the preferred one first."""
 
     kind: HostKind
     version: str
@@ -32,8 +32,8 @@ class HostDescription(Frozen):
 class MergeSpec(Frozen):
     """One base and one adapter, to become one GGUF file below `work_dir`.
 
-    `adapter_gguf` is a GGUF LoRA of the very same base. `base_sha256` is compared where it is
-    known. `quantizer` is llama.cpp's `llama-quantize`, for quantizations that need it.
+    `adapter_gguf` is a GGUF LoRA of the same base. `base_sha256` is checked if given. `quantizer`
+    is llama.cpp's `llama-quantize`, for quantizations that need it.
     """
 
     job_id: JobId
@@ -50,12 +50,12 @@ class MergeSpec(Frozen):
 
     @property
     def attempt(self) -> str:
-        """Name this attempt at this job, as `TrainingSpec.attempt` does."""
+        """`<job>/<fence>`, as `TrainingSpec.attempt`."""
         return f"{self.job_id}/{self.fence}"
 
 
 class MergeOutcome(Frozen):
-    """What a merge leaves on the disk: a sealed folder with the file, and its hash."""
+    """What a merge leaves on the disk: a sealed folder with one file."""
 
     path: Path
     sha256: Sha256

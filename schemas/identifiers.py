@@ -1,4 +1,4 @@
-"""Names that reach a path, a query or a model name, and the patterns that guard them."""
+"""Ids that reach a path, a query or a model name, and the patterns that make them safe."""
 
 import re
 from typing import Annotated
@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints
 ELDER_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 # An elder's id, a unix time and at most a short suffix; the same alphabet, so it is safe in a path.
 JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
-# What a sender may choose: shorter, so that a suffix still fits.
+# The id that a request may choose: shorter, so that a suffix still fits.
 REQUESTED_JOB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 SHA256_PATTERN = r"^[0-9a-f]{64}$"
 MODEL_PREFIX = "afs_elder_"
@@ -37,49 +37,49 @@ def is_elder_id(text: str) -> bool:
 
 
 def model_name(elder_id: str) -> str:
-    """Name the Ollama model of an elder, without a tag: `afs_elder_X`."""
+    """Build the name of an elder's model, without a tag: `afs_elder_X`."""
     return f"{MODEL_PREFIX}{elder_id}"
 
 
 def model_tag(elder_id: str, version: int) -> str:
-    """Name one version of an elder's model: `afs_elder_X:v3`."""
+    """Build the tag of one version: `afs_elder_X:v3`."""
     return f"{model_name(elder_id)}:v{version}"
 
 
 def current_tag(elder_id: str) -> str:
-    """Name the version that answers the family: `afs_elder_X:latest`."""
+    """Build the tag of the version that answers: `afs_elder_X:latest`."""
     return f"{model_name(elder_id)}:latest"
 
 
 def candidate_tag(elder_id: str, version: int, fence: int, form_job: str | None = None) -> str:
-    """Name a version under evaluation. The fence keeps a zombie worker's candidate apart.
+    """Build the tag of a version under evaluation.
 
-    A version has one job that trains it, and may have several that make its form: each of those
-    names its candidates by itself too.
+    The fence keeps the candidate of a worker that lost its lease apart. A version has one job
+    that trains it, but may have several that make its form: `form_job` keeps those apart.
     """
     token = "" if form_job is None else f"-{crc32(form_job.encode()):08x}"
     return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}{token}"
 
 
 def read_candidate(tag: str) -> tuple[int, int] | None:
-    """Return the version and the fence that a candidate's tag names; None for another tag."""
+    """Return the version and the fence of a candidate's tag; None for any other tag."""
     found = _CANDIDATE_TAG.search(tag)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def handover_tag(tag: str, token: str) -> str:
-    """Name a version on its way to `latest`; the token, in hex, is that of whoever brings it."""
+    """Build the tag of a version on its way to `latest`; the hex token is its mover's own."""
     return f"{tag}{_HANDOVER}{token}"
 
 
 def handed_over(tag: str) -> str | None:
-    """Return the version's tag that a handover's name was made of; None for another tag."""
+    """Return the version's tag from a handover's tag; None for any other tag."""
     found = _HANDOVER_TAG.fullmatch(tag)
     return found[1] if found else None
 
 
 def is_passing(tag: str) -> bool:
-    """Say whether a name is there for a moment only: a candidate's or a handover's."""
+    """Say whether a tag is temporary: a candidate's or a handover's."""
     return read_candidate(tag) is not None or handed_over(tag) is not None
 
 
@@ -89,5 +89,5 @@ def job_id_for(elder_id: str, unix_seconds: int) -> str:
 
 
 def numbered(job_id: str, number: int) -> str:
-    """Build the name of the next job when one is taken: `_2`, `_3` … after it."""
+    """Build the id of another job when one is taken: with `_2`, `_3` … at its end."""
     return job_id if number == 1 else f"{job_id}_{number}"

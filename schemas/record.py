@@ -9,11 +9,11 @@ TimestampType = Literal["none", "create", "append"]
 
 
 class Record(Frozen):
-    """One consumed record. `timestamp_ms` is unix milliseconds, 0 where there is none.
+    """One consumed record; `timestamp_ms` is unix milliseconds, 0 if there is none.
 
-    `timestamp_type` is `append` where the broker's clock wrote it and `create` where the
-    producer's did; only the former can be trusted for a deadline. `is_readable` is false where
-    the client could not give the headers, which are then empty: their names are no UTF-8.
+    `timestamp_type` is `append` if the broker set the time and `create` if the producer did; only
+    the former can be trusted for a deadline. `is_readable` is false if the names of the headers
+    are not UTF-8: the client cannot decode them, and `headers` is empty.
     """
 
     topic: str
@@ -32,11 +32,11 @@ class Record(Frozen):
 
     @property
     def size(self) -> int:
-        """How many bytes its key, value and headers have."""
+        """The size of key, value and headers, in bytes."""
         headers = sum(len(name.encode()) + len(value or b"") for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers
 
     @property
     def position(self) -> str:
-        """`topic/partition/offset`, which is unique for ever."""
+        """`topic/partition/offset`, which identifies the record as long as its topic exists."""
         return f"{self.topic}/{self.partition}/{self.offset}"

@@ -21,7 +21,7 @@ STREAM_FINAL = "final"
 class ReplyTarget(Frozen):
     """Where a reply goes and what it carries back untouched.
 
-    `topic` is None where the request named none: the default reply topic serves.
+    `topic` is None if the request named none; the reply then goes to the default topic.
     `correlation_id` is opaque bytes (Spring sends a raw UUID) and is never decoded.
     """
 
@@ -48,23 +48,23 @@ class ReplyTarget(Frozen):
 
 
 def request_key(envelope: Envelope, record: Record) -> str:
-    """Name a request: what comes again, byte for byte, has the same name, and nothing else has.
+    """Identify a request: only a byte-for-byte repeat has the same key.
 
-    Source and id alone are not enough. A sender that numbers anew after each restart uses them
-    twice, and the answer to one family would go to another.
+    Source and id are not enough. A sender that restarts its numbering uses them twice, and the
+    reply to one family would go to another.
     """
     content = hashlib.sha256(record.value or b"").hexdigest()
     return fingerprint(envelope.source, envelope.id, content)
 
 
 def reply_id(event_id: str, key: str, part: int | None = None) -> str:
-    """Name the reply to a request, or one part of it; a repeat has the same name."""
+    """Build the event id of a reply, or of one part of it; a repeat has the same id."""
     name = id_after(event_id, "reply", key)
     return name if part is None else f"{name}/{part}"
 
 
 def read_target(record: Record) -> ReplyTarget:
-    """Read where a record wants its reply; what cannot be read counts as not given."""
+    """Read where a request wants its reply; an unreadable header counts as absent."""
     raw = record.header(REPLY_TOPIC)
     return ReplyTarget(
         topic=raw.decode(errors="replace") if raw else None,
@@ -77,8 +77,8 @@ def read_target(record: Record) -> ReplyTarget:
 def decode_partition(raw: bytes | None) -> int | None:
     """Decode a partition: 4 bytes big-endian (Spring) or ASCII digits (NestJS), else None.
 
-    A four-digit ASCII partition is told apart by its first byte: 0x30 and above would be
-    a partition beyond 800 million.
+    Four ASCII digits are told from a binary partition by their first byte: as a binary one, 0x30
+    or more would be a partition beyond 800 million.
     """
     if not raw:
         return None

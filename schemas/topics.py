@@ -1,9 +1,9 @@
-"""The topic catalogue: every topic's name, direction, partitions, retention and clean-up.
+"""The topic catalogue: every topic's name, direction, key, partitions, retention and clean-up.
 
-Dead-letter topics are made with as many partitions as their source has, since a dead letter keeps
-its partition (Spring's DeadLetterPublishingRecoverer does the same). A source can get more of them
-later, and others may make topics as they like: a letter whose partition is not there goes to any
-other.
+A dead-letter topic is created with as many partitions as its source, because a dead letter keeps
+its partition (as with Spring's DeadLetterPublishingRecoverer). A source can get more partitions
+later, and topics can be created by others: a dead letter whose partition does not exist goes to
+any other.
 """
 
 from typing import Literal
@@ -13,19 +13,22 @@ from schemas.base import Frozen
 Direction = Literal["in", "out"]
 DAY_MS = 24 * 3600 * 1000
 DEAD_LETTER_SUFFIX = "-dlt"
+_KEY_OF_REQUEST = "that of the request"
 
 
 class Topic(Frozen):
-    """One topic. `retention_ms` is -1 for ever; `compacted` keeps the last event of each key."""
+    """One topic; `compacted` keeps the last event of each key for ever."""
 
     name: str
     direction: Direction
     description: str
+    key: str = "elder_id"
+    """What the key of a record is, in UTF-8."""
     partitions: int = 12
     retention_ms: int = 30 * DAY_MS
     compacted: bool = False
     broker_time: bool = False
-    """Let the broker's clock stamp the records: deadlines must not hang on a sender's clock."""
+    """Let the broker's clock stamp the records: deadlines must not depend on a sender's clock."""
     max_message_bytes: int = 2 * 1024 * 1024
 
     def config(self) -> dict[str, str]:
@@ -69,17 +72,23 @@ CHAT_REQUESTS = Topic(
     description="A question to an elder's model.",
 )
 CHAT_REPLIES = Topic(
-    name="chat-replies", direction="out", retention_ms=DAY_MS, description="What the model said."
+    name="chat-replies",
+    direction="out",
+    key=_KEY_OF_REQUEST,
+    retention_ms=DAY_MS,
+    description="What the model said.",
 )
 MODEL_COMMANDS = Topic(
     name="model-commands",
     direction="in",
+    key="`elder_id`, where the command has one",
     retention_ms=7 * DAY_MS,
     description="Ask about models, jobs and data sets, or change them.",
 )
 MODEL_REPLIES = Topic(
     name="model-replies",
     direction="out",
+    key=_KEY_OF_REQUEST,
     retention_ms=7 * DAY_MS,
     description="The outcome of a model command.",
 )
@@ -102,9 +111,10 @@ def dead_letter_topic(topic: Topic) -> Topic:
     return Topic(
         name=topic.name + DEAD_LETTER_SUFFIX,
         direction="out",
+        key="that of the record",
         partitions=topic.partitions,
         retention_ms=90 * DAY_MS,
-        # Room for the reason beside the largest record.
+        # Space for the reason beside the largest record.
         max_message_bytes=topic.max_message_bytes + 1024 * 1024,
         description=f"Records of {topic.name} that could not be used, as they came.",
     )

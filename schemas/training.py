@@ -1,4 +1,4 @@
-"""What crosses the border between the training worker and its child process."""
+"""What crosses the boundary between the training worker and its child process."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from schemas.identifiers import ElderId, Fence, JobId, Sha256
 
 ChatFormatName = Literal["chatml", "gemma", "llama3"]
 Quantization = Literal["q4_k_m", "q8_0"]
-# Below an attempt's folder: what it leaves, and the names of its files.
+# Names of the folder and the files that an attempt leaves, below its own folder.
 ADAPTER_FOLDER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -22,25 +22,35 @@ class LoraParameters(Frozen):
     """The adapter's shape. Effective scale is `alpha / rank` (Hu et al. 2021)."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 16
+    """The rank of the adapter's matrices."""
     alpha: Annotated[int, Field(ge=1, le=512)] = 32
+    """The adapter's weight: its scale is `alpha / rank`."""
     dropout: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """The share of the adapter's inputs that a step leaves out."""
 
 
 class TrainingParameters(Frozen):
-    """The bounded knobs of one training run; the bounds are those of the `overrides` too."""
+    """The parameters of one training run; the bounds are those of the `overrides` too."""
 
     epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often the data set is gone through."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 4
+    """How many examples are in memory at once; it is halved when memory runs out."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
+    """The highest learning rate of the schedule."""
     max_seq_length: Annotated[int, Field(ge=64, le=32768)] = 512
+    """The longest example, in tokens."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1, le=256)] = 1
+    """How many batches make one step."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 20260101
+    """The seed of everything random in a run."""
     rewordings: bool = True
     """Show each question in other wordings too, made from itself; answers are never touched."""
     lora: LoraParameters = LoraParameters()
+    """The adapter's shape."""
 
     def overlaid(self, over: Mapping[str, Any]) -> "TrainingParameters":
-        """Lay other values over these; raises pydantic's ValidationError when out of bounds."""
+        """Return these with other values; raises pydantic's ValidationError when out of bounds."""
         merged = self.model_dump() | dict(over)
         lora = over.get("lora", {})
         merged["lora"] = self.lora.model_dump() | lora if isinstance(lora, dict) else lora
@@ -63,7 +73,7 @@ class BaseModelSpec(Frozen):
 class TrainingSpec(Frozen):
     """One attempt at one job, as the worker hands it to the child process.
 
-    `work_dir` belongs to this fence alone; checkpoints of earlier attempts are read from
+    Only this fence writes to `work_dir`. Checkpoints of earlier attempts are read from
     `resume_from`, newest first, and never written.
     """
 
@@ -79,12 +89,12 @@ class TrainingSpec(Frozen):
 
     @property
     def attempt(self) -> str:
-        """Name this attempt at this job; every message of the child says which it is about."""
+        """`<job>/<fence>`; every message of the child names the attempt that it is about."""
         return f"{self.job_id}/{self.fence}"
 
 
 class TrainingProgress(Frozen):
-    """One measured moment of a run."""
+    """How far a run is, and how fast."""
 
     stage: Literal["preparing", "training", "converting"]
     step: int
@@ -97,7 +107,7 @@ class TrainingProgress(Frozen):
 
 
 class TrainingOutcome(Frozen):
-    """What a finished run leaves on the disk, with the hashes to check it by."""
+    """What a finished run leaves on the disk, with the hashes to verify it."""
 
     adapter_path: Path
     """The sealed peft folder: weights, configuration, GGUF, and a manifest of their hashes."""

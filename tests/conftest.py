@@ -1,7 +1,7 @@
 """Options of every tier: which Kafka the tests talk to, how groups are joined, which model host.
 
-`--model-host NAME` starts a real model host for the session, and names it in OLLAMA_HOST for the
-contract suites. Of their cases only those on the real one are kept then.
+`--model-host NAME` starts a real model host for the session and puts its address into OLLAMA_HOST.
+The contract suites then run only their cases on the real host.
 """
 
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ import pytest
 
 from tests.servers.model_hosts import HOSTS, FoundHost, find_host, open_host
 
-# The fixtures of the contract suites that say which host a case is for, and what the real one is
-# called there.
+# The fixtures of the contract suites whose parameter names the host of a case, and the parameters
+# that name the real one.
 _HOST_FIXTURES = ("server", "under_test", "hosted", "load")
 _REAL = ("real", "llama-server")
 
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _host_of(item: pytest.Item) -> str | None:
-    """The host that a case of a contract suite is for; None where it is for none."""
+    """Return the host that a case of a contract suite runs on; None for any other test."""
     case = getattr(item, "callspec", None)
     parameters = {} if case is None else case.params
     return next((str(parameters[name]) for name in _HOST_FIXTURES if name in parameters), None)

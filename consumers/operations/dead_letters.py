@@ -18,7 +18,7 @@ from schemas.errors import (
     KafkaUnavailable,
     NoSuchTopic,
     UnknownCommand,
-    UnknownLetter,
+    UnknownDeadLetter,
 )
 from schemas.record import Record
 from schemas.topics import CATALOGUE, dead_letter_topic
@@ -56,10 +56,10 @@ class DeadLetters:
                     _raise_unless_transient(error)
 
     def one(self, partition: int, offset: int) -> Record:
-        """Read one dead letter; raises UnknownLetter, KafkaUnavailable or NoSuchTopic."""
+        """Read one dead letter; raises UnknownDeadLetter, KafkaUnavailable or NoSuchTopic."""
         with self._open() as (consumer, there):
             if partition not in there:
-                raise UnknownLetter
+                raise UnknownDeadLetter
             consumer.assign([TopicPartition(self._name, partition, offset)])
             while (message := consumer.poll(_LIMIT_S)) is not None:
                 error = message.error()
@@ -67,10 +67,10 @@ class DeadLetters:
                     return to_record(message)
                 # Past the end, or removed by retention: the client reads on at another offset.
                 if error is None or error.code() == KafkaError._PARTITION_EOF:
-                    raise UnknownLetter
+                    raise UnknownDeadLetter
                 _raise_unless_transient(error)
         # The embedded broker does not answer a read beyond its end.
-        raise UnknownLetter
+        raise UnknownDeadLetter
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Consumer, set[int]]]:

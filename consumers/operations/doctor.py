@@ -20,11 +20,12 @@ from schemas.errors import (
     ModelServerError,
     StoreRefused,
 )
+from schemas.exit_codes import ExitCode
 from schemas.topics import all_topics
 
 _LIMIT_S = 5.0
-_UNAVAILABLE = 69
-_CONFIGURATION = 78
+_UNAVAILABLE = ExitCode.UNAVAILABLE
+_CONFIGURATION = ExitCode.CONFIGURATION
 _ENOUGH_DISK_BYTES = 2 * 1024**3
 _GIB = 1024**3
 _LARGE_FORM_GIB = 4

@@ -1,4 +1,4 @@
-"""What a run leaves behind in Kafka, MongoDB, Ollama and on the disk, and how to look at it."""
+"""What a run leaves behind in Kafka, MongoDB, Ollama and on the disk, as the checker reads it."""
 
 import hashlib
 import re
@@ -30,7 +30,7 @@ LIMIT_S = 30.0
 _PAUSE_S = 0.5
 _QUESTION = "Where were you born?"
 _ADAPTER = re.compile(r"^ADAPTER .*sha256[:-]([0-9a-f]{64})", re.MULTILINE)
-# Ollama gives the blob's path, the embedded one its digest, or the name of a model.
+# A Modelfile names the blob by path (Ollama) or by digest (the embedded server), or names a model.
 _WEIGHTS = re.compile(r"^FROM .*sha256[:-]([0-9a-f]{64})", re.MULTILINE)
 _ROLES = {
     "answers-updated": "answers",
@@ -41,48 +41,48 @@ _ROLES = {
 
 
 class Served(Frozen):
-    """A model as Ollama has it."""
+    """A model as Ollama serves it."""
 
     text: str
     """Its Modelfile, system prompt and all."""
     adapters: frozenset[str]
     """The SHA-256 of each adapter."""
     weights: str | None = None
-    """The SHA-256 of the model's own GGUF; None where it names another model's."""
+    """The SHA-256 of the model's own GGUF; None where the Modelfile names another model."""
 
 
 class Evidence(Protocol):
-    """What the checker may look at; it has no other source."""
+    """Everything that the checker may look at."""
 
     def records(self, topic: str, key: bytes) -> list[Record]:
-        """The records of a topic of the catalogue under a key that were read until now."""
+        """Return the records of a topic of the catalogue under a key, as far as `read` has come."""
 
     def read(self) -> None:
-        """Take in what is there by now."""
+        """Read the records that have come since the last call."""
 
     def uncommitted(self) -> list[str]:
-        """Partitions of inbound topics whose committed offset is not their end."""
+        """Return the partitions of inbound topics whose committed offset is below their end."""
 
     def jobs(self, elders: list[str]) -> list[dict[str, Any]]:
-        """The ledger's jobs of these elders."""
+        """Return the ledger's jobs of these elders."""
 
     def models(self, elders: list[str]) -> list[dict[str, Any]]:
-        """The registry's models of these elders."""
+        """Return the registry's models of these elders."""
 
     def datasets(self, elder_id: str) -> dict[str, bytes]:
-        """The content of each of an elder's JSONL files, by its name without the ending."""
+        """Return the content of each of an elder's JSONL files, by file name without the suffix."""
 
     def adapters(self, elder_id: str) -> set[str]:
-        """The SHA-256 of each of an elder's GGUF adapters on the disk."""
+        """Return the SHA-256 of each of an elder's GGUF adapters on the disk."""
 
     def merged(self, elder_id: str, adapter: str) -> str | None:
-        """The SHA-256 of base and adapter in one file; None where she has no such adapter."""
+        """Return the SHA-256 of base and adapter merged; None if the elder has no such adapter."""
 
     def tags(self) -> dict[str, str]:
-        """The digest of each model in Ollama, by its tag."""
+        """Return the digest of each model in Ollama, by tag."""
 
     def served(self, tag: str) -> Served | None:
-        """How Ollama has a model, if it has it."""
+        """Return how Ollama serves a model, or None."""
 
     def answers(self, tag: str) -> bool:
         """Say whether a model in Ollama answers a question."""
@@ -106,14 +106,11 @@ class Remains(Evidence):
         self._consumer: Consumer | None = None
 
     def records(self, topic: str, key: bytes) -> list[Record]:
-        """What was read."""
+        """Return the records that were read until now."""
         return self._records[self._broker_name(topic), key]
 
     def uncommitted(self) -> list[str]:
-        """Ask Kafka.
-
-        A broker that is away or was just followed by another is asked again for a while.
-        """
+        """Ask Kafka, and again for a while where a broker is away or its partitions are moving."""
         deadline = time.monotonic() + LIMIT_S
         while True:
             try:
@@ -131,7 +128,7 @@ class Remains(Evidence):
                 partitions = asking.list_topics(name, timeout=LIMIT_S).topics[name].partitions
                 asked = [TopicPartition(name, p) for p in partitions]
                 for position in asking.committed(asked, timeout=LIMIT_S):
-                    # The embedded broker tells an end that counts one record of its last batch.
+                    # The embedded broker's end offset counts only one record of the last batch.
                     _, end = asking.get_watermark_offsets(position, timeout=LIMIT_S)
                     if max(position.offset, 0) < end:
                         yield f"{topic}/{position.partition}: {position.offset} of {end}"
@@ -157,7 +154,7 @@ class Remains(Evidence):
         return {hashlib.sha256(path.read_bytes()).hexdigest(): path for path in found}
 
     def merged(self, elder_id: str, adapter: str) -> str | None:
-        """Merge them once more, aside."""
+        """Merge them once more, in a folder of the checker's own."""
         path = self._adapters_of(elder_id).get(adapter)
         if path is None:
             return None
@@ -189,7 +186,7 @@ class Remains(Evidence):
             shown = self._ollama.show(tag)
         except ollama.ResponseError:
             return None
-        # The client's model of the answer leaves the system prompt out.
+        # Not `shown.system`: the client library's answer has no such field.
         text = shown.modelfile or ""
         weights = _WEIGHTS.search(text)
         return Served(
@@ -208,7 +205,7 @@ class Remains(Evidence):
         return bool(reply.eval_count)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._ollama.close()  # type: ignore[no-untyped-call]
         if self._consumer is not None:
             self._consumer.close()
@@ -242,7 +239,7 @@ class Remains(Evidence):
 
 
 class Case:
-    """One run: its elders, what was sent, and what of the evidence is theirs."""
+    """One run: its elders, what the driver sent, and the evidence about these elders."""
 
     def __init__(
         self, evidence: Evidence, elders: tuple[Elder, ...], operations: list[Operation]
@@ -253,7 +250,7 @@ class Case:
         self._ids = [elder.id for elder in elders]
 
     def sent(self, topic: str, *, valid: bool = True) -> set[str]:
-        """The ids of what the broker has: it said so, or the record is there."""
+        """Return the event ids that the broker accepted: confirmed, or found in the topic."""
         there = {record.header(SENT_AS) for record in self.records(topic)}
         return {
             o.event_id
@@ -264,13 +261,13 @@ class Case:
         }
 
     def records(self, topic: str) -> list[Record]:
-        """The records of a topic of the catalogue about these elders, until now."""
+        """Return the records of a topic of the catalogue about these elders, until now."""
         return [r for i in self._ids for r in self.evidence.records(topic, i.encode())]
 
     def jobs(self) -> list[dict[str, Any]]:
-        """The ledger's jobs of these elders."""
+        """Return the ledger's jobs of these elders."""
         return self.evidence.jobs(self._ids)
 
     def models(self) -> list[dict[str, Any]]:
-        """The registry's models of these elders."""
+        """Return the registry's models of these elders."""
         return self.evidence.models(self._ids)

@@ -1,7 +1,7 @@
 """The catalogue of faults: where each strikes and what it does.
 
-A fault inside the service strikes at a point (a named place in its code, see `points.py`) when
-that place is passed for the `nth` time; a fault around it is done by the driver after a while.
+A fault inside the service strikes at a point, a named place in its code (see `points.py`), the
+`nth` time that this place is passed. The driver does a fault around the service after a while.
 """
 
 from typing import Literal
@@ -29,9 +29,9 @@ During = Literal["training", "chat"]
 
 
 class Fault(Frozen):
-    """One kind of fault. `up_to` bounds the nth passing at which it strikes.
+    """One kind of fault, inside the service (`point`, `action`) or around it (`around`, `during`).
 
-    `during` says what a fault around the service comes into.
+    It strikes `times` times, from a passing of the point that is drawn from 1 to `up_to`.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _killed(point: str, up_to: int = 2) -> Fault:
 
 
 def _killed_often(point: str) -> Fault:
-    # More often than a job may fail.
+    # More deaths than a job may have failed attempts.
     return Fault(name=f"kill -9 {point}, again and again", point=point, action="kill", times=7)
 
 
@@ -109,7 +109,7 @@ _POINTS_OF_TERM = (
 )
 
 NONE = Fault(name="none")
-# Not a fault but a second look at a session's runs, once all has long been quiet.
+# Not a fault: a second look at all runs of a session, when everything has been quiet for long.
 AGAIN = Fault(name="all runs looked over again")
 _AROUND: dict[str, Around] = {
     "rebalance": "rebalance",
@@ -166,7 +166,7 @@ FAULTS: tuple[Fault, ...] = (
         times=3,
     ),
     Fault(name="dead-letter topic not writable", point="the dead letter", action="refuse", times=4),
-    # Its manifest, the folder, the JSONL itself, the folder again.
+    # The syncs of a data set: its manifest, the folder, the JSONL itself, the folder again.
     Fault(
         name="disk full at the JSONL", point="sync of jsonl", action="disk_full", up_to=4, times=3
     ),
@@ -177,7 +177,7 @@ FAULTS: tuple[Fault, ...] = (
         up_to=3,
         times=3,
     ),
-    # Its configuration, weights, GGUF and manifest.
+    # The syncs of an adapter: its configuration, weights, GGUF and manifest.
     Fault(
         name="disk full at the adapter",
         point="sync of adapter",

@@ -1,4 +1,4 @@
-"""When a fault strikes: the plan of a run, and what counts the passings of its point."""
+"""When a fault strikes: the plan of a run, and the injector that counts passings of its point."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from tests.chaos.faults import Fault
 
 
 class Plan(Frozen):
-    """A fault, when it strikes, and the folder of its fuses."""
+    """A fault, the passing at which it strikes, and the folder where each strike leaves a file."""
 
     fault: Fault
     nth: int
@@ -19,17 +19,17 @@ class Plan(Frozen):
 
 
 class Injector:
-    """Counts the passings of its point and strikes."""
+    """Counts how often the plan's point is passed, and strikes when its time has come."""
 
     def __init__(self, path: Path) -> None:
-        """`path` has the plan; another one may be written there at any time."""
+        """`path` is the file of the plan; a new plan may be written there at any time."""
         self._path = path
         self._written = 0
         self._passed = 0
         self._plan = self._read()
 
     def strikes(self, point: str) -> bool:
-        """Say whether the fault is due at this passing, and burn a fuse if it is."""
+        """Say whether the fault strikes at this passing; if so, burn a fuse."""
         if self._path.stat().st_mtime_ns != self._written:
             self._plan, self._passed = self._read(), 0
         if point != self._plan.fault.point:
@@ -51,7 +51,7 @@ class Injector:
         return False
 
     def passed(self, point: str) -> None:
-        """Pass a point; a signal may be all that is heard of this process."""
+        """Pass a point; if the fault strikes, a signal may end this process here."""
         if not self.strikes(point):
             return
         action = self._plan.fault.action
@@ -63,5 +63,5 @@ class Injector:
         os.kill(os.getpid(), number[action or ""])
 
     def at(self, point: str) -> Callable[..., None]:
-        """Return what passes the point, whatever the method it is laid around is called with."""
+        """Return a function that takes any arguments and passes the point."""
         return lambda *a, **k: self.passed(point)

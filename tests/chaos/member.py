@@ -1,4 +1,4 @@
-"""A member of the groups: a `modelserver run` in a process of its own."""
+"""A member of the consumer groups: `modelserver run` in a process of its own."""
 
 import json
 import os
@@ -19,10 +19,10 @@ _LAST_WORDS = 8
 
 
 class Member:
-    """A `modelserver run` in a process of its own, started again whenever it ends."""
+    """Runs `modelserver run` in a process, and starts it again whenever it ends."""
 
     def __init__(self, name: str, environment: dict[str, str], log: Path, asleep_s: float) -> None:
-        """`asleep_s` is how long it may be stopped before it is woken."""
+        """`log` is a folder; a process that was stopped is woken after `asleep_s`."""
         self._name = name
         self._environment = environment
         self._log = log
@@ -47,16 +47,16 @@ class Member:
 
     @property
     def pid(self) -> int:
-        """The process id of its present life."""
+        """The id of its current process."""
         return self._process.pid
 
     def last_words(self) -> list[str]:
-        """Give the end of what its present life, or its last, has logged."""
+        """Return the last lines of its current log."""
         path = self._log / f"{self._name}-{self.restarts}.log"
         return path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_WORDS:]
 
     def watch(self) -> None:
-        """Start it again when it is dead, and wake it when it has slept long enough."""
+        """Start it again if it has ended; wake it if it was stopped for long enough."""
         if self._process.poll() is not None:
             if self._wanted and self.restarts < _MOST_RESTARTS:
                 self._start()
@@ -74,14 +74,14 @@ class Member:
             os.kill(self._process.pid, signal.SIGCONT)
 
     def was_given(self, role: str) -> bool:
-        """Say whether its present life was assigned partitions of a role, by its log."""
+        """Say whether its current process was assigned partitions of a role, by its log."""
         path = self._log / f"{self._name}-{self.restarts}.log"
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         told = (json.loads(li) for li in lines if '"consumer.assigned"' in li and li[-1] == "}")
         return any(line["role"] == role and line["partitions"] > 0 for line in told)
 
     def kill(self, chance: random.Random | None = None) -> None:
-        """Send SIGKILL to its process; by `chance`, to one that it started (its training child)."""
+        """Send SIGKILL to its process, or with `chance` to it or one of its children."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self._process.pid)
             victim = process
@@ -91,7 +91,7 @@ class Member:
             victim.kill()
 
     def leave(self, *, hard: bool = False) -> None:
-        """Ask it to leave, and insist after a while; or kill it."""
+        """End it with SIGTERM, and with SIGKILL if it has not left after a while or if `hard`."""
         self._wanted = False
         ways = ((signal.SIGTERM, 40.0), (signal.SIGKILL, 10.0))
         for number, limit_s in ways[1:] if hard else ways:

@@ -1,8 +1,8 @@
 """Points: named places in the service at which a fault may strike.
 
-Nothing in the service knows of them: they are laid around its methods here, in the process that
-is to suffer. An environment variable names the plan; a file is the fuse, so that a fault
-strikes `times` times in a run and not again in the process that takes the victim's place.
+The service knows nothing of them: this module wraps its methods, in the process that is to suffer.
+An environment variable names the file of the plan. Each strike burns a fuse, a file, so that a
+fault strikes `times` times in a run, and not again in the process that replaces the victim.
 """
 
 import errno
@@ -29,7 +29,7 @@ def around(
     before: Callable[..., None] = lambda *a, **k: None,
     after: Callable[..., None] = lambda *a, **k: None,
 ) -> None:
-    """Call `before` and `after` around a method."""
+    """Wrap a method so that `before` and `after` are called around it, with its arguments."""
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -48,7 +48,7 @@ def around_async(
     before: Callable[..., None] = lambda *a, **k: None,
     after: Callable[..., None] = lambda *a, **k: None,
 ) -> None:
-    """Call `before` and `after` around a coroutine method."""
+    """Wrap a coroutine method so that `before` and `after` are called around it."""
     method = getattr(owner, name)
 
     @functools.wraps(method)
@@ -62,7 +62,7 @@ def around_async(
 
 
 def install(*, in_child: bool) -> None:
-    """Lay the points around the service's methods, in the service or in its training child."""
+    """Wrap the methods of this process, the service or its training child, if a plan is named."""
     plan = os.environ.get(VARIABLE)
     if plan is None:
         return
@@ -101,7 +101,7 @@ def _around_training(injector: Injector) -> None:
 
     from pipeline.training import recipe
 
-    # As often as it can: a minute between two checkpoints is longer than all of this training.
+    # After each step: the whole training takes less than the minute between two checkpoints.
     recipe.CHECKPOINT_EVERY_S = 0.0
 
     def starve(*_: object) -> None:
@@ -130,7 +130,6 @@ def _around_the_ledger(injector: Injector) -> None:
 def _around_the_models(injector: Injector) -> None:
     from consumers.handlers.models import ModelsHandler
     from pipeline.hosting.ollama import OllamaHost
-    from pipeline.jobs.process import TrainingProcess
     from pipeline.jobs.trainer import OllamaTrainer
     from pipeline.versions.registry import ModelRegistry
     from schemas.identifiers import handed_over
@@ -145,6 +144,19 @@ def _around_the_models(injector: Injector) -> None:
     def after_copy(host: OllamaHost, source: str, target: str) -> None:
         if target.endswith(":latest"):
             injector.passed("after latest")
+
+    _around_the_training(injector)
+    _around_the_merge(injector)
+    around(OllamaTrainer, "fence_off", injector.at("after the claim"))
+    around(OllamaHost, "copy", before_copy, after_copy)
+    around(ModelRegistry, "release", after=injector.at("after the release"))
+    rollback = injector.at("before the rollback"), injector.at("after the rollback")
+    around(ModelRegistry, "select", *rollback)
+    around(ModelsHandler, "run", after=injector.at("after the command"))
+
+
+def _around_the_training(injector: Injector) -> None:
+    from pipeline.jobs.process import TrainingProcess
 
     run = TrainingProcess.run
 
@@ -168,13 +180,6 @@ def _around_the_models(injector: Injector) -> None:
         return outcome
 
     TrainingProcess.run = training  # type: ignore[method-assign]
-    _around_the_merge(injector)
-    around(OllamaTrainer, "fence_off", injector.at("after the claim"))
-    around(OllamaHost, "copy", before_copy, after_copy)
-    around(ModelRegistry, "release", after=injector.at("after the release"))
-    rollback = injector.at("before the rollback"), injector.at("after the rollback")
-    around(ModelRegistry, "select", *rollback)
-    around(ModelsHandler, "run", after=injector.at("after the command"))
 
 
 def _around_the_merge(injector: Injector) -> None:
@@ -197,13 +202,13 @@ def _around_the_merge(injector: Injector) -> None:
 
 
 def _change_a_bit(path: Path) -> None:
-    """As a bad disk does: the last byte, in place."""
+    """Flip a bit of the last byte in place, as a bad disk does."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 class RefusingConsumer:
-    """A consumer whose broker refuses some commits, at once or afterwards."""
+    """A consumer whose commits the broker refuses where the plan says so, at once or later."""
 
     def __init__(self, consumer: Any, injector: Injector, on_commit: Any) -> None:
         self._consumer = consumer
@@ -214,7 +219,7 @@ class RefusingConsumer:
         return getattr(self._consumer, name)
 
     def commit(self, *, offsets: Any, asynchronous: bool) -> Any:
-        """Refuse, or commit."""
+        """Commit, unless the fault strikes."""
         self._injector.passed("before the commit")
         refusal = KafkaError(KafkaError.REBALANCE_IN_PROGRESS, "a fault of the campaign")
         if self._injector.strikes("the commit"):

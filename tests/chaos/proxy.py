@@ -1,4 +1,4 @@
-"""A TCP proxy between the service and a server, which goes, hangs, slows down or answers 500."""
+"""A TCP proxy between the service and a server; it can refuse, hang, slow down or answer 500."""
 
 import socket
 import threading
@@ -18,7 +18,7 @@ _ERROR = (
 
 
 class Proxy:
-    """Listens while the context is open; `mode` may be changed at any time."""
+    """Forwards connections while the context is open, in a mode that `set_mode` changes."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -43,7 +43,7 @@ class Proxy:
         self.set_mode("gone")
 
     def set_mode(self, mode: Mode) -> None:
-        """Behave otherwise from now on; connections that are open are cut, except to hang."""
+        """Change the mode; `gone` and `500` cut the open connections, the others keep them."""
         with self._changed:
             self._mode = mode
             self._changed.notify_all()

@@ -1,9 +1,9 @@
-"""`modelserver`, with the points of a fault laid around it: `python -m tests.chaos.service run`."""
+"""`modelserver` with the points around its methods: `python -m tests.chaos.service run`."""
 
 from tests.chaos.points import install
 
-# Here and not below: the training child imports this module, too, under another name. It does so
-# before multiprocessing knows that it has a parent.
+# Not under `__main__`: the training child imports this module too, as `__mp_main__`. It does so
+# before multiprocessing has set its parent process, so the name tells the two apart.
 install(in_child=__name__ == "__mp_main__")
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The soak: mixed traffic for long, a fault a minute, and what the service holds meanwhile.
+"""The soak: mixed traffic for an hour, a fault a minute, and what the service uses meanwhile.
 
 `python -m tests.chaos.soak --minutes 60 --plot docs/soak.png`. Member one is measured and never
-killed; member two is killed in every second minute. At the end memory, files and threads are set
-beside those after the first sixth of the time (ten minutes of an hour).
+killed; member two is killed in every second minute. At the end its memory, files and threads are
+compared with those after the first sixth of the time (ten minutes of an hour).
 """
 
 import argparse
@@ -21,7 +21,8 @@ import psutil
 
 from schemas.base import Frozen
 from tests.chaos.faults import FAULTS, NONE, Fault
-from tests.chaos.run import RunResult, Session
+from tests.chaos.result import RunResult
+from tests.chaos.session import Session
 from tests.chaos.world import KafkaKind, World
 from tests.servers.apache_kafka import missing_tools
 
@@ -32,7 +33,7 @@ _TOLERANCE = 0.05
 
 
 class Sample(Frozen):
-    """What member one holds at a moment; memory in MiB."""
+    """The resources of member one at a moment; memory in MiB."""
 
     minute: float
     service_mib: float
@@ -42,11 +43,11 @@ class Sample(Frozen):
 
 
 class Sampler:
-    """Measures a process and its training child until it is told to stop."""
+    """Measures a process and its training child every few seconds while the context is open."""
 
     def __init__(self, pid: int) -> None:
         self._process = psutil.Process(pid)
-        self._begun = time.monotonic()
+        self._began = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self.samples: list[Sample] = []
@@ -61,13 +62,13 @@ class Sampler:
 
     def _sample(self) -> None:
         while not self._stop.wait(_SAMPLE_S):
-            with suppress(psutil.NoSuchProcess):  # Whoever judges sees that it died.
+            with suppress(psutil.NoSuchProcess):  # `main` reports that it died.
                 self.samples.append(self._measure())
 
     def _measure(self) -> Sample:
         children = self._process.children()
         return Sample(
-            minute=(time.monotonic() - self._begun) / _MINUTE_S,
+            minute=(time.monotonic() - self._began) / _MINUTE_S,
             service_mib=_mib(self._process),
             child_mib=max((_mib(child) for child in children), default=0.0),
             files=self._process.num_fds(),
@@ -84,7 +85,7 @@ def main() -> int:
         f for f in FAULTS if leaves_members_alive(f) and (kafka == "apache" or not f.needs_apache)
     ]
     with World(folder, kafka) as world, Session(world, "soak", "classic") as session:
-        session.run(NONE, options.seed)  # Everything is loaded now.
+        session.run(NONE, options.seed)  # A first run loads everything that stays in memory.
         measured = session.pids[0]
         with Sampler(measured) as sampler:
             results = soak(session, possible, options.minutes, options.seed)
@@ -104,19 +105,19 @@ def main() -> int:
 
 
 def leaves_members_alive(fault: Fault) -> bool:
-    """Say whether it is a fault under which member one goes on, so that it can be measured."""
+    """Say whether member one survives the fault, so that it can be measured throughout."""
     return fault != NONE and fault.action in _MEMBER_STAYS and fault.around != "killed"
 
 
 def soak(session: Session, possible: Sequence[Fault], minutes: float, seed: int) -> list[RunResult]:
-    """Play runs without a pause: at the beginning of each minute one with a fault."""
+    """Play runs without a pause; the first run of each minute has a fault."""
     chance = random.Random(seed)
     results: list[RunResult] = []
-    begun = time.monotonic()
+    began = time.monotonic()
     minute = 0
-    while time.monotonic() - begun < minutes * _MINUTE_S:
+    while time.monotonic() - began < minutes * _MINUTE_S:
         fault = NONE
-        if time.monotonic() - begun >= minute * _MINUTE_S:
+        if time.monotonic() - began >= minute * _MINUTE_S:
             minute += 1
             fault = chance.choice(possible)
             if minute % 2 == 0:

@@ -1,7 +1,7 @@
-"""A language model of nothing but random numbers: trained in a moment, served by llama.cpp.
+"""A tiny language model with random weights: trained in a second, served by llama.cpp.
 
-Its tokenizer is that of SmolLM2, out of the packaged GGUF file; its weights are a few MB. The
-way from answers to a served model is the real one, conversion included.
+It has the tokenizer of SmolLM2, read from the packaged GGUF file, and a few MB of weights. Its way
+from answers to a served model is that of every base, conversion included.
 """
 
 from pathlib import Path
@@ -32,14 +32,14 @@ _TINY = {
     "gguf_path": "{{model_dir}}/tiny/tiny.gguf",
     "description": "Random weights, for the fault campaign.",
     "chat_format": "chatml",
-    # Batches of two, so that one without memory can be halved.
+    # Batches of two, so that a batch that runs out of memory can be halved.
     "training": {"epochs": 4, "batch_size": 2, "learning_rate": 1e-3, "lora": {"rank": 2}},
     "memories": 1,
 }
 
 
 def make_tiny_base(folder: Path) -> Path:
-    """Write the model, its safetensors and a training configuration; return the latter's path."""
+    """Write the model, its safetensors and a training configuration; return the last one's path."""
     target = tiny_gguf(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tiny_gguf(install_base("smollm2-135m-instruct", folder), target)
@@ -52,12 +52,12 @@ def make_tiny_base(folder: Path) -> Path:
 
 
 def tiny_gguf(folder: Path) -> Path:
-    """Where the model lies below the model folder."""
+    """Return the path of the GGUF below a model folder."""
     return folder / KEY / f"{KEY}.gguf"
 
 
 def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = None) -> None:
-    """Write the model with another GGUF file's tokenizer, and its chat template or this one."""
+    """Write the model with another GGUF's tokenizer, and its chat template unless one is given."""
     source = gguf.GGUFReader(tokenizer)
     changed = _SIZES | ({} if chat_template is None else {_CHAT_TEMPLATE: chat_template})
     writer = gguf.GGUFWriter(target, "llama")
@@ -83,7 +83,7 @@ def write_tiny_gguf(tokenizer: Path, target: Path, chat_template: str | None = N
 
 
 def write_tiny_adapter(target: Path) -> None:
-    """Write a LoRA that fits the model."""
+    """Write a LoRA adapter that fits the model, as GGUF."""
     names = [f"blk.{layer}.attn_output.weight" for layer in range(_LAYERS)]
     targets = dict.fromkeys(names, (_WIDTH, _WIDTH))
     write_adapter(target, targets, seed=2, rank=2, spread=(0.05, 0.05), dtype=np.float32)

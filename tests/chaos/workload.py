@@ -1,4 +1,4 @@
-"""What upstream and the families do in one run, and what is known of each thing they did."""
+"""The traffic of a run: what upstream and the families send, and whether the broker has it."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ SOURCE = "upstream"
 
 
 class Operation(Frozen):
-    """One record that was sent, and whether the broker has it."""
+    """One record that was sent; `outcome` is unknown where the broker did not confirm it."""
 
     topic: str
     event_id: str
@@ -34,7 +34,7 @@ class Operation(Frozen):
 
 
 class Elder(Frozen):
-    """An elder of the run. The mark stands in each of her answers and in nobody else's."""
+    """An elder of the run. Each of her answers contains her mark, and nobody else's does."""
 
     id: str
     name: str
@@ -43,22 +43,22 @@ class Elder(Frozen):
 
 
 def make_elders(run: str) -> tuple[Elder, ...]:
-    """Two elders with answers, and one of whom upstream knows nothing."""
+    """Make two elders with answers, and a third without any."""
     told = []
-    for letter, place in (("A", "Stromness"), ("B", "Lerwick")):
-        mark = f"{run}{letter}mark"
+    for name, place in (("A", "Stromness"), ("B", "Lerwick")):
+        mark = f"{run}{name}mark"
         answers = (
             ("Where were you born?", f"I was born in {place}, {mark}."),
             ("What was your trade?", f"I built boats of larch, {mark}."),
             ("What did you eat on Sundays?", f"Mutton broth with barley, {mark}."),
             ("Who was your mother?", f"Her name was Ann, {mark}."),
         )
-        told.append(Elder(id=f"{run}-{letter}", name=f"Elder {letter}", mark=mark, answers=answers))
+        told.append(Elder(id=f"{run}-{name}", name=f"Elder {name}", mark=mark, answers=answers))
     return (*told, Elder(id=f"{run}-C", name="Elder C", mark=f"{run}Cmark", answers=()))
 
 
 def store_answers(store: Store, elders: Iterable[Elder]) -> None:
-    """Store answers as upstream does."""
+    """Store the elders' answers in the database, as upstream does."""
     for elder in elders:
         documents = [
             {"_id": f"{elder.id}-{i}", "elderId": elder.id, "question": q, "answer": a}
@@ -69,12 +69,12 @@ def store_answers(store: Store, elders: Iterable[Elder]) -> None:
 
 
 def doomed_job(elder: Elder) -> str:
-    """The job of an elder that somebody tries to cancel."""
+    """Return the id of the elder's job that a command tries to cancel."""
     return f"{elder.id}-doomed"
 
 
 class Upstream:
-    """Sends records and keeps a list of what became of each."""
+    """Sends the records of a run; each send appends an operation."""
 
     def __init__(self, bootstrap_servers: str, prefix: str) -> None:
         self._producer = Producer(
@@ -92,12 +92,12 @@ class Upstream:
     def requests(
         self, elders: tuple[Elder, ...], operations: list[Operation], chance: random.Random
     ) -> None:
-        """Everything but chats with models: in no order, some twice, clocks an hour off."""
+        """Send all but the chats with models: in random order, some twice, clocks an hour off."""
         a, b, c = elders
         doomed = doomed_job(b)
         hour = timedelta(hours=1)
         sends: list[tuple[Callable[..., Operation], tuple[Elder, str], dict[str, Any]]] = [
-            # Both forced: whichever comes first, there are two versions, and one to go back to.
+            # Both are forced, so that there are two versions whichever comes first.
             (self._train, (a, "t1"), {"force_retrain": True}),
             (self._train, (b, "t2"), {}),
             (self._train, (b, "t2"), {}),
@@ -122,9 +122,9 @@ class Upstream:
     def chats(
         self, elders: tuple[Elder, ...], operations: list[Operation], go_on: Callable[[], bool]
     ) -> None:
-        """Ask the models; one question comes twice and one is streamed; more while `go_on`.
+        """Ask the models: one question twice, one streamed; then more while `go_on()` is true.
 
-        Between them one elder's model goes back by a version; that command comes twice too.
+        Between the questions, a command that is sent twice rolls one elder's model back.
         """
         a, b, _ = elders
         operations += [
@@ -190,12 +190,12 @@ class Upstream:
             key=elder_id.encode(),
             value=value,
             headers=headers,
-            # Not rounded: a broker refuses what is more than an hour ahead of it.
+            # Rounded down: a broker refuses a timestamp more than an hour ahead of its clock.
             timestamp=int(at.timestamp() * 1000),
             on_delivery=lambda error, message: told.append(error is None),
         )
         self._producer.flush(SEND_LIMIT_S + 5)
-        # A delivery that failed may have been written all the same: its answer was lost.
+        # A failed delivery is unknown: the record may be there, and only the answer was lost.
         outcome: Outcome = "ok" if told == [True] else "unknown"
         return Operation(
             topic=topic, event_id=event_id, elder_id=elder_id, valid=valid, outcome=outcome

@@ -1,4 +1,4 @@
-"""The servers of a campaign: started once, for all its runs."""
+"""The servers of a campaign, started once for all its runs."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ _LIMIT_S = 60.0
 
 
 class World:
-    """Kafka, store, Ollama and the tiny base while the context is open."""
+    """Kafka, MongoDB, Ollama and the tiny base, while the context is open."""
 
     def __init__(self, folder: Path, kafka: KafkaKind) -> None:
         self.folder = folder
@@ -55,24 +55,24 @@ class World:
 
     @property
     def base_gguf(self) -> Path:
-        """The tiny base's GGUF."""
+        """The GGUF file of the tiny base."""
         return tiny_gguf(self.folder / "models")
 
     @property
     def mongodb_port(self) -> int:
-        """The store's own port, behind the proxies."""
+        """The port of MongoDB itself; each session puts a proxy before it."""
         return urlsplit(self.servers.mongodb_uri).port or 0
 
     @property
     def ollama_port(self) -> int:
-        """Ollama's own port, behind the proxies."""
+        """The port of Ollama itself; each session puts a proxy before it."""
         return urlsplit(self.servers.ollama_host).port or 0
 
     def coordinator(self, group: str) -> int:
-        """The node that keeps a group."""
+        """Return the node that coordinates a group."""
         deadline = time.monotonic() + _LIMIT_S
         while True:
-            # A client of its own each time: it keeps to the coordinator that it found first.
+            # A new client each time: a client keeps asking the coordinator that it found first.
             admin = AdminClient(
                 {"bootstrap.servers": self.servers.kafka_bootstrap_servers, "log_level": 2}
             )
@@ -83,7 +83,7 @@ class World:
                     raise
 
     def bounce(self, node: int, *, hard: bool, away_s: float) -> None:
-        """Stop a broker and start it again on its data; one at a time, or nobody could be heard."""
+        """Stop a broker and start it again on its data; only one at a time, to keep a majority."""
         assert self.cluster is not None
         broker = self.cluster.brokers[node - 1]
         with self._bouncing:

@@ -28,7 +28,7 @@ def demo() -> subprocess.CompletedProcess[str]:
 def report(demo: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert demo.stdout, demo.stderr[-3000:]
     found: dict[str, Any] = json.loads(demo.stdout.splitlines()[-1])
-    # Seen in CI's log: what came back, and how long it took.
+    # CI's log shows what came back, and how long it took.
     print(json.dumps(found, ensure_ascii=False))
     return found
 
@@ -70,7 +70,7 @@ def test_no_elder_tells_the_other_elders_life(report: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """`modelserver stack` and `modelserver run`; gives the settings for a client."""
+    """Run `modelserver stack` and `modelserver run`; return the settings of a client."""
     folder = tmp_path_factory.mktemp("stack")
     with StackSession(folder, "gemma3-270m", print) as session:
         settings = session.environment()

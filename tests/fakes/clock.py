@@ -1,20 +1,27 @@
-"""A clock that a test moves: what takes minutes is shown in a moment, and always alike."""
+"""Clocks for tests: one that never moves, and one that moves only when the test says so."""
 
 from datetime import UTC, datetime, timedelta
 
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def fixed_clock() -> datetime:
+    """Return the same moment at each call."""
+    return NOW
+
 
 class FalseClock:
-    """It stands still but for `tick_ms` at each look, until it is moved."""
+    """A clock that a test moves; each read moves it by `tick_ms` as well."""
 
     def __init__(self, *, tick_ms: int = 0) -> None:
-        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        self.now = NOW
         self._tick = timedelta(milliseconds=tick_ms)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the clock forward."""
         self.now += timedelta(milliseconds=round(seconds * 1000))
 
     def read(self) -> datetime:
-        """Look at the clock."""
+        """Return the time, after one tick."""
         self.now += self._tick
         return self.now

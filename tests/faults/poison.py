@@ -1,7 +1,7 @@
-"""Records no sender in its right mind sends, from a seed: the same seed gives the same records.
+"""Bad records, drawn from a seed: the same seed gives the same records.
 
-A record is a value in an envelope under a key. Each of the three is good or spoilt by chance, so
-that most records have one fault and some have several.
+A record is a value in an envelope under a key. Chance makes each of the three good or bad, so that
+most records have one fault and some have several.
 """
 
 import random
@@ -21,7 +21,7 @@ _VALID_COMMANDS = 0.15
 
 
 class Poison(Frozen):
-    """One record to send; `case` numbers it, and is in a header of that name."""
+    """One record to send; its number `case` is also in a header of that name."""
 
     case: int
     key: bytes | None
@@ -31,7 +31,7 @@ class Poison(Frozen):
 
 
 def poison(topic: str, count: int, seed: int, *, prefix: str = "") -> Iterator[Poison]:
-    """Yield records for an inbound topic; `prefix` is that of the broker's topic names."""
+    """Yield `count` records for an inbound topic; `prefix` precedes the broker's topic names."""
     rng = Random(f"{seed}/{topic}")
     for case in range(count):
         is_valid = rng.random() < _VALID.get(topic, _VALID_COMMANDS)
@@ -80,16 +80,16 @@ def _envelope(rng: Random, topic: str, case: int, *, good: bool) -> tuple[Header
     if good:
         return tuple(binary.items()) if rng.random() < 0.5 else ()
     kind = rng.randrange(5)
-    if kind == 0:  # an attribute is spoilt
+    if kind == 0:  # one attribute has a bad value
         return tuple((binary | {rng.choice(list(binary)): _junk(rng)}).items())
-    if kind == 1:  # one is missing
+    if kind == 1:  # one attribute is missing
         gone = rng.choice(list(binary))
         return tuple((name, value) for name, value in binary.items() if name != gone)
-    if kind == 2:  # some are there twice, in any order
+    if kind == 2:  # one attribute is there twice, and the order is random
         twice = [*binary.items(), (rng.choice(list(binary)), _junk(rng))]
         rng.shuffle(twice)
         return tuple(twice)
-    if kind == 3:  # said to be structured
+    if kind == 3:  # the content type promises a structured event
         odd = rng.choice([b"application/cloudevents+json", b"application/cloudevents", b"\xff"])
         return (("content-type", odd),)
     names = [*binary, "", "kafka_dlt-original-topic", "heirloom_original-position", "ce_", "李"]

@@ -1,4 +1,4 @@
-"""Values for a topic: what its reader accepts, and what it must refuse without harm."""
+"""Values for a topic: what its reader accepts, and what it must reject without harm."""
 
 import json
 import random
@@ -10,7 +10,7 @@ Data = dict[str, Any]
 
 KNOWN_ELDER = "POISON1"
 MIB = 1024 * 1024
-# Heavy kinds are rare: a broker keeps each one twice, in its topic and as a dead letter.
+# Values of a MiB are rare: the broker keeps each one twice, in its topic and as a dead letter.
 HEAVY = 0.001
 _COMMANDS = (
     *("list", "get", "delete", "rollback", "export_jsonl"),
@@ -19,16 +19,16 @@ _COMMANDS = (
 
 
 def good_data(rng: Random, topic: str) -> Data:
-    """Data that the topic's reader accepts."""
+    """Return data that the topic's reader accepts."""
     elder = rng.choice([KNOWN_ELDER, "STRANGER", f"E{rng.randrange(1000)}"])
     match topic:
         case "answers-updated":
             return {"elder_id": KNOWN_ELDER, "elder_name": "李秀梅", "answer_ids": ["a", "b"]}
         case "train-requested":
-            # Few without a name of their own: each looks for the next free one.
+            # Few have no job id: for each of these the ledger looks for the next free one.
             named = f"job-{rng.randrange(10**9)}"
             job = rng.choices([None, "shared-job", named], [0.05, 0.02, 0.93])[0]
-            elder = f"NOBODY{rng.randrange(50)}"  # Without answers: such a job fails at once.
+            elder = f"NOBODY{rng.randrange(50)}"  # She has no answers, so the job fails at once.
             overrides = rng.choice([{}, {"epochs": 2}, {"lora": {"rank": 8}}])
             return {"elder_id": elder, "elder_name": "x", "job_id": job, "overrides": overrides}
         case "chat-requests":
@@ -46,7 +46,7 @@ def good_data(rng: Random, topic: str) -> Data:
 
 
 def value_for(rng: Random, topic: str, *, good: bool) -> bytes | None:
-    """Write a value, good or spoilt."""
+    """Return a value that is good or bad; None is a tombstone."""
     data = good_data(rng, topic)
     if good:
         return json.dumps(data, ensure_ascii=rng.random() < 0.5).encode()
@@ -56,12 +56,12 @@ def value_for(rng: Random, topic: str, *, good: bool) -> bytes | None:
 
 
 def to_json(data: Data) -> bytes:
-    """Write JSON in UTF-8."""
+    """Return data as JSON in UTF-8."""
     return json.dumps(data, ensure_ascii=False).encode()
 
 
 def _with(rng: Random, data: Data, raw: bytes) -> bytes:
-    """Put raw JSON where a field's value stands, or into a field nobody knows."""
+    """Put raw JSON in the place of a field's value, or into an unknown field."""
     field = rng.choice([*data, "unknown"])
     rest = to_json({k: v for k, v in data.items() if k != field})
     return b"%s, %s: %s}" % (rest[:-1] or b"{", json.dumps(field).encode(), raw)
@@ -131,7 +131,7 @@ def _wrong_types(rng: Random, data: Data) -> bytes:
 
 
 def _fields(rng: Random, data: Data) -> bytes:
-    """A field left out, or one given twice, or many that nobody knows."""
+    """Return data with a field left out, a field given twice, or many unknown fields."""
     field = rng.choice(list(data))
     match rng.randrange(3):
         case 0:

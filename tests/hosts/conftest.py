@@ -21,12 +21,11 @@ from embedded.mongodb import MongoDbServer
 from embedded.session import model_dir
 from schemas.topics import CATALOGUE
 from tests.hosts.family import Family
-from tests.integration.conftest import Wire
 from tests.integration.service import Service
+from tests.integration.wire import Wire
 from tests.servers.model_hosts import FoundHost
 
 BASE = "smollm2-135m-instruct"
-GROUPS_LIMIT_S = 60.0
 # Each is a training: where personas share one base there are more of them to keep apart.
 ELDERS, ELDERS_WHERE_SHARED = 2, 4
 
@@ -55,7 +54,7 @@ def family(
             with Service(settings, wire) as service:
                 is_shared = real_host[0].kind.form == "shared"
                 family = Family(service, ELDERS_WHERE_SHARED if is_shared else ELDERS)
-                family.wait_until(service.is_assigned, "each role has its group", GROUPS_LIMIT_S)
+                service.wait_until_assigned()
                 yield family
                 family.leave_no_model()
         finally:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +11,7 @@ from uuid import uuid4
 from pipeline.jobs.evaluation import is_right
 from schemas.identifiers import model_name
 from tests.integration.service import Service
+from tests.waiting import wait_for
 
 # A training of a few answers and its evaluation, on two busy cores.
 TRAIN_LIMIT_S = 900.0
@@ -79,12 +78,9 @@ class Family:
         self.elders = make_elders(elders)
 
     def wait_until(self, is_so: Callable[[], object], what: str, limit_s: float) -> None:
-        """Return once the condition holds; fail with its name after the limit."""
-        deadline = time.monotonic() + limit_s
-        pause = threading.Event()
-        while not is_so():
-            assert time.monotonic() < deadline, f"not so within {limit_s:.0f} s: {what}"
-            pause.wait(0.1)
+        """Return once the condition holds; fail when no record comes for `limit_s` seconds."""
+        records = self.service.wire.seen
+        wait_for(is_so, what, progress=lambda: len(records), stall_s=limit_s, limit_s=4 * limit_s)
 
     def tell(self, elder: Elder, question: str, answer: str) -> None:
         """Store an answer, as upstream does."""

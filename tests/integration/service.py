@@ -1,20 +1,17 @@
 """The whole service in this process, and a plain Kafka client beside it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 from config.settings import Settings
 from consumers.app import ROLES, App
 from consumers.operations.topics import apply_topics
 from schemas.record import Header, Record
-
-if TYPE_CHECKING:
-    from tests.integration.conftest import Wire
+from tests.integration.wire import Wire
+from tests.waiting import wait_for_value
 
 REPLIES = ("chat-replies", "model-replies")
 OUTBOUND = ("dataset-ready", "train-progress", "model-ready", *REPLIES)
@@ -22,7 +19,10 @@ INBOUND = ("answers-updated", "train-requested", "chat-requests", "model-command
 
 
 class Service:
-    """All four roles at work, and a plain client beside them; without `wire` a further member."""
+    """All four roles, running while the context is open, and a plain client beside them.
+
+    Without `wire` it is a further member of the groups that the test does not talk to.
+    """
 
     def __init__(self, settings: Settings, wire: Wire | None) -> None:
         self.settings = settings
@@ -31,7 +31,7 @@ class Service:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: self.app.run(ROLES, self._stop))
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Self:
         apply_topics(self.settings)
         if self._wire is not None:
             self._wire.read(
@@ -47,27 +47,42 @@ class Service:
 
     @property
     def wire(self) -> Wire:
-        """The client."""
+        """The plain client; fails for a member without one."""
         assert self._wire is not None, "this member has no client"
         return self._wire
 
-    def is_assigned(self) -> bool:
-        """Say whether each role has joined its group."""
-        return "not assigned" not in self.app.health.faults_of_readiness().values()
+    def wait_until_assigned(self) -> None:
+        """Wait until each role has partitions."""
+
+        def unassigned() -> dict[str, str]:
+            missing = ("not started", "not assigned")
+            return {role: fault for role, fault in self._faults().items() if fault in missing}
+
+        wait_for_value({}, unassigned, "roles without partitions:")
+
+    def wait_until_ready(self) -> None:
+        """Wait until each role has partitions and every server answers."""
+        wait_for_value({}, self._faults, "what is not ready:")
+
+    def _faults(self) -> dict[str, str]:
+        """What is not ready, by name. The service's own list is empty before its roles start."""
+        health = self.app.health
+        not_started = {role: "not started" for role in ROLES if role not in health._assigned}
+        return not_started | health.faults_of_readiness()
 
     def topic(self, name: str) -> str:
-        """The broker's name of a topic."""
+        """Return the broker's name of a topic, or of its dead-letter topic."""
         if name.endswith("-dlt"):
             return f"{self.settings.topic(name.removesuffix('-dlt'))}-dlt"
         return self.settings.topic(name)
 
     def send(self, topic: str, data: object, *headers: Header, key: bytes = b"k") -> None:
-        """Send JSON, or bytes as they are, to partition 0."""
+        """Send `data` to partition 0: bytes and None as they are, everything else as JSON."""
         value = data if isinstance(data, bytes) or data is None else json.dumps(data).encode()
         self.wire.send(self.topic(topic), value, *headers, key=key)
 
     def event(self, topic: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait for an event whose data is wanted."""
+        """Wait for an event on this topic whose data is wanted; return the data."""
         name = self.topic(topic)
         found = self.wire.find(
             lambda r: r.topic == name and wanted(json.loads(r.value or b"{}")),
@@ -77,7 +92,7 @@ class Service:
         return data
 
     def dead_letter(self, topic: str, case: str) -> Record:
-        """Wait for the dead letter of a record that was sent with this case header."""
+        """Wait for the dead letter of the record that was sent with this `case` header."""
         name = self.topic(f"{topic}-dlt")
         return self.wire.find(
             lambda r: r.topic == name and r.header("case") == case.encode(), f"dead letter: {case}"
@@ -99,7 +114,7 @@ class Service:
         return data
 
     def answers(self, elder_id: str, *pairs: tuple[str, str]) -> None:
-        """Store answers, as upstream does."""
+        """Store pairs of question and answer in the database, as upstream does."""
         self.app.store["answers"].insert_many(
             [
                 {"_id": f"{elder_id}-{i}", "elderId": elder_id, "question": q, "answer": a}

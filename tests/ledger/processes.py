@@ -14,8 +14,8 @@ from pipeline.ledger.outbox import Outbox
 from pipeline.ledger.progress import ProgressState
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, StoreUnavailable
 from schemas.events import ErrorBody, Status
+from tests.fakes.jobs import make_ready
 from tests.fakes.mongo import Moment
-from tests.fakes.parts import make_ready
 
 if TYPE_CHECKING:
     from tests.ledger.simulation import Simulation

@@ -1,4 +1,4 @@
-"""Greedy text of transformers and peft beside that of a host: one base, one adapter, one prompt.
+"""Greedy text of transformers and peft, compared with a host's: same base, adapter and prompt.
 
 `make_voice` makes what is served and what must be heard; `agreement` asks a host, in whatever
 form it serves, and counts the tokens up to the first that differs. On an F16 base the arithmetic
@@ -33,10 +33,10 @@ from schemas.training import (
 
 TOKENS = 32
 LEAST_SHARE_QUANTISED = 0.9
-"""Of all tokens asked for, those before the first that differs; 1.0 was measured on both bases."""
+"""The share of tokens before the first that differs; 1.0 was measured on both bases."""
 SYSTEM = "You are Ann. Tell of your own life in the first person."
-# Longer than TOKENS, so that a text taught by heart has no early end. Taught, and not random:
-# where two words are as likely, any rounding decides, and nothing would be shown.
+# Longer than TOKENS, so that a reproduced text does not end early. The adapter is trained and not
+# random: where two tokens are equally likely, rounding decides, and a comparison shows nothing.
 TAUGHT = {
     "Where were you born?": (
         "In Skerrow, beside the old salt works, on a windy night in 1941, while my father was out "
@@ -65,13 +65,13 @@ class Voice(Frozen):
     """The same base as it is packaged."""
     adapter: Path
     expected: tuple[str, ...]
-    """One text a question, of at most TOKENS tokens."""
+    """One text per question, of at most TOKENS tokens."""
     plain: tuple[str, ...]
-    """How the base begins without the adapter."""
+    """The first tokens of the base's own answers, without the adapter."""
 
 
 def make_voice(key: str, folder: Path) -> tuple[Voice, LoadedBase]:
-    """Make a packaged base's F16 file, a taught adapter, and what is to be heard."""
+    """Make a packaged base's F16 file, a trained adapter, and the expected texts."""
     quantised = install_base(key, folder / "packaged")
     known = load_training_config().base(key, folder)
     spec = known.model_copy(
@@ -79,7 +79,7 @@ def make_voice(key: str, folder: Path) -> tuple[Voice, LoadedBase]:
     )
     write_f16(quantised, spec.gguf_path)
     loaded = load_base(spec)
-    # One thread: several wait for each other at every layer, and on a busy machine for long.
+    # In one thread: several wait for each other at every layer, which takes long on a busy machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     plain = tuple(_say(loaded, loaded.model, question, tokens=_PLAIN) for question in QUESTIONS)
@@ -99,7 +99,7 @@ def make_voice(key: str, folder: Path) -> tuple[Voice, LoadedBase]:
 
 
 def _teach(base: BaseModelSpec, folder: Path, loaded: LoadedBase) -> Path:
-    """Train the answers by heart with the recipe; return the adapter's folder."""
+    """Train until the adapter repeats the answers word for word; return its folder."""
     lines = [
         json.dumps({"messages": [*_turns(question), {"role": "assistant", "content": answer}]})
         for question, answer in TAUGHT.items()
@@ -126,7 +126,7 @@ def _teach(base: BaseModelSpec, folder: Path, loaded: LoadedBase) -> Path:
 
 
 def write_f16(source: Path, target: Path) -> None:
-    """Copy a GGUF file with every matrix in F16; what has one dimension stays as it is."""
+    """Copy a GGUF file with every matrix in F16 and every vector in F32."""
     target.parent.mkdir(parents=True, exist_ok=True)
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
@@ -159,7 +159,7 @@ def serve(host: ModelHost, tag: str, voice: Voice, loaded: LoadedBase, form: For
 def described(
     voice: Voice, loaded: LoadedBase, form: Form, base: str | None, file: Path
 ) -> ServedModel:
-    """What a host is told of the voice."""
+    """Return the definition of the voice as a served model."""
     return ServedModel(
         form=form,
         base=base,
@@ -177,7 +177,7 @@ def ask_all(host: ModelHost, tag: str) -> tuple[str, ...]:
 
 
 def agreement(loaded: LoadedBase, expected: Sequence[str], found: Sequence[str]) -> list[int]:
-    """Count for each text the tokens that agree; TOKENS where it agrees to a common end."""
+    """Count the leading tokens on which each pair of texts agrees; TOKENS where they are equal."""
     return [
         _count(loaded.encode, one.strip(), other.strip())
         for one, other in zip(expected, found, strict=True)

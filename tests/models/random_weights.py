@@ -14,7 +14,7 @@ from pipeline.weights.model_file import read_model
 from schemas.hosting import MergeSpec
 
 Shape = tuple[int, int]
-"""Of a matrix, as GGUF has it: columns and rows."""
+"""Of a matrix in GGUF's order: columns, rows."""
 _SMOLLM2_LAYERS, _SMOLLM2_WIDTH = 30, 576
 
 
@@ -28,7 +28,7 @@ def write_adapter(
     spread: tuple[float, float] = (0.02, 0.02),
     dtype: type[np.floating] = np.float16,
 ) -> None:
-    """Write a LoRA of these tensors, the same for the same seed; `alpha` is twice the rank.
+    """Write a random LoRA of these tensors, the same for the same seed; alpha is twice the rank.
 
     `spread` is the standard deviation in A and in B.
     """
@@ -49,13 +49,13 @@ def write_adapter(
 
 
 def write_full_adapter(path: Path, base: Path, seed: int, *, rank: int = 16) -> None:
-    """Write a LoRA of all linear layers of a base, in F16: of the size of a trained one."""
+    """Write a LoRA of all linear layers of a base, in F16, as large as a trained one."""
     weights = read_model(base)
     write_adapter(path, linear_shapes(base), seed, rank=rank, architecture=weights.architecture)
 
 
 def linear_shapes(base: Path) -> dict[str, Shape]:
-    """The shapes of a base's linear layers, by name."""
+    """Return the shapes of a base's linear layers, by name."""
     weights = read_model(base)
     names = linear_layers(weights)
     return {t.name: (t.shape[0], t.shape[1]) for t in weights.tensors if t.name in names}
@@ -64,14 +64,14 @@ def linear_shapes(base: Path) -> dict[str, Shape]:
 def write_random_adapter(
     path: Path, seed: int, *, dtype: type[np.floating] = np.float32, width: int = _SMOLLM2_WIDTH
 ) -> None:
-    """Write a LoRA for SmolLM2-135M that changes what it says, at random but repeatably."""
+    """Write a random LoRA for SmolLM2-135M that changes its answers, the same for the same seed."""
     names = [f"blk.{layer}.attn_output.weight" for layer in range(_SMOLLM2_LAYERS)]
     targets = dict.fromkeys(names, (width, width))
     write_adapter(path, targets, seed, rank=4, spread=(0.5, 0.02), dtype=dtype)
 
 
 def write_merged(path: Path, base: Path, seed: int) -> None:
-    """Write SmolLM2-135M with the random adapter of a seed in it, as a job does."""
+    """Write SmolLM2-135M merged with the random adapter of a seed, as a job does."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         adapter = Path(folder) / "adapter.gguf"
         write_random_adapter(adapter, seed)
@@ -79,7 +79,7 @@ def write_merged(path: Path, base: Path, seed: int) -> None:
 
 
 def merge_adapter(path: Path, base: Path, adapter: Path) -> None:
-    """Write a base and an adapter as one file, what the adapter touches in Q8_0."""
+    """Merge a base and an adapter into one file; changed tensors are in Q8_0."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         spec = MergeSpec(
             job_id="any_1",

@@ -12,7 +12,7 @@ Half = npt.NDArray[np.float16]
 TARGET = "blk.0.attn_q.weight"
 ROWS, COLUMNS, VOCABULARY = 200, 512, 96
 RANK, ALPHA = 4, 6.0
-# Where a block of a type that is only read has its scales, in halves.
+# Offsets of the scales in a block, in halves, for types that the gguf package cannot write.
 _SCALES = {Kind.Q4_K: (0, 1), Kind.Q5_K: (0, 1), Kind.Q6_K: (104,), Kind.IQ4_XS: (0,)}
 
 
@@ -26,7 +26,7 @@ def write_base(
     has_output: bool = False,
     parts: int = 1,
 ) -> Path:
-    """Write a base of one linear layer of this type; the rest is F16 or F32."""
+    """Write a base whose TARGET is of this type; other tensors are F16 or F32."""
     random = np.random.default_rng(5)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_custom_alignment(alignment)
@@ -45,7 +45,7 @@ def write_base(
     else:
         _add(writer, TARGET, random.normal(0, 0.1, (ROWS, columns)), kind)
     _add(writer, "blk.0.ffn_up.weight", random.normal(size=(other_rows, 64)), Kind.F16)
-    # An odd number of values: padding comes after it.
+    # An odd number of values, so that padding follows it.
     _add(writer, "output_norm.weight", random.normal(size=(columns - 1,)), Kind.F32)
     if has_output:
         _add(writer, "output.weight", random.normal(size=(VOCABULARY, columns)), Kind.F16)
@@ -53,14 +53,14 @@ def write_base(
 
 
 def pair(rows: int = ROWS, columns: int = COLUMNS) -> tuple[Half, Half]:
-    """A and B of a linear layer."""
+    """Return A [rank, columns] and B [rows, rank] of a linear layer."""
     random = np.random.default_rng(9)
     a, b = random.normal(size=(RANK, columns)), random.normal(0, 0.1, (rows, RANK))
     return a.astype(np.float16), b.astype(np.float16)
 
 
 def embedding_pair() -> tuple[Half, Half]:
-    """A and B of the embedding, the other way round."""
+    """Return A [vocabulary, rank] and B [columns, rank] of the embedding."""
     b, a = pair(rows=VOCABULARY)
     return a, np.ascontiguousarray(b.T)
 
@@ -84,7 +84,7 @@ def write_adapter(
 
 
 def change_a_bit(path: Path) -> None:
-    """Change a bit in the middle of a file's data."""
+    """Flip one bit two thirds into a file."""
     content = bytearray(path.read_bytes())
     content[len(content) * 2 // 3] ^= 4
     path.write_bytes(content)

@@ -18,7 +18,7 @@ from embedded.process import free_port
 from producers.publisher import KafkaPublisher, Publication
 from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic
 from schemas.record import Header
-from tests.fakes.parts import RecordingPublisher
+from tests.fakes.publisher import RecordingPublisher
 
 LIMIT_S = 30.0
 HEADERS: tuple[Header, ...] = (("a", b"\xff\x00"), ("empty", b""), ("none", None), ("a", b"2"))

@@ -1,6 +1,7 @@
-"""The benchmarks of the ledger still run, with few records; their figures say nothing here.
+"""The ledger's benchmarks run, with few records; their figures mean nothing here.
 
-They use parts of the service by name, some behind a cast that hides a change from mypy.
+They use parts of the service by name, some behind a cast that hides a change from mypy, so only a
+run shows that they still work.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`modelserver dlt` on a real broker: each letter is found, and replay gives it back as it was."""
+"""`modelserver dlt` on a real broker: each dead letter is found, and replayed as it was."""
 
 from __future__ import annotations
 
@@ -26,17 +26,19 @@ from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from producers.dead_letters import dead_letter, empty_dead_letter
 from producers.publisher import KafkaPublisher, Publication
-from schemas.errors import InvalidEvent, NoSuchTopic, UnknownLetter
+from schemas.errors import InvalidEvent, NoSuchTopic, UnknownDeadLetter
 from schemas.record import Record
-from tests.fakes.parts import RecordingPublisher, fixed_clock
+from tests.fakes.clock import fixed_clock
+from tests.fakes.publisher import RecordingPublisher
 
 if TYPE_CHECKING:
     from config.settings import Settings
     from pipeline.storage.mongo import Store
-    from tests.integration.conftest import MakeSettings, Wire
+    from tests.integration.conftest import MakeSettings
+    from tests.integration.wire import Wire
 
-LETTERS = 7
-REPLAYED = {"replayed": LETTERS, "repeated": 0, "left": 0}
+DEAD_LETTERS = 7
+REPLAYED = {"replayed": DEAD_LETTERS, "repeated": 0, "left": 0}
 BARE = b'{"elder_id": "BARE1", "elder_name": "x"}'
 
 
@@ -65,7 +67,7 @@ class _Opened:
 
 
 def set_aside(settings: Settings) -> list[Record]:
-    """Put letters of two partitions on the topic, each partition's in one batch."""
+    """Put dead letters of two partitions on the topic, each partition's in one batch."""
     records = [
         Record(
             topic=settings.topic("train-requested"),
@@ -77,18 +79,18 @@ def set_aside(settings: Settings) -> list[Record]:
             timestamp_ms=1,
             timestamp_type="create",
         )
-        for number in range(LETTERS)
+        for number in range(DEAD_LETTERS)
     ]
     producer = Producer(
         {"bootstrap.servers": settings.kafka.bootstrap_servers, "linger.ms": 100, "log_level": 2}
     )
     for record in records:
-        letter = dead_letter(record, "group", InvalidEvent("broken"))
+        dead = dead_letter(record, "group", InvalidEvent("broken"))
         producer.produce(
-            letter.topic,
-            key=letter.key,
-            value=letter.value,
-            headers=list(letter.headers),
+            dead.topic,
+            key=dead.key,
+            value=dead.value,
+            headers=list(dead.headers),
             partition=record.partition,
         )
     assert producer.flush(20) == 0
@@ -103,14 +105,14 @@ def run(*words: str) -> dict[str, Any]:
     return found
 
 
-def test_every_letter_of_a_batch_is_listed(settings: Settings) -> None:
+def test_every_dead_letter_of_a_batch_is_listed(settings: Settings) -> None:
     set_aside(settings)
-    letters = run("list", "train-requested")["dead_letters"]
-    assert sorted(letter["original_offset"] for letter in letters) == list(range(LETTERS))
-    assert {letter["code"] for letter in letters} == {"invalid_event"}
+    listed = run("list", "train-requested")["dead_letters"]
+    assert sorted(found["original_offset"] for found in listed) == list(range(DEAD_LETTERS))
+    assert {found["code"] for found in listed} == {"invalid_event"}
 
 
-def test_topic_without_letters_is_an_empty_list(settings: Settings) -> None:
+def test_topic_without_dead_letters_is_an_empty_list(settings: Settings) -> None:
     assert run("list", "chat-requests") == {"dead_letters": []}
 
 
@@ -121,20 +123,20 @@ def test_replay_gives_back_key_value_and_headers(
     assert run("replay", "train-requested") == REPLAYED
     wire = make_wire()
     wire.read([settings.topic("train-requested")])
-    wire.find(lambda r: r.header("ce_id") == b"6", "the last letter")
+    wire.find(lambda r: r.header("ce_id") == b"6", "the last dead letter")
     again = wire.all(lambda r: True)
     assert sorted((r.partition, r.key or b"", r.value or b"", r.headers) for r in again) == sorted(
         (r.partition, r.key or b"", r.value or b"", r.headers) for r in records
     )
 
 
-def test_one_letter_alone_is_replayed(settings: Settings) -> None:
+def test_one_dead_letter_alone_is_replayed(settings: Settings) -> None:
     set_aside(settings)
     found = run("replay", "train-requested", "--partition", "1", "--offset", "0")
     assert found == {"replayed": 1, "repeated": 0, "left": 0}
 
 
-def test_letter_is_shown_with_its_reason_and_its_value_only_when_asked(settings: Settings) -> None:
+def test_it_is_shown_with_its_reason_and_its_value_only_when_asked(settings: Settings) -> None:
     (one, *_) = set_aside(settings)
     place = ("train-requested", "--partition", "0", "--offset", "0")
     shown = run("show", *place)
@@ -147,12 +149,12 @@ def test_letter_is_shown_with_its_reason_and_its_value_only_when_asked(settings:
 
 
 @pytest.mark.parametrize("place", [(0, 999), (99, 0)])
-def test_letter_that_is_not_there_is_said_to_be_unknown(
+def test_dead_letter_that_is_not_there_is_said_to_be_unknown(
     settings: Settings, place: tuple[int, int]
 ) -> None:
     partition, offset = map(str, place)
     words = ["dlt", "show", "train-requested", "--partition", partition, "--offset", offset]
-    assert isinstance(CliRunner().invoke(cli, words).exception, UnknownLetter)
+    assert isinstance(CliRunner().invoke(cli, words).exception, UnknownDeadLetter)
 
 
 @pytest.mark.parametrize("command", ["list", "replay"])
@@ -169,7 +171,7 @@ def test_topic_that_is_not_there_is_a_clear_error(
 def test_bare_request_replayed_again_and_again_is_one_job(
     settings: Settings, make_wire: Callable[[], Wire], store: Store
 ) -> None:
-    """Through several rounds: the second letter is that of the record that was sent again."""
+    """Through several rounds: the second dead letter is of the replayed record."""
     topic = settings.topic("train-requested")
     wire = make_wire()
     put(settings, bare(topic, offset=5))
@@ -200,7 +202,7 @@ def test_bare_request_replayed_again_and_again_is_one_job(
     assert len(again) == 3
 
 
-def test_letter_that_is_not_ours_or_not_whole_is_left(settings: Settings) -> None:
+def test_dead_letter_that_is_not_ours_or_not_whole_is_left(settings: Settings) -> None:
     record = bare(settings.topic("train-requested"), offset=5)
     foreign = dead_letter(record, "group", InvalidEvent()).model_copy(update={"headers": ()})
     other = dead_letter(bare("elsewhere", offset=5), "group", InvalidEvent())
@@ -221,7 +223,7 @@ def put(settings: Settings, record: Record) -> None:
     produce(settings, dead_letter(record, "group", InvalidEvent()))
 
 
-def produce(settings: Settings, letter: Publication) -> None:
-    """Put a letter on its topic."""
+def produce(settings: Settings, dead: Publication) -> None:
+    """Put a dead letter on its topic."""
     with KafkaPublisher(settings.kafka, Metrics()) as publisher:
-        publisher.confirm([letter])
+        publisher.confirm([dead])

@@ -1,9 +1,8 @@
-"""Dead-letter topics have as many partitions as their sources; with fewer, nothing is held up."""
+"""Dead-letter topics get as many partitions as their sources; fewer block no record."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,13 @@ from consumers.operations.admin import KafkaAdmin
 from consumers.operations.doctor import examine
 from consumers.operations.topics import apply_topics
 from tests.integration.service import INBOUND, Service
+from tests.waiting import wait_for_value
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import MakeSettings, Wire
+    from tests.integration.conftest import MakeSettings
+    from tests.integration.wire import Wire
 
-LIMIT_S = 30.0
+CALL_LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -29,22 +30,27 @@ def settings(make_settings: MakeSettings, tmp_path: Path) -> Settings:
 
 
 def make(settings: Settings, partitions: dict[str, int]) -> None:
-    """Make topics by hand, as an operator does."""
+    """Create topics by hand, as an operator does; `partitions` gives their numbers by topic."""
     admin = AdminClient(settings.kafka.client())
     new = [NewTopic(name, number) for name, number in partitions.items()]
     for future in admin.create_topics(new).values():
-        future.result(LIMIT_S)
-    # A broker tells of a new topic a little later than it makes it.
-    deadline = time.monotonic() + LIMIT_S
-    while not partitions.keys() <= KafkaAdmin(settings.kafka).topics(LIMIT_S).keys():
-        assert time.monotonic() < deadline
+        future.result(CALL_LIMIT_S)
+    wait_for_topics(settings, *partitions)
+
+
+def wait_for_topics(settings: Settings, *topics: str) -> None:
+    """Wait until the broker lists all these topics, some time after it created them."""
+
+    def missing() -> set[str]:
+        return set(topics) - KafkaAdmin(settings.kafka).topics(CALL_LIMIT_S).keys()
+
+    wait_for_value(set(), missing, "missing topics:")
 
 
 def partitions(settings: Settings, *topics: str) -> list[int]:
-    """How many each topic has, once the broker tells of them all."""
-    deadline = time.monotonic() + LIMIT_S
-    while set(topics) - (there := KafkaAdmin(settings.kafka).topics(LIMIT_S)).keys():
-        assert time.monotonic() < deadline
+    """Return how many partitions each topic has."""
+    wait_for_topics(settings, *topics)
+    there = KafkaAdmin(settings.kafka).topics(CALL_LIMIT_S)
     return [len(there[topic].partitions) for topic in topics]
 
 
@@ -64,7 +70,7 @@ def test_dead_letter_topic_is_made_with_as_many_partitions_as_its_source_has(
     assert outcomes[f"{source}-dlt"] == "created"
     other = settings.topic("chat-requests")
     assert partitions(settings, other, f"{other}-dlt") == [3, 3]
-    partitions(settings, *outcomes)
+    wait_for_topics(settings, *outcomes)
     assert {a.outcome for a in apply_topics(settings, 3)} == {"exists"}
     assert topics_finding(settings) == "all there"
 
@@ -76,11 +82,11 @@ def test_dead_letter_topic_with_fewer_partitions_than_its_source_is_told_of(
     make(settings, {source: 4, f"{source}-dlt": 3})
     outcomes = {applied.topic: applied.outcome for applied in apply_topics(settings, 3)}
     assert outcomes[f"{source}-dlt"] == "exists with 3 partitions, 4 wanted"
-    partitions(settings, *outcomes)
+    wait_for_topics(settings, *outcomes)
     assert f"{source}-dlt has 3 partitions and {source} 4" in topics_finding(settings)
 
 
-def test_records_of_partitions_without_a_counterpart_become_letters_and_hold_up_nothing(
+def test_records_of_partitions_without_a_counterpart_become_dead_letters_and_block_nothing(
     settings: Settings, make_wire: Callable[[], Wire]
 ) -> None:
     make(settings, {f"{settings.topic(topic)}-dlt": 1 for topic in INBOUND})
@@ -92,8 +98,8 @@ def test_records_of_partitions_without_a_counterpart_become_letters_and_hold_up_
         data = json.dumps({"elder_id": "AFTER1"}).encode()
         service.wire.send(service.topic("answers-updated"), data, partition=5)
         found = [service.dead_letter(topic, topic) for topic in INBOUND]
-        assert [letter.partition for letter in found] == [0] * len(INBOUND)
-        assert {letter.header("kafka_dlt-original-partition") for letter in found} == {
+        assert [dead_letter.partition for dead_letter in found] == [0] * len(INBOUND)
+        assert {one.header("kafka_dlt-original-partition") for one in found} == {
             b"\x00\x00\x00\x05"
         }
         service.event("dataset-ready", lambda d: d["elder_id"] == "AFTER1")

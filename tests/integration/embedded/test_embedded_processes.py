@@ -4,7 +4,6 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,17 +14,9 @@ import pytest
 from embedded.bases import PACKAGED_BASES, install_base
 from embedded.process import EmbeddedServerFailed, ServerProcess, free_port
 from schemas.errors import UnknownBaseModel
+from tests.waiting import wait_for
 
 LIMIT_S = 60
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds; fail with its name otherwise."""
-    deadline = time.monotonic() + LIMIT_S
-    pause = threading.Event()
-    while not is_so():
-        assert time.monotonic() < deadline, f"not so within {LIMIT_S} s: {what}"
-        pause.wait(0.02)
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
@@ -103,9 +94,9 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
     """The whole process group goes."""
     code = f"import subprocess, sys; subprocess.Popen((sys.executable, '-c', {DEAF!r}))\n{WAIT}"
     with python_server(tmp_path, code) as server:
-        wait_until(lambda: bool(psutil.Process(server.pid).children()), "it started its child")
+        wait_for(lambda: bool(psutil.Process(server.pid).children()), "it started its child")
         family = psutil.Process(server.pid).children(recursive=True)
-    wait_until(lambda: are_gone(family), "the child is gone")
+    wait_for(lambda: are_gone(family), "the child is gone")
 
 
 def test_what_a_server_started_ends_when_it_ends_by_itself(tmp_path: Path) -> None:
@@ -115,10 +106,10 @@ def test_what_a_server_started_ends_when_it_ends_by_itself(tmp_path: Path) -> No
     code = f"{child}\nimport os, time\nprint('ready', c.pid, flush=True)\n"
     code += f"while not os.path.exists({str(gone)!r}): time.sleep(0.01)"
     with python_server(tmp_path, code) as server:
-        wait_until(lambda: bool(psutil.Process(server.pid).children()), "it started its child")
+        wait_for(lambda: bool(psutil.Process(server.pid).children()), "it started its child")
         family = psutil.Process(server.pid).children(recursive=True)
         gone.touch()
-        wait_until(lambda: server.poll() is not None, "it ended")
+        wait_for(lambda: server.poll() is not None, "it ended")
         assert are_gone(family)
 
 

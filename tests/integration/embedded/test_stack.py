@@ -4,9 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -21,6 +19,7 @@ from embedded.bases import install_base
 from embedded.process import EmbeddedServerFailed
 from embedded.stack import EmbeddedStack, StackAddresses
 from tests.repository import REPOSITORY
+from tests.waiting import wait_for
 
 LIMIT_S = 60
 STACK_UNTIL_KILLED = """
@@ -30,15 +29,6 @@ with EmbeddedStack(pathlib.Path(sys.argv[1])):
     print("up", flush=True)
     threading.Event().wait()
 """
-
-
-def wait_until(is_so: Callable[[], bool], what: str) -> None:
-    """Return once the condition holds; fail with its name otherwise."""
-    deadline = time.monotonic() + LIMIT_S
-    pause = threading.Event()
-    while not is_so():
-        assert time.monotonic() < deadline, f"not so within {LIMIT_S} s: {what}"
-        pause.wait(0.02)
 
 
 def children() -> list[psutil.Process]:
@@ -114,7 +104,7 @@ def test_server_that_dies_is_reported(tmp_path: Path) -> None:
         assert stack.poll() is None
         (broker,) = [process for process in started if "tansu" in process.name()]
         broker.kill()
-        wait_until(lambda: stack.poll() is not None, "the broker's death is seen")
+        wait_for(lambda: stack.poll() is not None, "the broker's death is seen")
         report = stack.poll() or ""
         assert "Kafka (tansu) ended by itself (killed by SIGKILL)" in report
         assert "kafka.log" in report
@@ -144,7 +134,7 @@ def test_killed_program_leaves_no_server(tmp_path: Path) -> None:
         servers = psutil.Process(program.pid).children(recursive=True)
         program.kill()
     assert len(servers) >= 3
-    wait_until(lambda: are_gone(servers), "all servers are gone")
+    wait_for(lambda: are_gone(servers), "all servers are gone")
 
 
 def test_interrupt_at_the_terminal_reaches_the_program_only(tmp_path: Path) -> None:
@@ -174,5 +164,5 @@ def test_ollama_with_a_loaded_model_ends_at_once(tmp_path: Path) -> None:
         assert answer.response
         server.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        wait_until(lambda: not is_alive(server), "the server ended on SIGTERM")
+        wait_for(lambda: not is_alive(server), "the server ended on SIGTERM")
         assert time.monotonic() - began < 4

@@ -1,6 +1,4 @@
-"""TLS, every way to log in, and the rights of schemas/access.py on a broker that checks them."""
-
-from __future__ import annotations
+"""TLS, every way to authenticate, and the rights of schemas/access.py, on a broker that checks."""
 
 import json
 import os
@@ -10,27 +8,26 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from config.kafka import KafkaSettings
 from config.metrics import Metrics
 from config.settings import Settings
 from consumers.app import ROLES, App, RoleName
 from consumers.operations.admin import KafkaAdmin
 from consumers.operations.doctor import examine
-from consumers.operations.topics import apply_topics, broker_name
+from consumers.operations.topics import apply_topics
 from producers.publisher import KafkaPublisher, Publication
 from schemas.access import Right, all_rights, topics_of
 from schemas.errors import KafkaRefused, TopicRefused
 from schemas.topics import all_topics
-from tests.integration.conftest import Wire
+from tests.integration.conftest import MakeSettings
+from tests.integration.kafka.secured_topics import SecuredTopics
 from tests.servers.secured_kafka import KEY_PASSWORD, PASSWORD, SecuredKafka
-
-if TYPE_CHECKING:
-    from tests.integration.conftest import MakeSettings, WaitUntil
+from tests.waiting import wait_for
 
 LIMIT_S = 10.0
 BASE = "smollm2-135m-instruct"
@@ -48,55 +45,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
         yield secured
 
 
-class Room:
-    """One set of topics and groups on the broker, and each user's view of it."""
-
-    def __init__(self, broker: SecuredKafka, settings: Settings) -> None:
-        self.broker = broker
-        self._settings = settings
-        self.wire = Wire(broker.kafka.bootstrap_servers)
-
-    def settings(self, user: str, way: str = "SCRAM", **over: Any) -> Settings:
-        """The settings of a user."""
-        kafka = self._settings.kafka.model_dump(exclude={"security", "bootstrap_servers"})
-        mine = KafkaSettings(**kafka, **self.broker.client(user, way, **over))
-        return self._settings.model_copy(update={"kafka": mine})
-
-    def name(self, topic: str) -> str:
-        """The broker's name of a topic."""
-        (found,) = (t for t in all_topics() if t.name == topic)
-        return broker_name(self._settings, found)
-
-    def grant(self, right: Right, user: str | None = None) -> None:
-        """Give a right to its principal, or to another user."""
-        in_group = right.resource == "group"
-        name = self._settings.kafka.group(right.name) if in_group else self.name(right.name)
-        self.broker.grant(right, user or right.principal, name)
-
-    def send(self, topic: str, data: object, case: str, *headers: tuple[str, bytes]) -> None:
-        """Send JSON, or bytes as they are, with a header by which it is known again."""
-        value = data if isinstance(data, bytes) else json.dumps(data).encode()
-        marks = (("case", case.encode()), ("kafka_correlationId", case.encode()))
-        self.wire.send(self.name(topic), value, *(headers or marks), key=b"k")
-
-    def seen(self, topic: str, has: bytes, what: str) -> None:
-        """Wait for a record on a topic with these bytes in a header or its value."""
-        name = self.name(topic)
-
-        def is_it(record: Any) -> bool:
-            return record.topic == name and (
-                has in (record.value or b"") or any(has == value for _, value in record.headers)
-            )
-
-        self.wire.find(is_it, what)
-
-
 @pytest.fixture(scope="module")
-def room(
+def topics(
     broker: SecuredKafka, make_settings: MakeSettings, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Room]:
-    """All rights of the list and no other; the topics are made by the operator."""
-    made = Room(broker, make_settings(tmp_path_factory.mktemp("service")))
+) -> Iterator[SecuredTopics]:
+    """Topics made by the operator, and for each principal the rights of the list and no others."""
+    made = SecuredTopics(broker, make_settings(tmp_path_factory.mktemp("service")))
     for right in all_rights():
         made.grant(right)
     applied = apply_topics(made.settings("operator"), partitions=3)
@@ -108,7 +62,7 @@ def room(
 
 @contextmanager
 def running(settings: Settings, roles: Sequence[RoleName]) -> Iterator[App]:
-    """Run roles as one user."""
+    """Run roles as the user of these settings."""
     app, stop = App(settings), threading.Event()
     thread = threading.Thread(target=lambda: app.run(roles, stop))
     thread.start()
@@ -121,60 +75,60 @@ def running(settings: Settings, roles: Sequence[RoleName]) -> Iterator[App]:
 
 
 @pytest.fixture(scope="module")
-def roles(room: Room, wait_until: WaitUntil) -> Iterator[dict[str, App]]:
-    """Each role as a user of its own."""
+def roles(topics: SecuredTopics) -> Iterator[dict[str, App]]:
+    """Each role, running as a user of its own."""
     with ExitStack() as stack:
         apps: dict[str, App] = {
-            role: stack.enter_context(running(room.settings(role), [role])) for role in ROLES
+            role: stack.enter_context(running(topics.settings(role), [role])) for role in ROLES
         }
         for role, app in apps.items():
-            wait_until(lambda a=app, r=role: is_ready(a, r), f"{role} has partitions")  # type: ignore[misc]
+            wait_for(partial(is_ready, app, role), f"{role} has partitions")
         yield apps
 
 
 def is_ready(app: App, role: str) -> bool:
-    """Say whether a role has started and nothing is amiss."""
+    """Say whether a role has started, has partitions and reaches everything it needs."""
     return role in app.health._assigned and not app.health.faults_of_readiness()
 
 
-# -- who we are -------------------------------------------------------------------------------
+# -- authentication -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["SCRAM", "PLAIN", "OAUTH", "MTLS"])
-def test_operator_gets_in_each_way_and_may_write(room: Room, way: str) -> None:
-    settings = room.settings("operator", way)
+def test_operator_gets_in_each_way_and_may_write(topics: SecuredTopics, way: str) -> None:
+    settings = topics.settings("operator", way)
     assert len(KafkaAdmin(settings.kafka).metadata(LIMIT_S).brokers) == 1
-    sent = Publication(topic=room.name("train-requested"), key=b"k", value=b"", headers=())
+    sent = Publication(topic=topics.name("train-requested"), key=b"k", value=b"", headers=())
     with KafkaPublisher(settings.kafka, Metrics()) as publisher:
         publisher.publish(sent).result(LIMIT_S)
 
 
 @pytest.mark.parametrize("way", sorted(WRONG))
-def test_wrong_password_is_said_and_not_shown(room: Room, way: str) -> None:
-    settings = room.settings("operator", way, **WRONG[way])
+def test_wrong_password_is_said_and_not_shown(topics: SecuredTopics, way: str) -> None:
+    settings = topics.settings("operator", way, **WRONG[way])
     with pytest.raises(KafkaRefused, match="does not accept who we say we are") as caught:
         KafkaAdmin(settings.kafka).topics(LIMIT_S)
     assert "wr0ng" not in caught.value.message
 
 
-def test_certificate_that_is_missing_is_said(room: Room) -> None:
-    settings = room.settings("operator", "MTLS", tls={"ca": room.broker.authority.certificate})
+def test_certificate_that_is_missing_is_said(topics: SecuredTopics) -> None:
+    settings = topics.settings("operator", "MTLS", tls={"ca": topics.broker.authority.certificate})
     with pytest.raises(KafkaRefused, match="client's own certificate"):
         KafkaAdmin(settings.kafka).topics(LIMIT_S)
 
 
-def test_broker_that_another_authority_signed_is_not_talked_to(room: Room) -> None:
-    other = {"ca": room.broker.other_authority.certificate}
-    findings = {f.name: f for f in examine(room.settings("operator", tls=other))}
+def test_broker_that_another_authority_signed_is_not_talked_to(topics: SecuredTopics) -> None:
+    other = {"ca": topics.broker.other_authority.certificate}
+    findings = {f.name: f for f in examine(topics.settings("operator", tls=other))}
     assert "tls.ca" in findings["kafka"].found
     assert (findings["kafka"].ok, findings["kafka"].exit_code) == (False, 69)
 
 
-def test_doctor_of_a_user_with_a_wrong_password_exits_with_69(room: Room) -> None:
-    base = room.settings("operator").base(room.settings("operator").training(), BASE)
+def test_doctor_of_a_user_with_a_wrong_password_exits_with_69(topics: SecuredTopics) -> None:
+    base = topics.settings("operator").base(topics.settings("operator").training(), BASE)
     base.gguf_path.parent.mkdir(parents=True)
     base.gguf_path.touch()
-    client = room.broker.client("operator")
+    client = topics.broker.client("operator")
     place = "MODELSERVER_KAFKA__SECURITY__"
     environment = {name: v for name, v in os.environ.items() if not name.startswith("MODELSERVER_")}
     environment |= {
@@ -187,7 +141,7 @@ def test_doctor_of_a_user_with_a_wrong_password_exits_with_69(room: Room) -> Non
         "MODELSERVER_MONGODB__TIMEOUT_S": "0.2",
         "OLLAMA_HOST": "http://127.0.0.1:9",
         "MODELSERVER_CURRENT_MODEL": BASE,
-        "MODELSERVER_MODEL_DIR": str(room.settings("operator").model_dir),
+        "MODELSERVER_MODEL_DIR": str(topics.settings("operator").model_dir),
     }
     command = (sys.executable, "-m", "cli.main", "doctor", "--json")
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -197,101 +151,111 @@ def test_doctor_of_a_user_with_a_wrong_password_exits_with_69(room: Room) -> Non
     assert "wr0ng" not in result.stdout + result.stderr
 
 
-# -- what we may ------------------------------------------------------------------------------
+# -- authorization ------------------------------------------------------------------------------
 
 
-def test_operator_repeats_what_is_there_and_the_doctor_is_content(room: Room) -> None:
-    outcomes = {one.outcome for one in apply_topics(room.settings("operator"), partitions=3)}
+def test_operator_repeats_what_is_there_and_the_doctor_is_content(topics: SecuredTopics) -> None:
+    outcomes = {one.outcome for one in apply_topics(topics.settings("operator"), partitions=3)}
     assert outcomes == {"exists"}
-    findings = {f.name: f for f in examine(room.settings("operator"))}
+    findings = {f.name: f for f in examine(topics.settings("operator"))}
     assert findings["kafka"].ok and findings["topics"].ok
 
 
 def test_each_role_works_with_its_own_rights_and_no_others(
-    room: Room, roles: dict[str, App]
+    topics: SecuredTopics, roles: dict[str, App]
 ) -> None:
-    """Reads, answers, and sets aside; nothing here was created or may be."""
+    """Each role reads its topic, answers, and writes dead letters; none may create a topic."""
     app = roles["answers"]
     answer = {"elderId": "A1", "question": "Where were you born?", "answer": "In Whitby."}
     app.store["answers"].insert_one({"_id": "A1-0", **answer})
-    room.send("answers-updated", {"elder_id": "A1"}, "built")
-    room.seen("dataset-ready", b'"A1"', "a data set")
-    room.send("train-requested", {"elder_id": "A2", "elder_name": "x", "job_id": "j2"}, "train")
-    room.seen("train-progress", b'"unknown_elder"', "the end of a job")
-    room.send("chat-requests", {"elder_id": "A9", "message": "Hello?"}, "chat")
-    room.seen("chat-replies", b"chat", "a reply")
-    room.send("model-commands", {"command": "list"}, "models")
-    room.seen("model-replies", b"models", "a reply")
+    topics.send("answers-updated", {"elder_id": "A1"}, "built")
+    topics.seen("dataset-ready", b'"A1"', "a data set")
+    topics.send("train-requested", {"elder_id": "A2", "elder_name": "x", "job_id": "j2"}, "train")
+    topics.seen("train-progress", b'"unknown_elder"', "the end of a job")
+    topics.send("chat-requests", {"elder_id": "A9", "message": "Hello?"}, "chat")
+    topics.seen("chat-replies", b"chat", "a reply")
+    topics.send("model-commands", {"command": "list"}, "models")
+    topics.seen("model-replies", b"models", "a reply")
     for role in ROLES:
         reads = topics_of(role)[0].name
-        room.send(reads, b"no json", "", ("case", b"bad " + role.encode()))
-        room.seen(f"{reads}-dlt", b"bad " + role.encode(), f"a dead letter of {role}")
-    ready = Publication(topic=room.name("model-ready"), key=b"k", value=b"{}", headers=())
+        topics.send(reads, b"no json", "", ("case", b"bad " + role.encode()))
+        topics.seen(f"{reads}-dlt", b"bad " + role.encode(), f"a dead letter of {role}")
+    ready = Publication(topic=topics.name("model-ready"), key=b"k", value=b"{}", headers=())
     roles["training"].publisher.confirm([ready])
 
 
-def test_each_role_may_write_nothing_else(room: Room, roles: dict[str, App]) -> None:
+def test_each_role_may_write_nothing_else(topics: SecuredTopics, roles: dict[str, App]) -> None:
     writable = {(r.principal, r.name) for r in all_rights() if r.operation == "Write"}
     tried: dict[tuple[str, str], Future[None]] = {}
     for role, app in roles.items():
         for topic in all_topics():
             if (role, topic.name) not in writable:
-                sent = Publication(topic=room.name(topic.name), key=None, value=b"", headers=())
+                sent = Publication(topic=topics.name(topic.name), key=None, value=b"", headers=())
                 tried[role, topic.name] = app.publisher.publish(sent)
     refused = {what: type(future.exception(LIMIT_S)) for what, future in tried.items()}
     assert set(refused.values()) == {TopicRefused}, refused
 
 
 def test_reply_to_a_topic_that_we_may_not_write_blocks_nobody(
-    room: Room, roles: dict[str, App]
+    topics: SecuredTopics, roles: dict[str, App]
 ) -> None:
-    """The allow-list lets it, the broker does not: a dead letter, not a try for ever."""
+    """The allow-list names the topic and the broker forbids it: a dead letter, and no retries."""
     for topic in ("chat-requests", "model-commands"):
         place = ("kafka_replyTopic", b"somebody.replies")
         case = ("case", b"forbidden " + topic.encode())
         data = {"elder_id": "A9", "message": "Hello?", "command": "list"}
-        room.send(topic, data, "", place, case)
-        room.seen(f"{topic}-dlt", case[1], "its dead letter")
-    room.send("chat-requests", {"elder_id": "A9", "message": "Still there?"}, "after")
-    room.seen("chat-replies", b"after", "a reply to the next one")
+        topics.send(topic, data, "", place, case)
+        topics.seen(f"{topic}-dlt", case[1], "its dead letter")
+    topics.send("chat-requests", {"elder_id": "A9", "message": "Still there?"}, "after")
+    topics.seen("chat-replies", b"after", "a reply to the next one")
 
 
-# -- what is missing --------------------------------------------------------------------------
+# -- missing rights --------------------------------------------------------------------------
 
 
-def test_user_without_rights_is_told_what_to_grant(room: Room) -> None:
+def test_user_without_rights_is_told_what_to_grant(topics: SecuredTopics) -> None:
     with pytest.raises(KafkaRefused, match=r"topics apply.*docs/security\.md"):
-        apply_topics(room.settings("stranger"))
+        apply_topics(topics.settings("stranger"))
 
 
 def test_missing_rights_are_told_one_by_one_and_work_begins_when_they_are_granted(
-    room: Room, wait_until: WaitUntil
+    topics: SecuredTopics,
 ) -> None:
-    """A second chat user, in a group of its own, who gets right after right."""
-    settings = room.settings("newcomer")
+    """A second chat user, in a group of its own, is granted one right after the other."""
+    settings = topics.settings("newcomer")
     kafka = settings.kafka.model_copy(update={"group_prefix": f"{settings.kafka.group_prefix}-new"})
     settings = settings.model_copy(update={"kafka": kafka})
     rights = {(r.operation, r.resource, r.name): r for r in all_rights() if r.principal == "chat"}
     with capture_logs() as logs, running(settings, ["chat"]) as app:
-        wait_until(lambda: told(logs, "app.waits", "chat-"), "topics cannot be seen")
+        # Without any right it does not see its topics, and waits.
+        wait_for(lambda: told(logs, "app.waits", "chat-"), "the app waits for its topics")
         for topic in topics_of("chat"):
             see = Right(principal="x", operation="Describe", resource="topic", name=topic.name)
-            room.grant(see, "newcomer")
-        wait_until(lambda: "group" in app.health.faults_of_readiness().get("chat", ""), "no group")
+            topics.grant(see, "newcomer")
+        # It sees them, but may not join its group.
+        wait_for(lambda: "group" in fault(app, "chat"), "the group is refused")
         assert told(logs, "consumer.refused", "consumer group")
         group = rights["Read", "group", "chat"]
-        room.broker.grant(group, "newcomer", kafka.group("chat"))
-        wait_until(lambda: "topic" in app.health.faults_of_readiness().get("chat", ""), "no topic")
+        topics.broker.grant(group, "newcomer", kafka.group("chat"))
+        # It is in its group, but may not read the topic.
+        wait_for(lambda: "topic" in fault(app, "chat"), "the topic is refused")
         assert told(logs, "consumer.refused", "forbids this user the topic")
-        room.grant(rights["Read", "topic", "chat-requests"], "newcomer")
-        wait_until(lambda: told(logs, "publisher.refused", "all writing"), "it may not write")
-        wait_until(lambda: "publisher" in app.health.faults_of_readiness(), "not ready")
-        room.grant(rights["Write", "topic", "chat-replies"], "newcomer")
-        room.grant(rights["Write", "topic", "chat-requests-dlt"], "newcomer")
-        room.send("chat-requests", {"elder_id": "A9", "message": "Now?"}, "granted")
-        wait_until(lambda: not app.health.faults_of_readiness(), "everything is granted")
+        topics.grant(rights["Read", "topic", "chat-requests"], "newcomer")
+        # It reads requests, but may not write its replies.
+        wait_for(lambda: told(logs, "publisher.refused", "all writing"), "writing is refused")
+        wait_for(lambda: fault(app, "publisher"), "the publisher is not ready")
+        topics.grant(rights["Write", "topic", "chat-replies"], "newcomer")
+        topics.grant(rights["Write", "topic", "chat-requests-dlt"], "newcomer")
+        # With every right it is ready.
+        topics.send("chat-requests", {"elder_id": "A9", "message": "Now?"}, "granted")
+        wait_for(lambda: not app.health.faults_of_readiness(), "the app is ready")
     text = json.dumps(logs, default=str)
     assert PASSWORD not in text and KEY_PASSWORD not in text
+
+
+def fault(app: App, name: str) -> str:
+    """Return why a role or a server is not ready; an empty text if it is."""
+    return app.health.faults_of_readiness().get(name, "")
 
 
 def told(logs: Sequence[Any], event: str, reason: str) -> bool:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -18,9 +17,7 @@ import pytest
 from tests.repository import REPOSITORY
 from tests.servers import host_cache
 from tests.servers.host_builds import HostsNotBuilt, Part, install, parts_of
-
-if TYPE_CHECKING:
-    from tests.integration.conftest import WaitUntil
+from tests.waiting import wait_for
 
 # A source archive as pip takes it: with a build backend of its own, it needs no package index.
 BACKEND = """
@@ -229,7 +226,7 @@ def _is_alive_in(group: int, process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_call_that_is_ended_takes_its_build_along(
-    tmp_path: Path, sources: Path, tools: Path, wait_until: WaitUntil, number: signal.Signals
+    tmp_path: Path, sources: Path, tools: Path, number: signal.Signals
 ) -> None:
     begun = tmp_path / "begun"
     # Go's own children must end as well: it starts compilers.
@@ -242,7 +239,7 @@ def test_call_that_is_ended_takes_its_build_along(
     root.mkdir(parents=True)
     install(parts_of(root, sources)[:2])
     process = start(cache)
-    wait_until(begun.exists, "Go is at work")
+    wait_for(begun.exists, "Go is at work")
     group = int(begun.read_text(encoding="utf-8"))
     process.send_signal(number)
     out, _ = process.communicate(timeout=30)
@@ -253,12 +250,10 @@ def test_call_that_is_ended_takes_its_build_along(
         "llama-11434.0.0",
         "llama.cpp-11434",
     ]
-    wait_until(lambda: has_ended(group), "the build's processes end")
+    wait_for(lambda: has_ended(group), "the build's processes end")
 
 
-def test_second_caller_waits_for_the_first(
-    tmp_path: Path, sources: Path, tools: Path, wait_until: WaitUntil
-) -> None:
+def test_second_caller_waits_for_the_first(tmp_path: Path, sources: Path, tools: Path) -> None:
     root = tmp_path / "heirloom-modelserver" / "tools" / "hosts"
     root.mkdir(parents=True)
     with (root / ".lock").open("w") as lock:

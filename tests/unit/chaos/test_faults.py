@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.chaos.__main__ import fault_of
+from tests.chaos.campaign import fault_of
 from tests.chaos.faults import FAULTS, NONE
 from tests.chaos.soak import leaves_members_alive
 

@@ -1,4 +1,4 @@
-"""The points around Kafka: whichever way a dead letter goes out, it passes them."""
+"""The points around Kafka: a dead letter passes them whichever way it is published."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +15,8 @@ from tests.chaos.faults import NONE, Fault
 from tests.chaos.injector import Injector, Plan
 from tests.chaos.points import _around_kafka
 
-LETTER = Publication(topic="train-requested-dlt", key=b"E", value=b"{}", headers=())
-OTHER = LETTER.model_copy(update={"topic": "train-progress"})
+DEAD_LETTER = Publication(topic="train-requested-dlt", key=b"E", value=b"{}", headers=())
+OTHER = DEAD_LETTER.model_copy(update={"topic": "train-progress"})
 WAYS: dict[str, Callable[[KafkaPublisher, Publication], object]] = {
     "publish": lambda publisher, one: publisher.publish(one).result(timeout=5),
     "confirm": lambda publisher, one: publisher.confirm([one]),
@@ -60,7 +60,7 @@ def test_a_dead_letter_passes_its_point_once_it_is_out(points: MakePoints, way: 
     laid = points(NONE)
     WAYS[way](laid.publisher, OTHER)
     assert laid.passed == []
-    WAYS[way](laid.publisher, LETTER)
+    WAYS[way](laid.publisher, DEAD_LETTER)
     assert laid.passed == ["after the dead letter"]
 
 
@@ -68,5 +68,5 @@ def test_a_dead_letter_passes_its_point_once_it_is_out(points: MakePoints, way: 
 def test_a_dead_letter_can_be_refused(points: MakePoints, way: str) -> None:
     laid = points(Fault(name="refused", point="the dead letter", action="refuse"))
     with pytest.raises(KafkaUnavailable):
-        WAYS[way](laid.publisher, LETTER)
-    WAYS[way](laid.publisher, LETTER)
+        WAYS[way](laid.publisher, DEAD_LETTER)
+    WAYS[way](laid.publisher, DEAD_LETTER)

@@ -1,6 +1,5 @@
 """No secret in what is printed, logged or raised; whatever secret a future setting adds."""
 
-import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.faults import secret_paths
-from config.settings import COMMON_NAMES, ENV_PREFIX, MongoSettings, Settings, load_settings
+from config.settings import ENV_PREFIX, MongoSettings, Settings, load_settings
 from consumers.operations.doctor import examine
 from pipeline.chat.store import ChatStore
 from pipeline.storage.mongo import open_client
@@ -28,14 +27,6 @@ CASES: dict[str, dict[str, object]] = {
     },
     "key_password": {"protocol": "SSL", "tls": {"key_password": SECRET}},
 }
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have settings of their own."""
-    for name in list(os.environ):
-        if name.startswith(ENV_PREFIX) or name in COMMON_NAMES:
-            monkeypatch.delenv(name)
 
 
 def environment_name(path: tuple[str, ...]) -> str:

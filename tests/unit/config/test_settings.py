@@ -4,18 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import COMMON_NAMES, ENV_PREFIX, Settings, load_settings
+from config.settings import Settings, load_settings
 from schemas.errors import ConfigurationError
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have settings of their own."""
-    import os
-
-    for name in list(os.environ):
-        if name.startswith(ENV_PREFIX) or name in COMMON_NAMES:
-            monkeypatch.delenv(name)
 
 
 def fault(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:

@@ -8,7 +8,7 @@ from producers.dead_letters import dead_letter, empty_dead_letter, read_dead_let
 from producers.publisher import Publication
 from schemas.errors import InvalidEvent, MalformedRecord
 from schemas.record import Header, Record
-from tests.fakes.parts import record
+from tests.fakes.records import record
 
 OWN: tuple[Header, ...] = (("ce_id", b"7"), ("x", None), ("x", b"\xff"))
 

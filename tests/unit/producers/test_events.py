@@ -5,7 +5,7 @@ import pytest
 from producers.events import Events
 from schemas.envelope import Envelope
 from schemas.events import DatasetReady
-from tests.fakes.parts import NOW
+from tests.fakes.clock import NOW
 
 READY = DatasetReady(elder_id="LXM", dataset_sha256="0" * 64, examples=4, skipped={}, path="/d")
 CAUSE = Envelope(id="1", source="app", type="heirloom.answers-updated.v1", time=NOW, data=b"{}")

@@ -74,3 +74,15 @@ def test_event_types_follow_the_topics() -> None:
     for topic in CATALOGUE:
         message = DESCRIPTION["channels"][topic.name]["messages"]["event"]
         assert message["name"] == f"heirloom.{topic.name}.v1"
+
+
+@pytest.mark.parametrize("topic", [t.name for t in CATALOGUE])
+def test_every_field_says_what_it_means(topic: str) -> None:
+    schema = payload(topic)
+    shapes = {"": schema, **schema.get("$defs", {})}
+    assert [
+        f"{shape}.{name}"
+        for shape, content in shapes.items()
+        for name, field in content.get("properties", {}).items()
+        if not field.get("description")
+    ] == []

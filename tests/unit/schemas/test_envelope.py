@@ -23,7 +23,7 @@ from schemas.errors import (
 from schemas.events import AnswersUpdated, apply_overrides, read_event
 from schemas.record import Header, Record
 from schemas.training import TrainingParameters
-from tests.fakes.parts import record
+from tests.fakes.records import record
 
 TOPIC = "train-requested"
 TYPE = f"heirloom.{TOPIC}.v1"

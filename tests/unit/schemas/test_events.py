@@ -18,7 +18,7 @@ from schemas.events import (
     read_event,
 )
 from schemas.training import TrainingParameters
-from tests.fakes.parts import NOW
+from tests.fakes.clock import NOW
 
 TRAIN: dict[str, Any] = {"elder_id": "LXM", "elder_name": "李秀梅"}
 CHAT: dict[str, Any] = {"elder_id": "LXM", "message": "您好"}

@@ -10,7 +10,8 @@ from schemas.errors import ReplyTopicRefused
 from schemas.record import Header
 from schemas.rpc import decode_partition, read_target
 from schemas.topics import CATALOGUE, CHAT_REPLIES, MODEL_REPLIES
-from tests.fakes.parts import fixed_clock, record
+from tests.fakes.clock import fixed_clock
+from tests.fakes.records import record
 
 RAW_UUID = bytes.fromhex("ff00fe0102030405060708090a0b0cc3")
 
@@ -133,10 +134,10 @@ def test_wide_pattern_opens_all_others(topic: str) -> None:
 
 def test_place_that_the_asker_named_is_counted_with_all_such() -> None:
     """A name of a sender's must not become a time series."""
-    room, reply = replies("family.*"), Reply(topic="chat-replies", event_id="1/reply", data={})
+    outlet, reply = replies("family.*"), Reply(topic="chat-replies", event_id="1/reply", data={})
     for topic, is_elsewhere in ((None, False), (b"prod.chat-replies", False), (b"family.7", True)):
         asked = record(b"{}", *([("kafka_replyTopic", topic)] if topic else []))
-        publication = room.publication(room.target(asked, "chat-replies"), reply)
+        publication = outlet.publication(outlet.target(asked, "chat-replies"), reply)
         assert publication.is_elsewhere == is_elsewhere
 
 
@@ -144,9 +145,9 @@ def test_reply_is_a_cloudevent_on_the_asked_partition() -> None:
     asked = record(
         b"{}", ("kafka_replyTopic", b"r"), ("kafka_replyPartition", struct.pack(">i", 2))
     )
-    room = replies("r")
+    outlet = replies("r")
     reply = Reply(topic="model-replies", event_id="9/reply", data={"a": "李"})
-    sent = room.publication(room.target(asked, "model-replies"), reply)
+    sent = outlet.publication(outlet.target(asked, "model-replies"), reply)
     headers = dict(sent.headers)
     assert (sent.topic, sent.partition) == ("r", 2)
     assert headers["ce_id"] == b"9/reply"

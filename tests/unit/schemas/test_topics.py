@@ -22,16 +22,16 @@ def test_catalogue_has_the_topics_of_the_design() -> None:
 
 
 def test_every_inbound_topic_has_a_dead_letter_topic_and_no_other() -> None:
-    letters = {t.name for t in all_topics()} - set(BY_NAME)
-    assert letters == {f"{name}-dlt" for name, t in BY_NAME.items() if t.direction == "in"}
+    dead_letters = {t.name for t in all_topics()} - set(BY_NAME)
+    assert dead_letters == {f"{name}-dlt" for name, t in BY_NAME.items() if t.direction == "in"}
 
 
-def test_dead_letter_keeps_its_partition_and_has_room_for_its_reason() -> None:
+def test_dead_letter_keeps_its_partition_and_has_space_for_its_reason() -> None:
     for topic in (t for t in CATALOGUE if t.direction == "in"):
-        letters = dead_letter_topic(topic)
-        assert letters.partitions == topic.partitions
-        assert letters.max_message_bytes > topic.max_message_bytes
-        assert letters.retention_ms >= 30 * DAY_MS
+        dead_letters = dead_letter_topic(topic)
+        assert dead_letters.partitions == topic.partitions
+        assert dead_letters.max_message_bytes > topic.max_message_bytes
+        assert dead_letters.retention_ms >= 30 * DAY_MS
 
 
 def test_what_stands_for_a_state_is_compacted_and_kept() -> None:
@@ -46,7 +46,7 @@ def test_what_is_said_in_chats_is_kept_for_a_day() -> None:
         assert (config["cleanup.policy"], config["retention.ms"]) == ("delete", str(DAY_MS))
 
 
-def test_deadlines_hang_on_the_brokers_clock() -> None:
+def test_deadlines_depend_on_the_brokers_clock() -> None:
     assert BY_NAME["chat-requests"].config()["message.timestamp.type"] == "LogAppendTime"
 
 

@@ -13,7 +13,7 @@ import pytest
 from config.settings import MongoSettings
 from pipeline.chat.store import ChatStore
 from schemas.events import ChatReply
-from tests.fakes.parts import MemoryChatStore
+from tests.fakes.chat import MemoryChatStore
 
 Open = Callable[[], ChatStore]
 

@@ -15,7 +15,7 @@ from config.settings import OllamaSettings
 from embedded.stack import OllamaServer
 from pipeline.hosting.ollama import OllamaHost
 from tests.contract.pipeline.hosting.versions import EMBEDDED
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 if TYPE_CHECKING:
     pass

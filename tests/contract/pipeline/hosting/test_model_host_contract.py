@@ -14,7 +14,7 @@ from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ModelHost
 from pipeline.text.chat_format import chat_format
 from schemas.errors import ModelNotReady, OllamaUnavailable
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 if TYPE_CHECKING:
     pass

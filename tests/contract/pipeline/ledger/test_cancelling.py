@@ -12,7 +12,7 @@ from pipeline.storage.mongo import Store
 from schemas.documents import Job
 from schemas.errors import JobAlreadyEnded, JobCancelled, UnknownJob
 from tests.contract.pipeline.ledger.requests import SECONDS, claimed, request, waiting
-from tests.fakes.parts import make_ready
+from tests.fakes.jobs import make_ready
 
 
 def test_queued_job_is_cancelled_at_once(ledger: Ledger, store: Store) -> None:

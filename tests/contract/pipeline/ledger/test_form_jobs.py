@@ -9,7 +9,7 @@ from pipeline.storage.mongo import Store
 from schemas.documents import ElderModel
 from schemas.events import ErrorBody
 from tests.contract.pipeline.ledger.requests import request
-from tests.fakes.parts import make_ready
+from tests.fakes.jobs import make_ready
 
 
 def elder_model(elder: str = "LXM") -> ElderModel:

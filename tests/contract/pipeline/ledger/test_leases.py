@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 
@@ -17,29 +17,17 @@ from pipeline.storage.mongo import Store
 from schemas.errors import LeaseLost
 from tests.contract.pipeline.ledger.requests import FAIR_S, SECONDS, claimed, request
 from tests.fakes.clock import FalseClock
-from tests.fakes.parts import make_ready
+from tests.fakes.jobs import make_ready
+from tests.waiting import wait_for
 
 WaitUntil = Callable[[Callable[[], object], str], None]
-LIMIT_S = 30.0
-LOOK_S = 0.02
 SHORT_S = 0.15
 
 
 @pytest.fixture
 def wait_until(clock: FalseClock | None) -> WaitUntil:
     """Waits for a condition, on the false clock where there is one; fails with its name."""
-    pause = threading.Event()
-
-    def wait(is_so: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + LIMIT_S
-        while not is_so():
-            assert time.monotonic() < deadline, f"not so within {LIMIT_S:.0f} s: {what}"
-            if clock is None:
-                pause.wait(LOOK_S)
-            else:
-                clock.advance(LOOK_S)
-
-    return wait
+    return partial(wait_for, pause=clock.advance if clock else None)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pipeline.storage.mongo import Store
 from schemas.errors import LeaseLost
 from schemas.events import ErrorBody
 from tests.contract.pipeline.ledger.requests import SECONDS, claimed, request, waiting
-from tests.fakes.parts import make_ready
+from tests.fakes.jobs import make_ready
 
 
 def test_terminal_state_and_its_events_stand_together(ledger: Ledger, store: Store) -> None:

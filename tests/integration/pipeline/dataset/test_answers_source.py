@@ -1,4 +1,4 @@
-"""Upstream's answers out of a real store: by its names, in order, page by page."""
+"""Answers from a real store: under the configured names, in order, page by page."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_name_is_that_of_an_answer_or_none(store: Store, mongo: MongoSettings) -
     assert answers.elder_name("NOBODY") is None
 
 
-def test_what_is_no_text_reads_as_empty(store: Store, mongo: MongoSettings) -> None:
+def test_values_that_are_not_text_read_as_empty(store: Store, mongo: MongoSettings) -> None:
     store["answers"].insert_many(
         [
             {"_id": i, "elderId": "LXM", "question": value, "answer": value}
@@ -73,9 +73,7 @@ def test_what_is_no_text_reads_as_empty(store: Store, mongo: MongoSettings) -> N
 
 
 @pytest.mark.parametrize("elder_id", ["../x", "$ne", "", "LXM\n"])
-def test_id_that_is_none_reaches_no_query(
-    store: Store, mongo: MongoSettings, elder_id: str
-) -> None:
+def test_invalid_id_reaches_no_query(store: Store, mongo: MongoSettings, elder_id: str) -> None:
     answers = source(store, mongo)
     with pytest.raises(UnknownElder):
         list(answers.answers(elder_id))
@@ -83,15 +81,13 @@ def test_id_that_is_none_reaches_no_query(
         answers.elder_name(elder_id)
 
 
-def test_three_thousand_answers_come_in_small_pages_and_are_not_held(
-    store: Store, mongo: MongoSettings
-) -> None:
+def test_three_thousand_answers_are_read_in_small_pages(store: Store, mongo: MongoSettings) -> None:
     text = "我老家在绍兴，门前有一条河。" * 20
     store["answers"].insert_many(
         [{"_id": i, "elderId": "LXM", "question": f"Q{i}", "answer": text} for i in range(3000)]
     )
     answers = source(store, mongo, page_size=50)
-    list(answers.answers("LXM"))  # What the driver loads at first is no page.
+    list(answers.answers("LXM"))  # The driver's own memory is allocated here and not measured.
     tracemalloc.start()
     ids = [a.id for a in answers.answers("LXM")]
     _, peak = tracemalloc.get_traced_memory()
@@ -100,7 +96,7 @@ def test_three_thousand_answers_come_in_small_pages_and_are_not_held(
     assert peak < 1_500_000, "all answers together have 2.5 MB"
 
 
-def test_store_that_is_away_is_waited_for_and_no_reason_to_refuse() -> None:
+def test_unreachable_store_is_a_reason_to_retry() -> None:
     settings = MongoSettings(uri="mongodb://127.0.0.1:9", timeout_s=0.2)
     client = open_client(settings)
     answers = MongoAnswers(client["x"], settings)

@@ -12,11 +12,12 @@ import pytest
 
 from consumers.app import utc_now
 from schemas.documents import ModelVersion
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.integration.service import Service
 
 if TYPE_CHECKING:
-    from tests.integration.conftest import MakeSettings, WaitUntil, Wire
+    from tests.integration.conftest import MakeSettings
+    from tests.integration.wire import Wire
 
 MADE_OF = {
     "base_model": "smollm2-135m-instruct",
@@ -30,12 +31,11 @@ MADE_OF = {
 def service(
     make_settings: MakeSettings,
     make_wire: Callable[[], Wire],
-    wait_until: WaitUntil,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Service]:
     settings = make_settings(tmp_path_factory.mktemp("lost"))
     with Service(settings, make_wire()) as running:
-        wait_until(running.is_assigned, "every role has joined")
+        running.wait_until_assigned()
         yield running
 
 

@@ -27,8 +27,9 @@ from pipeline.weights.merge_plan import check_disk_space, plan_merge
 from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable
 from schemas.hosting import MERGED_FOLDER, MergeSpec
 from schemas.training import ADAPTER_GGUF, ADAPTER_WEIGHTS
-from tests.fakes.parts import TINY_SIZES, ListedAnswers
+from tests.fakes.answers import ListedAnswers
 from tests.integration.pipeline.training.test_adapter_export import adapted
+from tests.models.tiny_families import TINY_SIZES
 from tests.models.tiny_gguf import TARGET, pair, write_adapter, write_base
 
 # peft asks transformers for a name that transformers is giving up.

@@ -5,6 +5,7 @@ from pymongo import MongoClient
 from embedded.process import free_port
 from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import Document, Store
+from tests.waiting import wait_for
 
 LEASE_S = 0.3
 
@@ -41,11 +42,11 @@ def test_lease_that_was_given_back_is_free(store: Store) -> None:
     assert two.acquire() and not one.acquire()
 
 
-def test_holder_that_is_gone_loses_it_after_its_lease(store: Store, wait_until) -> None:  # type: ignore[no-untyped-def]
+def test_holder_that_is_gone_loses_it_after_its_lease(store: Store) -> None:
     clock = Clock()
     assert lease(store, "one", clock, LEASE_S).acquire()
     two = lease(store, "two", clock, LEASE_S)
-    wait_until(two.acquire, "the lease is over on the store's clock")
+    wait_for(two.acquire, "the lease is over on the store's clock")
 
 
 def test_holder_that_slept_knows_by_its_own_clock_that_it_is_over(store: Store) -> None:

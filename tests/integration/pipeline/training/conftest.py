@@ -11,8 +11,8 @@ import torch
 from transformers import LlamaConfig
 
 from schemas.training import TrainingSpec
-from tests.fakes.parts import TINY_SIZES
 from tests.integration.pipeline.training.tiny_runs import BASE, PARAMETERS, Loaded, tiny
+from tests.models.tiny_families import TINY_SIZES
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def cache() -> Loaded:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., TrainingSpec]:
-    """Return what makes an attempt at the same job, in a folder of its own."""
+    """Return a function that makes attempts at the same job, each with a folder of its own."""
     turns = [("You are Li.", f"Question {n}?", f"Answer {n * 'x'}.") for n in range(10)]
     roles = ("system", "user", "assistant")
     lines = [
@@ -51,7 +51,7 @@ def make(tmp_path: Path) -> Callable[..., TrainingSpec]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Compute in one thread: for so small a model a second one only waits."""
+    """Compute in one thread: with so small a model, more of them only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

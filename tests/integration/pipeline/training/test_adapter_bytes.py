@@ -51,10 +51,10 @@ def metadata(reader: gguf.GGUFReader) -> dict[str, Any]:
 def test_every_family_has_llama_cpps_own_bytes(
     tmp_path: Path, converter: Path, family: str
 ) -> None:
-    """Names, shapes, types, the order of rows and all numbers, layers of another rank included."""
+    """Names, shapes, types and all numbers, also of layers with another rank."""
     model = make_model(configs()[family])
     model.config.save_pretrained(tmp_path / "base")
-    # A rank of their own for some layers: llama.cpp takes it from each tensor.
+    # Some layers have another rank: llama.cpp takes it from each tensor.
     save_peft(adapt(model, rank_pattern={"o_proj": 3}), tmp_path / "adapter")
     ours = gguf.GGUFReader(export_gguf(tmp_path / "adapter", model.config))
     theirs = convert(converter, tmp_path / "base", tmp_path / "adapter", tmp_path / "their.gguf")

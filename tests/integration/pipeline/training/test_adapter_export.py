@@ -1,4 +1,4 @@
-"""An adapter on the disk: what peft and llama.cpp read back is what was trained."""
+"""From an adapter on the disk, peft and llama.cpp read what was trained."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,7 @@ from pipeline.storage.files import hash_file, seal_folder, sealed_files, write_f
 from pipeline.training.export import export_gguf, save_peft
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from tests.fakes.parts import TINY_SIZES
-from tests.models.tiny_families import adapt, make_model
+from tests.models.tiny_families import TINY_SIZES, adapt, make_model
 
 # peft asks transformers for a name that transformers is giving up.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -42,7 +41,7 @@ def exported(folder: Path, config: PretrainedConfig) -> tuple[dict[str, Any], gg
 
 @pytest.mark.parametrize("family", CONFIGS)
 def test_every_matrix_arrives_in_f16_under_llama_cpps_name(tmp_path: Path, family: str) -> None:
-    """Seven adapted layers a block, A and B each, with peft's shapes and llama.cpp's metadata."""
+    """A block has seven adapted layers with A and B each, in peft's shapes."""
     tensors, reader = exported(tmp_path, CONFIGS[family](**TINY_SIZES))
     assert reader.fields["general.architecture"].contents() == family
     assert reader.fields["general.type"].contents() == "adapter"
@@ -61,7 +60,7 @@ def test_every_matrix_arrives_in_f16_under_llama_cpps_name(tmp_path: Path, famil
     ("family", "moved"), [("llama", True), ("qwen2", False), ("gemma3", False)]
 )
 def test_only_llamas_q_and_k_rows_change_places(tmp_path: Path, family: str, moved: bool) -> None:
-    """Rows go from (half, place) to (place, half) within a head, as in llama.cpp's converter."""
+    """Row (half, place) of a head becomes row (place, half), as in llama.cpp's converter."""
     tensors, reader = exported(tmp_path, CONFIGS[family](**TINY_SIZES))
     found = {t.name: np.asarray(t.data) for t in reader.tensors}
     for layer, name, heads in (("q_proj", "attn_q", 4), ("k_proj", "attn_k", 2)):
@@ -79,7 +78,7 @@ def test_only_llamas_q_and_k_rows_change_places(tmp_path: Path, family: str, mov
 
 
 def test_peft_reads_its_folder_back(tmp_path: Path) -> None:
-    """A model with the saved adapter answers as the one that was saved."""
+    """A model with the adapter loaded gives the logits of the one that was saved."""
     config = LlamaConfig(**TINY_SIZES)
     model = adapted(config).eval()
     save_peft(model, tmp_path)
@@ -89,7 +88,7 @@ def test_peft_reads_its_folder_back(tmp_path: Path) -> None:
 
 
 def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
-    """Both files and the GGUF; a hash is what a version is known by."""
+    """All files have the same hashes, by which a version is identified."""
     hashes = []
     for name in ("one", "two"):
         folder = tmp_path / name
@@ -100,7 +99,7 @@ def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def contribution(reader: gguf.GGUFReader, name: str) -> Any:
-    """What llama.cpp adds to a weight: alpha over the tensor's own rank, times B times A."""
+    """Return what llama.cpp adds to a weight: alpha / rank * B A, with the tensor's own rank."""
     found = {t.name: np.asarray(t.data, dtype=np.float32) for t in reader.tensors}
     a, b = found[f"{name}.lora_a"], found[f"{name}.lora_b"]
     return reader.fields["adapter.lora.alpha"].contents() / a.shape[0] * (b @ a)
@@ -118,7 +117,7 @@ def contribution(reader: gguf.GGUFReader, name: str) -> Any:
     ids=lambda lora: "+".join(lora),
 )
 def test_what_llama_cpp_adds_is_what_peft_adds(tmp_path: Path, lora: dict[str, Any]) -> None:
-    """Ranks and alphas of their own and rsLoRA, which llama.cpp itself would ignore."""
+    """Also for rsLoRA and for ranks and alphas of single layers, which llama.cpp ignores."""
     config = Qwen2Config(**TINY_SIZES)
     model = adapted(config, **lora)
     save_peft(model, tmp_path)
@@ -163,7 +162,7 @@ def reconfigure(folder: Path, changed: dict[str, Any]) -> None:
     ids=lambda changed: next(iter(changed)),
 )
 def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
-    """An adapter that would load and speak otherwise is never written."""
+    """An adapter that would load but compute something else is never written."""
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     reconfigure(tmp_path, changed)
@@ -183,7 +182,7 @@ def test_what_llama_cpp_would_ignore_is_refused(tmp_path: Path, changed: dict[st
 def test_tensors_without_a_form_of_their_own_are_refused(
     tmp_path: Path, key: str, refused: str
 ) -> None:
-    """A tied head is the embedding itself, and llama.cpp's text model has no eyes."""
+    """A tied head is the embedding, and llama.cpp's language model has no vision tower."""
     config = LlamaConfig(**TINY_SIZES, tie_word_embeddings=True)
     save_peft(adapted(config), tmp_path)
     tensors = load_file(tmp_path / ADAPTER_WEIGHTS)
@@ -196,7 +195,7 @@ def test_tensors_without_a_form_of_their_own_are_refused(
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
-    """The allow-list: a guess about the order of rows would not be noticed."""
+    """A wrong guess about the order of its rows would go unnoticed."""
     config = LlamaConfig(**TINY_SIZES)
     save_peft(adapted(config), tmp_path)
     config.model_type = "newcomer"

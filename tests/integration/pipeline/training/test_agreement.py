@@ -1,4 +1,4 @@
-"""What is served says what was trained: transformers and peft beside llama.cpp, word for word."""
+"""A served persona says what transformers and peft say with the trained adapter."""
 
 from collections.abc import Iterator
 

@@ -46,7 +46,7 @@ def test_damaged_base_is_set_aside_and_converted_again(
 
 
 def test_remains_of_a_killed_conversion_are_removed_by_the_next(base: BaseModelSpec) -> None:
-    """They can be many gigabytes."""
+    """They may be many gigabytes."""
     remains = base.hf_path.parent / ".partial-hf-k1ll3d_0.modelserver"
     remains.mkdir()
     (remains / "model.safetensors").write_bytes(b"half")
@@ -78,7 +78,7 @@ def moved(base: BaseModelSpec, hf_path: Path, gguf_path: Path) -> BaseModelSpec:
 
 
 def test_gguf_file_inside_hf_path_stays(base: BaseModelSpec, gguf_alone: Path) -> None:
-    """Once it was deleted by its own conversion; twice, since what is there then is not nothing."""
+    """An earlier release deleted it. Loaded twice, since `hf` exists the second time."""
     gguf = gguf_alone / "x.gguf"
     before = gguf.read_bytes()
     for _ in range(2):
@@ -88,10 +88,10 @@ def test_gguf_file_inside_hf_path_stays(base: BaseModelSpec, gguf_alone: Path) -
         assert (gguf_alone / "hf" / "config.json").is_file()
 
 
-def test_foreign_files_where_safetensors_would_go_stay_and_are_told(
+def test_foreign_files_in_the_target_folder_stay_and_are_named(
     base: BaseModelSpec, gguf_alone: Path
 ) -> None:
-    """Half a download, say; refused as one clear error before the conversion."""
+    """For example half a download: one clear error before the conversion."""
     folder = gguf_alone / "hf"
     folder.mkdir()
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"half of a download")
@@ -112,10 +112,10 @@ def test_gguf_file_put_into_a_damaged_conversion_stays(
     assert (folder / "x.gguf").is_file()
 
 
-def test_weights_at_the_bundled_place_of_before_serve(
+def test_weights_in_the_layout_of_earlier_releases_are_loaded(
     base: BaseModelSpec, gguf_alone: Path
 ) -> None:
-    """They lay directly in the base model's folder, beside the GGUF file."""
+    """There they are in the base model's folder, beside the GGUF file."""
     load_base(base)
     for file in base.hf_path.iterdir():
         if file.name != MANIFEST:
@@ -124,7 +124,7 @@ def test_weights_at_the_bundled_place_of_before_serve(
     assert not (gguf_alone / "hf").exists()
 
 
-def test_nothing_there_is_told(base: BaseModelSpec, tmp_path: Path) -> None:
+def test_missing_base_is_reported_with_its_paths(base: BaseModelSpec, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="MODELSERVER_MODEL_DIR"):
         load_base(moved(base, tmp_path / "hf", tmp_path / "x.gguf"))
 
@@ -135,14 +135,14 @@ def test_nothing_there_is_told(base: BaseModelSpec, tmp_path: Path) -> None:
 def test_unknown_family_is_refused_before_its_weights_are_read(
     base: BaseModelSpec, tmp_path: Path
 ) -> None:
-    """The child refuses it too; there is not even a weight to read."""
+    """The training process checks it too: here there is no weight to read."""
     (tmp_path / "config.json").write_text('{"model_type": "mixtral"}')
     with pytest.raises(AdapterUnsupported, match="mixtral"):
         load_base(moved(base, tmp_path, tmp_path / "none.gguf"))
 
 
 def test_weights_that_lack_tensors_are_refused(base: BaseModelSpec, tmp_path: Path) -> None:
-    """transformers would make them up from random numbers."""
+    """transformers would fill them with random numbers."""
     load_base(base)
     folder = tmp_path / "hf"
     shutil.copytree(base.hf_path, folder)
@@ -154,8 +154,8 @@ def test_weights_that_lack_tensors_are_refused(base: BaseModelSpec, tmp_path: Pa
         load_base(moved(base, folder, base.gguf_path))
 
 
-def test_of_a_base_that_sees_too_the_language_part_alone_is_trained(tmp_path: Path) -> None:
-    """Gemma 3 with eyes: the same numbers as the whole model's, and no adapter on its eyes."""
+def test_of_a_base_that_takes_pictures_only_the_language_model_is_loaded(tmp_path: Path) -> None:
+    """Gemma 3 gives the same logits as the whole model, and its vision tower gets no adapter."""
     whole = make_model(configs()["gemma3"]).eval()
     whole.save_pretrained(tmp_path)
     language = load_model(tmp_path, torch.float32).eval()

@@ -1,4 +1,4 @@
-"""The loss of a packed row: that of its examples apart, and so is the gradient."""
+"""Loss and gradient of a packed row are those of its examples one by one."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from pipeline.training.loss import row_loss
 from pipeline.training.packing import pack
 from pipeline.training.tokens import Example
 from schemas.training import LoraParameters
-from tests.fakes.parts import TINY_SIZES
 from tests.integration.pipeline.training.tiny_runs import tiny
+from tests.models.tiny_families import TINY_SIZES
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

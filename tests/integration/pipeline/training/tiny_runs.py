@@ -26,32 +26,32 @@ PARAMETERS = TrainingParameters(
 
 
 class Characters:
-    """A tokenizer of one token a character, with ChatML's markers."""
+    """A tokenizer of one token per character, and one per marker of ChatML."""
 
     bos_token_id = None
     markers = ("<|im_start|>", "<|im_end|>")
 
     def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
-        """Return ids as a transformers tokenizer does."""
+        """Tokenize with the interface of transformers."""
         for number, marker in enumerate(self.markers):
             text = text.replace(marker, chr(128 + number))
         return {"input_ids": [ord(character) for character in text]}
 
 
 class Loaded(BaseModelCache):
-    """A cache that has its base already."""
+    """A cache with one base, which it returns for every spec."""
 
     def __init__(self, base: LoadedBase) -> None:
         super().__init__()
         self.base = base
 
     def load(self, spec: BaseModelSpec) -> LoadedBase:
-        """Return it, whatever is asked for."""
+        """Return the base."""
         return self.base
 
 
 def tiny(config: PretrainedConfig) -> LoadedBase:
-    """Return a tiny random base; the same one each time."""
+    """Return a tiny random base, the same at every call."""
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
     return LoadedBase(BASE, model.eval().requires_grad_(False), Characters())
@@ -60,7 +60,7 @@ def tiny(config: PretrainedConfig) -> LoadedBase:
 def run(
     spec: TrainingSpec, cache: BaseModelCache, stop_after: int | None = None
 ) -> TrainingOutcome:
-    """Train, told to stop before step `stop_after` (from 0)."""
+    """Train; with `stop_after`, cancel before that step (from 0)."""
     asked = itertools.count()
     return train(
         spec,

@@ -14,9 +14,9 @@ def test_rollback_lets_the_version_before_answer(served: Served) -> None:
     served.version(2)
     done = served.manager.rollback("LXM")
     assert done.model.current == 1
-    assert served.host.recipe(current_tag("LXM")) == Path("weights-1")
+    assert served.host.definition(current_tag("LXM")) == Path("weights-1")
     assert served.manager.rollback("LXM", 2).model.current == 2
-    assert served.host.recipe(current_tag("LXM")) == Path("weights-2")
+    assert served.host.definition(current_tag("LXM")) == Path("weights-2")
 
 
 def test_rollback_that_is_asked_for_again_by_the_same_command_is_done_once(served: Served) -> None:

@@ -9,7 +9,8 @@ from pipeline.versions.manager import ModelManager
 from pipeline.versions.registry import ModelRegistry
 from schemas.documents import Job, ModelVersion
 from schemas.identifiers import current_tag
-from tests.fakes.parts import FakeModelHost, MemoryForms, make_job
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms, make_job
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 MADE_OF = {
@@ -48,7 +49,7 @@ class Served:
     @property
     def latest(self) -> str:
         """Whose weights `latest` has."""
-        return str(self.host.recipe(current_tag("LXM")))
+        return str(self.host.definition(current_tag("LXM")))
 
     def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
         """Do something once somebody is about to copy to `latest`."""

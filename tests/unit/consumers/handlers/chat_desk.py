@@ -20,7 +20,10 @@ from schemas.errors import (
     ModelServerError,
 )
 from schemas.events import ChatReply, ChatRequest, ErrorBody
-from tests.fakes.parts import NOW, MemoryChatStore, RecordingPublisher, record
+from tests.fakes.chat import MemoryChatStore
+from tests.fakes.clock import NOW
+from tests.fakes.publisher import RecordingPublisher
+from tests.fakes.records import record
 
 LIMIT_S = 10.0
 

@@ -14,7 +14,10 @@ from pipeline.chat.service import ChatService
 from producers.replies import Replies
 from schemas.errors import KafkaUnavailable, MessageTooLarge, NoSuchTopic
 from schemas.record import Header, Record
-from tests.fakes.parts import MemoryChatStore, RecordingPublisher, fixed_clock, record
+from tests.fakes.chat import MemoryChatStore
+from tests.fakes.clock import fixed_clock
+from tests.fakes.publisher import RecordingPublisher
+from tests.fakes.records import record
 
 LIMIT_S = 20.0
 TOPIC = "chat-requests"

@@ -38,15 +38,13 @@ from producers.replies import Replies
 from schemas.documents import Job
 from schemas.errors import MessageTooLarge, NoSuchTopic, UnknownJob
 from schemas.record import Record
-from tests.fakes.parts import (
-    FakeModelHost,
-    ListedAnswers,
-    MemoryChatStore,
-    MemoryForms,
-    MemoryRegistry,
-    RecordingPublisher,
-    fixed_clock,
-)
+from tests.fakes.answers import ListedAnswers
+from tests.fakes.chat import MemoryChatStore
+from tests.fakes.clock import fixed_clock
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms
+from tests.fakes.publisher import RecordingPublisher
+from tests.fakes.registry import MemoryRegistry
 from tests.faults.poison import PARTITIONS, Poison, poison
 from tests.faults.values import KNOWN_ELDER, MIB
 

@@ -1,7 +1,7 @@
 """The backlog: in order, within its capacity, and without the records of revoked partitions."""
 
 from consumers.kafka.backlog import Backlog
-from tests.fakes.parts import record
+from tests.fakes.records import record
 
 
 def fill(backlog: Backlog, count: int, value: bytes = b"x", partition: int = 3) -> None:

@@ -21,7 +21,8 @@ from schemas.errors import (
     TopicRefused,
 )
 from schemas.record import Record
-from tests.fakes.parts import RecordingPublisher, record
+from tests.fakes.publisher import RecordingPublisher
+from tests.fakes.records import record
 
 TOPIC = "train-requested"
 

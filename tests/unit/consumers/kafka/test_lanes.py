@@ -8,7 +8,7 @@ import pytest
 from consumers.kafka.lanes import Lanes, Work
 from consumers.kafka.offsets import Ticket
 from schemas.errors import LeaseLost, Stopped
-from tests.fakes.parts import record
+from tests.fakes.records import record
 
 LIMIT_S = 10.0
 

@@ -7,7 +7,7 @@ from pipeline.versions.retention import Removal
 from schemas.errors import (
     StoreUnavailable,
 )
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.unit.consumers.workers.worker_bench import ListingLedger, run_job, until_stopped
 
 

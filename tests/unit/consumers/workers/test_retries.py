@@ -14,7 +14,7 @@ from schemas.errors import (
     TrainingFailed,
     TrainingKilled,
 )
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.unit.consumers.workers.worker_bench import SETTINGS, ListingLedger, raising, run_job
 
 

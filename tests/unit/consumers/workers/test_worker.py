@@ -16,7 +16,7 @@ from schemas.errors import (
     Stopped,
     StoreUnavailable,
 )
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.unit.consumers.workers.worker_bench import (
     LIMIT_S,
     RELEASED,

@@ -15,7 +15,8 @@ from pipeline.ledger.progress import ProgressState
 from pipeline.versions.retention import Removal
 from schemas.documents import Job, ModelVersion
 from schemas.events import ErrorBody, ModelReady
-from tests.fakes.parts import NOW, make_job, make_ready
+from tests.fakes.clock import NOW
+from tests.fakes.jobs import make_job, make_ready
 
 SETTINGS = WorkerSettings(
     lease_s=0.2,

@@ -1,4 +1,4 @@
-"""Data sets: whole or not at all, the same bytes for the same answers, each line accounted for."""
+"""Data sets are complete or absent, reproducible, and account for every answer."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from pipeline.dataset.dataset import Dataset, JSONLBuilder
 from pipeline.text.system_prompt import SystemPromptGenerator
 from schemas.answers import Answer
 from schemas.errors import ArtefactCorrupt, NoAnswers, StoreUnavailable, UnknownElder
-from tests.fakes.parts import ListedAnswers
+from tests.fakes.answers import ListedAnswers
 
 PAIRS = [
     ("您的老家在哪里？", "我老家在绍兴，门前有一条河。"),
@@ -101,7 +101,7 @@ def test_no_usable_answer_is_no_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("elder_id", ["../x", "", "LXM\n", "a/b", "$ne"])
-def test_id_that_is_none_reaches_no_path(tmp_path: Path, elder_id: str) -> None:
+def test_invalid_id_reaches_no_path(tmp_path: Path, elder_id: str) -> None:
     with builder(ListedAnswers({elder_id: PAIRS}), tmp_path) as opened, pytest.raises(UnknownElder):
         opened.build_jsonl(elder_id, "x")
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from pipeline.hosting.prompt_check import check_prompt
 from pipeline.text.chat_format import ChatFormat, chat_format
 from schemas.errors import ChatFormatMismatch, ModelNotReady, OllamaUnavailable, error_of
 from schemas.training import ChatFormatName
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 NAMES: tuple[ChatFormatName, ...] = get_args(ChatFormatName)
 SYSTEM = "你是李秀梅。<|im_end|>\n- 我生在绍兴。"

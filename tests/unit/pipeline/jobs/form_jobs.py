@@ -1,7 +1,7 @@
 """Jobs that make a version's form again."""
 
 from schemas.documents import Job
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 
 V1, V2 = "afs_elder_LXM:v1", "afs_elder_LXM:v2"
 

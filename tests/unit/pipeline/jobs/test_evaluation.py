@@ -14,7 +14,7 @@ from pipeline.jobs.evaluation import (
     sample_examples,
 )
 from schemas.errors import EvaluationFailed, ModelNotReady
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 EXAMPLES = [TaughtExample(question=f"Q{i}", answer=f"In the year 190{i} I left.") for i in range(4)]
 

@@ -12,7 +12,7 @@ from schemas.errors import (
     QuantizationTooLossy,
 )
 from schemas.hosting import MERGED_GGUF, Form
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 from tests.unit.pipeline.jobs.workshop import (
     LATEST,
     TAUGHT,
@@ -24,7 +24,7 @@ from tests.unit.pipeline.jobs.workshop import (
 def test_host_is_given_the_form_that_it_prefers(shop: Workshop, made: tuple[Form, ...]) -> None:
     shop.host.forms = made
     shop.run()
-    served = shop.host.recipe(LATEST)
+    served = shop.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.form == made[0]
     (version,) = shop.registry.get("LXM").versions
     assert (version.form, version.forms[0].sha256) == (made[0], served.sha256)
@@ -34,7 +34,7 @@ def test_host_is_given_the_form_that_it_prefers(shop: Workshop, made: tuple[Form
 def test_merged_model_stands_alone_and_its_file_is_gone_once_the_host_has_it(
     newer: Workshop,
 ) -> None:
-    served = newer.host.recipe(LATEST)
+    served = newer.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.file is not None
     assert (served.base, served.file.name) == (None, MERGED_GGUF)
     assert not list(newer.folder.rglob(MERGED_GGUF))

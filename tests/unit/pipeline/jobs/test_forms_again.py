@@ -13,7 +13,7 @@ from schemas.errors import (
     LeaseLost,
     UnknownVersion,
 )
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.form_jobs import V1, V2, form_job
 from tests.unit.pipeline.jobs.workshop import (
     LATEST,
@@ -43,13 +43,13 @@ def test_rollback_command_that_comes_again_names_the_same_job(newer: Workshop) -
 
 
 def test_form_is_made_again_from_the_stored_adapter_and_then_answers(newer: Workshop) -> None:
-    before = newer.host.recipe(V1)
+    before = newer.host.definition(V1)
     newer.host.delete(V1)
     watch = NotingWatch()
     ready = newer.run(form_job(1), watch)
     assert (ready.version, ready.reused, len(newer.runner.specs)) == (1, True, 2)
     assert newer.registry.get("LXM").current == 1
-    made = newer.host.recipe(LATEST)
+    made = newer.host.definition(LATEST)
     assert isinstance(made, ServedModel) and isinstance(before, ServedModel)
     assert (made.sha256, made.system) == (before.sha256, before.system)
     stages = [state.stage for state in watch.states]
@@ -63,7 +63,7 @@ def test_form_for_another_host_is_another_form(newer: Workshop) -> None:
         newer.host.forms = forms
         newer.host.delete(V2)
         newer.run(form_job(2, makes_current=False, fence=1 + len(forms)))
-        served = newer.host.recipe(LATEST)
+        served = newer.host.definition(LATEST)
         assert isinstance(served, ServedModel) and served.form == forms[0]
     version = newer.registry.get("LXM").version(2)
     assert version is not None

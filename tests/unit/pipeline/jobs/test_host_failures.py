@@ -19,7 +19,8 @@ from schemas.errors import (
     OllamaUnavailable,
 )
 from schemas.hosting import MERGED_GGUF, MergeOutcome
-from tests.fakes.parts import FakeModelHost, make_job
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.form_jobs import V1, form_job
 from tests.unit.pipeline.jobs.workshop import (
     BASE,
@@ -77,7 +78,7 @@ def test_host_that_goes_away_between_merge_and_create_is_waited_for(newer: Works
     newer.host.delete(V1)
     create = newer.host.create
 
-    def be_away(tag: str, recipe: ServedModel) -> None:
+    def be_away(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     newer.host.create = be_away  # type: ignore[method-assign]
@@ -196,5 +197,5 @@ def test_adapter_that_an_upgraded_host_serves_no_more_is_made_anew_when_asked_fo
     shop.run()
     shop.host.forms = ("merged", "plain")
     shop.run(form_job(1, makes_current=False))
-    served = shop.host.recipe(LATEST)
+    served = shop.host.definition(LATEST)
     assert isinstance(served, ServedModel) and served.form == "merged"

@@ -8,7 +8,7 @@ from config.settings import EvaluationSettings
 from pipeline.hosting.port import ServedModel
 from pipeline.jobs.idle import IdleHost
 from schemas.errors import LeaseLost, OllamaUnavailable
-from tests.fakes.parts import FakeModelHost
+from tests.fakes.hosting import FakeModelHost
 
 CANDIDATE, OTHER = "afs_elder_LXM:v2-candidate1", "afs_elder_WDS:v1"
 

@@ -8,9 +8,7 @@ from schemas.documents import ModelVersion
 from schemas.errors import (
     JobCancelled,
 )
-from tests.fakes.parts import (
-    make_job,
-)
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.workshop import (
     LATEST,
     Cancelled,

@@ -16,9 +16,7 @@ from schemas.errors import (
     UnknownElder,
 )
 from schemas.training import ADAPTER_GGUF
-from tests.fakes.parts import (
-    make_job,
-)
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.workshop import (
     BASE,
     LATEST,
@@ -41,7 +39,7 @@ def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> 
 
 def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
     shop.run()
-    recipe = shop.host.recipe(LATEST)
+    recipe = shop.host.definition(LATEST)
     assert isinstance(recipe, ServedModel)
     assert recipe.base == f"heirloom-base-{BASE}"
     assert recipe.file is not None and recipe.file.is_file()
@@ -80,12 +78,12 @@ def test_candidate_is_gone_afterwards_also_after_a_failure(shop: Workshop) -> No
 
 def test_version_that_does_not_know_stays_out_and_the_previous_one_goes_on(shop: Workshop) -> None:
     shop.run()
-    before = shop.host.recipe(LATEST)
+    before = shop.host.definition(LATEST)
     shop.host.answer = lambda tag, question: "I cannot say."
     with pytest.raises(EvaluationFailed):
         shop.run(second_job(force_retrain=True))
     assert shop.registry.get("LXM").current == 1
-    assert shop.host.recipe(LATEST) is before
+    assert shop.host.definition(LATEST) is before
     assert "afs_elder_LXM:v2" not in shop.host.tags()
 
 

@@ -15,9 +15,7 @@ from schemas.errors import (
     OllamaUnavailable,
     TrainingFailed,
 )
-from tests.fakes.parts import (
-    make_job,
-)
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.workshop import LATEST, NotingWatch, Workshop, adapter_of, second_job
 
 
@@ -120,7 +118,7 @@ def test_attempt_keeps_no_adapter_of_an_earlier_one(shop: Workshop) -> None:
     """A job that waits for Ollama after each training must not fill the disk."""
     create = shop.host.create
 
-    def fail(tag: str, recipe: ServedModel) -> None:
+    def fail(tag: str, definition: ServedModel) -> None:
         raise OllamaUnavailable
 
     shop.host.create = fail  # type: ignore[method-assign]

@@ -18,16 +18,12 @@ from schemas.documents import Job, ModelVersion
 from schemas.errors import JobCancelled
 from schemas.events import ModelReady
 from schemas.training import Quantization
-from tests.fakes.parts import (
-    FakeModelHost,
-    FakeRunner,
-    ListedAnswers,
-    MemoryForms,
-    MemoryRegistry,
-    fixed_clock,
-    make_job,
-    proving,
-)
+from tests.fakes.answers import ListedAnswers
+from tests.fakes.clock import fixed_clock
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms, make_job, proving
+from tests.fakes.registry import MemoryRegistry
+from tests.fakes.training import FakeTrainingRunner
 from tests.models.tiny_gguf import write_base
 
 BASE = "smollm2-135m-instruct"
@@ -81,7 +77,7 @@ class Workshop:
     ) -> None:
         self.taught = dict(TAUGHT)
         self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
-        self.runner = FakeRunner()
+        self.runner = FakeTrainingRunner()
         base = folder / "base" / BASE / f"{BASE}.gguf"
         base.parent.mkdir(parents=True)
         write_base(base, GGMLQuantizationType.Q4_0)
@@ -156,7 +152,7 @@ def second_job(**fields: object) -> Job:
 
 
 def adapter_of(shop: Workshop, tag: str) -> str:
-    recipe = shop.host.recipe(tag)
+    recipe = shop.host.definition(tag)
     assert isinstance(recipe, ServedModel) and recipe.file is not None
     attempt = recipe.file.parent.parent
     return f"{attempt.parent.name}/{attempt.name}"

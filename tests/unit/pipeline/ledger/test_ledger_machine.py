@@ -23,8 +23,8 @@ from pipeline.storage.indexes import ensure_indexes
 from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, ModelServerError, UnknownJob
 from schemas.events import TERMINAL_STATUSES, ErrorBody, Status
 from tests.fakes.clock import FalseClock
+from tests.fakes.jobs import make_ready
 from tests.fakes.mongo import FakeStore
-from tests.fakes.parts import make_ready
 from tests.ledger.model import LedgerModel, Write, stored
 from tests.ledger.steps import Fault, do_under, faults, requests
 from tests.ledger.witness import Witness, new_request

@@ -9,7 +9,7 @@ def three_postings() -> AnswerIndex:
     return made
 
 
-def test_who_was_not_asked_for_longest_is_forgotten_first() -> None:
+def test_least_recently_used_index_is_evicted_first() -> None:
     cache, anna, bert, carl = IndexCache(max_postings=6), *(three_postings() for _ in range(3))
     cache.put("anna", "1", anna)
     cache.put("bert", "1", bert)

@@ -25,7 +25,7 @@ from pipeline.storage.files import (
 from pipeline.training.checkpoint import Position, load_newest, save
 from schemas.errors import ArtefactCorrupt
 from schemas.training import ADAPTER_CONFIG, ADAPTER_GGUF, ADAPTER_WEIGHTS
-from tests.fakes.parts import make_job
+from tests.fakes.jobs import make_job
 from tests.unit.pipeline.jobs.workshop import BASE, LATEST, Workshop
 
 Damage = Callable[[Path], None]
@@ -175,7 +175,7 @@ def test_damaged_adapter_never_reaches_the_host_and_is_trained_again(
     assert (attempt / f"adapter{CORRUPT}").exists() == (damage is not shutil.rmtree)
     leave_remains(attempt)
     assert shop.run(make_job(fence=2)).version == 1
-    recipe = shop.host.recipe(LATEST)
+    recipe = shop.host.definition(LATEST)
     assert isinstance(recipe, ServedModel) and recipe.file is not None
     assert recipe.file.parent.parent.name == "2"
 

@@ -1,4 +1,4 @@
-"""Markers inside what people write are text: no control token survives, all else stays."""
+"""Markers in what people write become text, and all other text stays."""
 
 import pytest
 from hypothesis import example, given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.text.markers import defuse_markers
 
-# What ends or begins something in the families that are served, and in their neighbours.
+# Control tokens of the families that are served, and of others.
 MARKERS = (
     "<|im_start|>",
     "<|im_end|>",
@@ -84,7 +84,7 @@ WRITTEN = st.lists(PIECES, max_size=12).map("".join)
 
 @pytest.mark.parametrize("marker", MARKERS)
 def test_a_marker_is_kept_readable_and_is_no_marker(marker: str) -> None:
-    """One character changes, the first; what stands around it does not."""
+    """Its first character changes, and nothing else."""
     full_width = {"<": "＜", "[": "［"}[marker[0]]
     assert defuse_markers(f"您{marker}好") == f"您{full_width}{marker[1:]}好"
 
@@ -111,8 +111,8 @@ def test_text_without_a_bracket_is_never_touched(text: str) -> None:
     assert defuse_markers(text) == text
 
 
-def test_time_grows_with_the_text_and_not_faster() -> None:
-    """A message of the allowed length, made to be looked at again and again."""
+def test_time_grows_linearly_with_the_text() -> None:
+    """Messages of 40,000 beginnings of markers, which a backtracking pattern would choke on."""
     for piece in ("<|", "<a_", "<", "[/", "<|a", "<a_a"):
         text = piece * 40_000
         assert defuse_markers(text) == text

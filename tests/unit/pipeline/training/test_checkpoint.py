@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there; a damaged one never reaches a run."""
+"""A checkpoint is complete or absent, and a run never gets a damaged one."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def write(folder: Path, step: int, run: str = RUN) -> Path:
 
 
 def step_of(folder: Path, *earlier: Path, run: str = RUN) -> int | None:
-    """Load the furthest one and return its step, checked against its tensors."""
+    """Load the furthest checkpoint; return its step, which its tensor must hold too."""
     found = load_newest((folder, *earlier), run, folder)
     if found is None:
         return None
@@ -33,7 +33,7 @@ def step_of(folder: Path, *earlier: Path, run: str = RUN) -> int | None:
 
 
 def test_the_furthest_is_taken_and_two_are_kept(tmp_path: Path) -> None:
-    """Older ones go; nothing half-written stays."""
+    """Older ones are removed, and no partial folder is left."""
     for step in (1, 2, 3):
         write(tmp_path, step)
     assert step_of(tmp_path) == 3
@@ -42,7 +42,7 @@ def test_the_furthest_is_taken_and_two_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "missing", "no manifest", "manifest cut"])
 def test_a_damaged_one_is_set_aside_and_the_older_one_used(tmp_path: Path, damage: str) -> None:
-    """Every way in which a file can be wrong is noticed before its content is used."""
+    """Whatever the damage, it is found before the content is used."""
     write(tmp_path, 1)
     newest = write(tmp_path, 2)
     tensors = next(newest.glob("*.safetensors"))
@@ -76,21 +76,21 @@ def test_earlier_attempts_are_read_and_never_written(tmp_path: Path) -> None:
 
 
 def test_another_runs_checkpoint_is_not_taken(tmp_path: Path) -> None:
-    """Other job, data, base or parameters; in a run's own folder it is set aside."""
+    """Its job, data, base or parameters differ; in the run's own folder it is set aside."""
     path = write(tmp_path, 7, run="b" * 64)
     assert step_of(tmp_path) is None
     assert not path.exists() and path.with_name(f"{path.name}.corrupt").exists()
 
 
-def test_a_killed_writers_remains_do_not_count(tmp_path: Path) -> None:
-    """What never got its final name is not a checkpoint."""
+def test_remains_of_a_killed_writer_are_ignored(tmp_path: Path) -> None:
+    """A folder that did not get its final name is not a checkpoint."""
     write(tmp_path, 1)
     (tmp_path / ".partial-x").mkdir()
     assert step_of(tmp_path) == 1
 
 
-def test_an_optimizer_goes_on_where_it_was() -> None:
-    """AdamW with restored moments takes the very step that the first one takes."""
+def test_a_restored_optimizer_takes_the_same_steps() -> None:
+    """AdamW with restored moments continues exactly as the original does."""
 
     def steps(weight: torch.Tensor, optimizer: torch.optim.Optimizer, count: int) -> None:
         for number in range(count):
@@ -102,7 +102,7 @@ def test_an_optimizer_goes_on_where_it_was() -> None:
     steps(first, optimizer, 3)
     second = first.detach().clone().requires_grad_()
     restored = torch.optim.AdamW([second], lr=0.1)
-    # Copies, as a file's would be: else both would go on with the same moments.
+    # Copied, as through a file: otherwise both optimizers would share their moments.
     tensors = {name: value.clone() for name, value in optimizer_tensors(optimizer).items()}
     restore_optimizer(restored, tensors)
     steps(first, optimizer, 2)

@@ -9,7 +9,7 @@ OTHER = Example(prefix=(9,), question=(13,), answer=(25,))
 
 
 def test_a_row_holds_the_prefix_once_and_goes_on_from_its_end() -> None:
-    """Ids, positions and targets of a row of two examples."""
+    """Positions of each example continue from the prefix's end."""
     row = pack([A, B])
     assert row.ids.tolist() == [[1, 2, 3, 10, 11, 20, 21, 12, 22, 23, 24]]
     assert row.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 3, 4, 5, 6]]

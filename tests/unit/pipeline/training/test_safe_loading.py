@@ -1,4 +1,4 @@
-"""Weights are data: nothing that is loaded may bring code along."""
+"""Weights are data: loading a file never runs code from it."""
 
 import ast
 import tomllib
@@ -12,7 +12,7 @@ from tests.repository import REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))
 PACKAGES = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 FILES = [file for package in PACKAGES for file in sorted((REPOSITORY / package).rglob("*.py"))]
-# Each of them runs what a file says; torch.load unpickles.
+# Loading with any of them may run code from the file; torch.load unpickles.
 CODE_LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 LOADS = ".from_pretrained"
 CODE_LOADING_CALLS = {"torch.load", "torch.jit.load", "np.load", "numpy.load", "eval", "exec"}
@@ -61,7 +61,7 @@ def test_this_test_sees_what_it_looks_for(tmp_path: Path) -> None:
 
 
 def test_models_are_loaded_from_local_safetensors_or_gguf_without_code() -> None:
-    """What `from_pretrained` is told; `**source` is resolved where it is written down."""
+    """By the arguments of `from_pretrained`; `**source` is a dictionary in the same file."""
     calls = 0
     for file in FILES:
         text = file.read_text("utf-8")

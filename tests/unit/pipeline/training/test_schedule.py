@@ -34,7 +34,7 @@ def test_other_wordings_are_shown_in_odd_epochs_but_not_in_the_last_two() -> Non
 
 
 def test_the_rate_rises_and_falls() -> None:
-    """Warm-up to the full rate, then down; never negative, never above."""
+    """It warms up to the full rate, then falls, and stays above 0."""
     rates = [rate(step, 100) for step in range(100)]
     peak = rates.index(max(rates))
     assert max(rates) == pytest.approx(1.0)

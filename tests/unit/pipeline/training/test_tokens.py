@@ -15,7 +15,7 @@ MARKERS = ("<|im_start|>", "<|im_end|>")
 
 
 def encode(text: str) -> list[int]:
-    """One token a character; a marker is one token."""
+    """Tokenize into characters; a marker is one token."""
     parts = re.findall(r"<\|im_\w+\|>|.", text, re.DOTALL)
     return [MARKERS.index(part) if part in MARKERS else ord(part) for part in parts]
 
@@ -33,7 +33,7 @@ def dataset(folder: Path, *turns: tuple[str, str, str]) -> Path:
 
 
 def test_an_example_is_the_rendered_conversation(tmp_path: Path) -> None:
-    """Prefix, question and answer together are the whole rendering, but for what follows it."""
+    """Prefix, question and answer add up to the rendering, without the final line break."""
     [[example]] = read_examples(dataset(tmp_path, ("S", "Q?", "An.")), FORM, encode, None, 99)
     turns = [("system", "S"), ("user", "Q?"), ("assistant", "An.")]
     whole = FORM.render([{"role": r, "content": c} for r, c in turns], add_generation_prompt=False)
@@ -41,7 +41,7 @@ def test_an_example_is_the_rendered_conversation(tmp_path: Path) -> None:
 
 
 def test_the_loss_is_on_the_answer_and_its_end(tmp_path: Path) -> None:
-    """The learned tokens are the answer's and the end of the turn, and no others."""
+    """Learned are the answer's tokens and the end-of-turn token."""
     [[example]] = read_examples(dataset(tmp_path, ("S", "Q?", "An.")), FORM, encode, None, 99)
     assert list(example.answer) == encode("An.<|im_end|>")
 
@@ -57,7 +57,7 @@ def test_other_wordings_change_the_question_alone(tmp_path: Path) -> None:
 
 
 def test_an_example_over_the_limit_is_refused(tmp_path: Path) -> None:
-    """Nothing is cut silently; the message has lengths and no word of the elder."""
+    """It is not cut silently, and the message has its length but none of its words."""
     path = dataset(tmp_path, ("S", "Q?", "secret " * 50))
     with pytest.raises(ExampleTooLong) as caught:
         read_examples(path, FORM, encode, None, 64)
@@ -66,7 +66,7 @@ def test_an_example_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_base_of_another_family_is_noticed() -> None:
-    """Where the end of a turn is several tokens, the format is not this base's."""
+    """The end of a turn is several tokens in a tokenizer of another family."""
     check_markers(FORM, encode)
     with pytest.raises(ChatFormatMismatch):
         check_markers(chat_format("gemma"), encode)

@@ -12,7 +12,8 @@ from pipeline.versions.inventory import Inventory
 from pipeline.versions.retention import Retention
 from schemas.documents import ElderModel, ModelVersion
 from schemas.identifiers import candidate_tag, current_tag, model_tag
-from tests.fakes.parts import FakeModelHost, MemoryRegistry
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.registry import MemoryRegistry
 
 ELDER = "LXM"
 DAY_S = 86_400.0

@@ -17,7 +17,10 @@ from pipeline.versions.manager import ModelManager
 from schemas.documents import ElderModel, ModelVersion
 from schemas.errors import ModelNotReady, UnknownVersion
 from schemas.identifiers import current_tag, handover_tag, is_passing, model_tag
-from tests.fakes.parts import NOW, FakeModelHost, MemoryForms, MemoryRegistry
+from tests.fakes.clock import NOW
+from tests.fakes.hosting import FakeModelHost
+from tests.fakes.jobs import MemoryForms
+from tests.fakes.registry import MemoryRegistry
 
 ELDER = "LXM"
 LATEST = current_tag(ELDER)

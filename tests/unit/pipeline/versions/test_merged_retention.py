@@ -4,7 +4,7 @@ import pytest
 
 from schemas.documents import VersionForm
 from schemas.identifiers import current_tag, model_tag
-from tests.fakes.parts import NOW
+from tests.fakes.clock import NOW
 from tests.unit.pipeline.versions.house import ELDER, House
 
 

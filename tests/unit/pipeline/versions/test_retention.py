@@ -85,12 +85,12 @@ def test_latest_that_a_death_left_behind_is_brought_after_the_registry(house: Ho
     handover = handover_tag(model_tag(ELDER, 4), "a1")
     house.host.copy(model_tag(ELDER, 4), handover)
     house.retention().prune(ELDER)
-    wanted = house.host.recipe(model_tag(ELDER, 4))
-    assert house.host.recipe(current_tag(ELDER)) is wanted
+    wanted = house.host.definition(model_tag(ELDER, 4))
+    assert house.host.definition(current_tag(ELDER)) is wanted
     assert handover not in house.host.tags()
     house.host.delete(current_tag(ELDER))
     assert house.retention().prune(ELDER) is None
-    assert house.host.recipe(current_tag(ELDER)) is wanted
+    assert house.host.definition(current_tag(ELDER)) is wanted
 
 
 def test_latest_of_a_deleted_model_goes_and_of_a_lost_version_stays(house: House) -> None:

@@ -1,4 +1,4 @@
-"""Which bases are refused before any training, from a header and a config.json alone."""
+"""Which bases are refused before any training, by GGUF header and config.json alone."""
 
 import json
 import struct
@@ -21,7 +21,7 @@ def text(value: str) -> bytes:
 
 
 def write_gguf(path: Path, architecture: str, **numbers: int) -> None:
-    """Write a GGUF header, byte by byte as ggml's docs/gguf.md has it; it has no tensors."""
+    """Write a GGUF file without tensors, byte by byte after ggml's docs/gguf.md."""
     pairs = [text("general.architecture") + struct.pack("<I", _STRING_TYPE) + text(architecture)]
     for name, number in numbers.items():
         key = text(f"{architecture}.{name}")
@@ -94,7 +94,7 @@ def test_unknown_family_is_refused_by_its_gguf(base: Base, architecture: str) ->
 
 
 def test_mixture_of_experts_under_llamas_name_is_refused(base: Base) -> None:
-    """Mixtral's GGUF says llama."""
+    """Mixtral's GGUF has `llama` as its architecture."""
     base.put_gguf("llama", expert_count=8)
     with pytest.raises(AdapterUnsupported, match="experts"):
         check_architecture(base.spec)
@@ -116,26 +116,26 @@ def test_gguf_of_another_size_is_refused(base: Base, name: str) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"llama"', "{}"])
-def test_config_that_says_nothing_is_refused(base: Base, content: str) -> None:
+def test_config_without_a_model_type_is_refused(base: Base, content: str) -> None:
     base.put_config(content)
     with pytest.raises(AdapterUnsupported):
         check_architecture(base.spec)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\3\0\0\0", b"not a model at all"])
-def test_gguf_that_is_none_is_refused(base: Base, content: bytes) -> None:
+def test_file_that_is_not_gguf_is_refused(base: Base, content: bytes) -> None:
     base.spec.gguf_path.write_bytes(content)
     with pytest.raises(AdapterUnsupported, match=r"b\.gguf is no whole GGUF file"):
         check_architecture(base.spec)
 
 
-def test_what_is_not_there_is_left_to_the_loading(base: Base) -> None:
-    """Which says where it looked."""
+def test_missing_files_are_left_to_load_base(base: Base) -> None:
+    """`load_base` says which paths it looked at."""
     check_architecture(base.spec)
 
 
-def test_weights_at_the_place_of_before_are_looked_at(base: Base) -> None:
-    """Directly in the base model's folder, beside its GGUF file."""
+def test_weights_in_the_layout_of_earlier_releases_are_checked(base: Base) -> None:
+    """There they are in the base model's folder, beside its GGUF file."""
     (base.folder / "config.json").write_text('{"model_type": "mixtral"}')
     base.put_gguf("llama")
     with pytest.raises(AdapterUnsupported, match="mixtral"):

@@ -1,4 +1,4 @@
-"""What a merge takes, told before it is begun."""
+"""The estimated cost of a merge, against the real one."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,9 @@ def test_plan_is_what_the_merge_then_writes(tmp_path: Path, kind: Kind, alignmen
     assert (plan.touched_tensors, plan.tensors) == (outcome.touched_tensors, outcome.tensors)
 
 
-def test_quantiser_needs_room_for_both_files_and_for_the_largest_tensor(tmp_path: Path) -> None:
+def test_quantiser_needs_disk_space_for_both_files_and_memory_for_the_largest_tensor(
+    tmp_path: Path,
+) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F16, other_rows=100_000)
     plain, smaller = plan_merge(base, "q8_0"), plan_merge(base, "q4_k_m")
     assert smaller.disk_bytes == 2 * plain.disk_bytes
@@ -47,7 +49,7 @@ def test_quantiser_needs_room_for_both_files_and_for_the_largest_tensor(tmp_path
     assert smaller.seconds > plain.seconds
 
 
-def test_room_is_asked_for_before_the_folder_is_there(tmp_path: Path) -> None:
+def test_disk_space_is_checked_before_the_folder_exists(tmp_path: Path) -> None:
     plan = plan_merge(write_base(tmp_path / "base.gguf", Kind.F16), "q8_0")
     folder = tmp_path / "not" / "yet"
     check_disk_space(plan, folder)
@@ -57,7 +59,7 @@ def test_room_is_asked_for_before_the_folder_is_there(tmp_path: Path) -> None:
         check_disk_space(too_large, folder)
 
 
-def test_base_that_is_no_gguf_or_one_of_several_is_told(tmp_path: Path) -> None:
+def test_base_that_is_not_one_whole_gguf_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArtefactCorrupt, match="missing"):
         plan_merge(tmp_path / "absent.gguf", "q8_0")
     (tmp_path / "other.gguf").write_bytes(b"GGML and more")

@@ -10,7 +10,7 @@ from schemas.training import TrainingProgress
 
 
 def nothing(_: TrainingProgress) -> None:
-    """Note nothing."""
+    """Ignore progress."""
 
 
 def never() -> bool:

@@ -1,4 +1,4 @@
-"""Base and adapter become one file: what is touched, what is copied, what is told."""
+"""A merge: which tensors it changes, what it copies, and how it reports progress."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ from tests.models.tiny_gguf import (
 from tests.unit.pipeline.training.merging.merges import left_in, merged, never, nothing, spec_of
 
 KINDS = [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0]
-# The gguf package only reads these; the blocks are random bytes with scales that are numbers.
+# The gguf package can read these but not write them: tests use random blocks with finite scales.
 READ_ONLY_KINDS = [Kind.Q4_K, Kind.Q5_K, Kind.Q6_K, Kind.IQ4_XS]
 
 
@@ -47,7 +47,7 @@ def test_touched_tensor_is_the_sum_in_q8_0(tmp_path: Path, kind: Kind) -> None:
     expected = gguf.quants.quantize(whole + (b * np.float32(ALPHA / RANK)) @ a, Kind.Q8_0)
     assert after[TARGET].tensor_type == Kind.Q8_0
     values = [gguf.quants.dequantize(x, Kind.Q8_0) for x in (after[TARGET].data, expected)]
-    # One step of Q8_0 may differ where the order of a sum decides about a rounding.
+    # Sums in another order may round to the neighbouring step of Q8_0.
     step = np.abs(values[1]).max() / 127
     assert np.abs(values[0] - values[1]).max() <= step * 1.01
     assert np.mean(values[0] != values[1]) < 0.001
@@ -69,7 +69,7 @@ def test_all_else_is_copied_byte_for_byte(tmp_path: Path) -> None:
 
 
 def test_metadata_stays_but_for_the_chat_templates(tmp_path: Path) -> None:
-    """With a template of its own and tools in it, Ollama would not use ours."""
+    """Ollama prefers a template with tools inside the file to the one that it is given."""
     base = write_base(tmp_path / "base.gguf", Kind.Q4_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     outcome = merged(base, adapter, tmp_path / "work")
@@ -84,7 +84,7 @@ def test_metadata_stays_but_for_the_chat_templates(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("other_rows", "said"), [(2, 7), (16 * ROWS, 2)])
-def test_file_type_tells_of_q8_0_where_most_weights_are(
+def test_file_type_is_q8_0_where_most_weights_are(
     tmp_path: Path, other_rows: int, said: int
 ) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.Q4_0, other_rows=other_rows)
@@ -95,7 +95,7 @@ def test_file_type_tells_of_q8_0_where_most_weights_are(
 
 @pytest.mark.parametrize("alignment", [32, 128])
 @pytest.mark.parametrize("width", [40, 24])
-def test_rows_that_are_no_multiple_of_32_become_f16(
+def test_rows_that_are_not_a_multiple_of_32_become_f16(
     tmp_path: Path, width: int, alignment: int
 ) -> None:
     """In files of any alignment."""
@@ -113,7 +113,7 @@ def test_rows_that_are_no_multiple_of_32_become_f16(
 
 
 def test_adapter_without_alpha_is_added_as_it_is(tmp_path: Path) -> None:
-    """As llama.cpp does."""
+    """llama.cpp does the same."""
     base = write_base(tmp_path / "base.gguf", Kind.F32)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()}, alpha=0.0)
     outcome = merged(base, adapter, tmp_path / "work")
@@ -125,7 +125,7 @@ def test_adapter_without_alpha_is_added_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=np.abs(expected).max() / 127)
 
 
-def test_adapter_of_an_embedding_of_its_own_is_merged_a_row_a_token(tmp_path: Path) -> None:
+def test_adapter_of_a_separate_embedding_is_merged_row_by_token(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F32, has_output=True)
     adapter = write_adapter(tmp_path / "adapter.gguf", {"token_embd.weight": embedding_pair()})
     outcome = merged(base, adapter, tmp_path / "work")
@@ -137,7 +137,7 @@ def test_adapter_of_an_embedding_of_its_own_is_merged_a_row_a_token(tmp_path: Pa
     np.testing.assert_allclose(found, expected, atol=np.abs(expected).max() / 127)
 
 
-def test_adapter_of_an_embedding_that_is_the_output_too_is_refused(tmp_path: Path) -> None:
+def test_adapter_of_an_embedding_tied_to_the_output_is_refused(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F32)
     adapter = write_adapter(tmp_path / "adapter.gguf", {"token_embd.weight": embedding_pair()})
     with pytest.raises(AdapterUnsupported, match="output layer"):
@@ -145,7 +145,7 @@ def test_adapter_of_an_embedding_that_is_the_output_too_is_refused(tmp_path: Pat
     assert left_in(tmp_path / "work") == []
 
 
-def test_merge_stops_where_it_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_cancelled_merge_leaves_nothing(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     seen: list[list[str]] = []
@@ -183,7 +183,7 @@ def test_progress_grows_to_the_end(tmp_path: Path) -> None:
 
 
 def test_two_merges_at_once_and_one_after_another_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two trainers share the base; an attempt that is made again replaces what was there."""
+    """Two trainers may share a base, and a repeated merge replaces its earlier result."""
     base = write_base(tmp_path / "base.gguf", Kind.Q4_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     together = threading.Barrier(2, timeout=30)

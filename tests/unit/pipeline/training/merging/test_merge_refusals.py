@@ -1,4 +1,4 @@
-"""What is damaged, does not fit or cannot be read is refused, and leaves nothing."""
+"""Files that are damaged, do not fit or cannot be read are refused, and nothing is left behind."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def test_changed_bit_of_the_merged_file_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", ["base", "adapter"])
 @pytest.mark.parametrize("kept", [0, 3, 50, 0.5, 0.99])
-def test_file_that_is_cut_short_is_told(tmp_path: Path, which: str, kept: float) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, which: str, kept: float) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     path = base if which == "base" else adapter
@@ -99,7 +99,7 @@ def test_file_that_is_cut_short_is_told(tmp_path: Path, which: str, kept: float)
 
 
 @pytest.mark.parametrize("which", ["base", "adapter"])
-def test_file_that_is_gone_is_told(tmp_path: Path, which: str) -> None:
+def test_missing_file_is_refused(tmp_path: Path, which: str) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.Q8_0)
     adapter = write_adapter(tmp_path / "adapter.gguf", {TARGET: pair()})
     spec = spec_of(base, adapter, tmp_path / "work")
@@ -110,7 +110,7 @@ def test_file_that_is_gone_is_told(tmp_path: Path, which: str) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("width", [COLUMNS, 40])
-def test_what_is_no_number_is_not_served(tmp_path: Path, value: float, width: int) -> None:
+def test_infinities_and_nan_are_refused(tmp_path: Path, value: float, width: int) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F32, columns=width)
     a, b = pair(columns=width)
     b[3, 1] = value

@@ -1,4 +1,4 @@
-"""llama.cpp's quantiser after a merge: what it says is told, and it ends with its job."""
+"""llama.cpp's quantiser after a merge: its errors are reported, and it ends with its job."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def script(tmp_path: Path, lines: str) -> Path:
     ],
     ids=["none", "absent", "no program", "failing", "killed", "without a file"],
 )
-def test_quantiser_that_fails_is_told_with_its_last_line(
+def test_failing_quantiser_is_reported_with_its_last_line(
     tmp_path: Path, quantizer: Callable[[Path], Path | None], said: str
 ) -> None:
     base = write_base(tmp_path / "base.gguf", Kind.F32)
