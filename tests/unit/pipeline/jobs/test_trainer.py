@@ -1,4 +1,4 @@
-"""The trainer's steps: prepared, trained, asked, released."""
+"""The trainer's steps: prepare, train, evaluate, release."""
 
 import shutil
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_other_parameters_make_another_version(shop: Workshop) -> None:
 
 
 def test_version_that_the_host_lost_is_served_again_and_not_trained_anew(shop: Workshop) -> None:
-    """A host that was installed anew, or another one, knows no personas."""
+    """A host that was reinstalled or replaced has no personas."""
     shop.run()
     shop.host.delete("afs_elder_LXM:v1")
     ready = shop.run(second_job())

@@ -1,4 +1,4 @@
-"""An elder's versions, files and models, as retention sees and removes them."""
+"""An elder's versions, files and models, for tests of retention."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ def version(number: int, *, ready: bool = True, fence: int = 1, **fields: Any) -
 
 
 class House:
-    """An elder's folders, registry and Ollama, with what four trainings left."""
+    """An elder's folders, registry and Ollama after four trainings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -112,7 +112,7 @@ class House:
         return versions, sorted(self.host.tags()), sorted(files)
 
     def is_sound(self) -> bool:
-        """Each version in the registry can answer and be built again; no other elder lost any."""
+        """Say whether each registered version is whole, and whether the other elder's files are."""
         model = self.registry.get(ELDER)
         tags = set(self.host.tags())
         whole = all(
