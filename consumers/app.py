@@ -33,7 +33,7 @@ from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
 from pipeline.dataset.builder import DatasetBuilder
-from pipeline.hosting.blame import blamed
+from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.idle import IdleHost
@@ -248,7 +248,9 @@ class App:
             replies=self.replies,
             confirm=self.publisher.confirm,
             base=self.training.current_model,
-            blamed=lambda elder_id: blamed(self.host, elder_id, self.settings.chat.num_ctx),
+            blamed=lambda elder_id: attributed_failures(
+                self.host, elder_id, self.settings.chat.num_ctx
+            ),
         )
         self._start_lanes("models", MODEL_COMMANDS, handler, stop, count=_LANES)
 

@@ -1,7 +1,7 @@
-"""The role `host`: Ollama's API over `llama-server` processes, one base shared by many personas.
+"""The role `host`: Ollama's API over `llama-server` processes; many personas share one base.
 
-Needs neither Kafka nor MongoDB. Beside Ollama's paths it answers /metrics, /livez and /readyz on
-the same port. No prompt and no answer is logged.
+It needs neither Kafka nor MongoDB. /metrics, /livez and /readyz are served on the same port as
+Ollama's paths. No prompt and no answer is logged.
 """
 
 import os
@@ -24,16 +24,18 @@ from config.metrics import Metrics
 from config.settings import HostSettings, Settings
 from pipeline.hosting.llama_server import LlamaServers, find_llama_server
 from pipeline.hosting.server.app import build_app
+from pipeline.hosting.server.models.store import Store
 from pipeline.hosting.server.profile import PROFILES
-from pipeline.hosting.server.runners import Load, Residency, Runners
-from pipeline.hosting.server.serving import configure_server
-from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.runners.capacity import Capacity
+from pipeline.hosting.server.runners.load_report import LoadReport
+from pipeline.hosting.server.runners.scheduler import Scheduler
+from pipeline.hosting.server.uvicorn_config import configure_server
 from schemas.errors import ConfigurationError, ModelServerError
 
 FOLDER: Final = "host"
 _PROFILE: Final = "llama-server"
-# Each answer that is made or waited for has a thread; most of them only wait.
-_ANSWERS_AT_ONCE: Final = 512
+# Threads for completions, in progress or waiting; most of them only wait.
+_MAX_COMPLETIONS: Final = 512
 _START_CHECK_S: Final = 0.02
 
 log = structlog.get_logger(__name__)
@@ -49,11 +51,16 @@ class HostServer:
     """The serving role; runs while the context is open."""
 
     def __init__(self, settings: Settings, metrics: Metrics, stop: threading.Event) -> None:
-        """Prepare it; `stop` is set if it ends by itself.
+        """Acquire the port, the models' folder and the program, without serving yet.
+
+        Args:
+            settings: the settings of the service.
+            metrics: counts loads and adapters.
+            stop: is set if the server ends by itself.
 
         Raises:
-            ConfigurationError: `llama-server` is not there or too old, the port is in use, or the
-                folder is another host's.
+            ConfigurationError: `llama-server` is missing or too old, the port is in use, or
+                another host uses the folder.
         """
         host = settings.host
         command = find_llama_server(host.command)
@@ -67,35 +74,35 @@ class HostServer:
             logs = settings.data_dir / FOLDER / "logs"
             servers = LlamaServers(command, logs.absolute(), start_limit_s=host.start_s)
             opened.callback(servers.close)
-            watch = _Watch(metrics)
-            self._runners = Runners(
+            observer = _LoadObserver(metrics)
+            self._scheduler = Scheduler(
                 store,
                 servers,
-                _residency(host),
+                _capacity(host),
                 threads=host.threads or len(os.sched_getaffinity(0)),
-                on_load=watch.note,
+                on_load=observer.note,
             )
-            metrics.host_adapters.set_function(self._runners.loaded_adapters)
-            executor = ThreadPoolExecutor(_ANSWERS_AT_ONCE, thread_name_prefix="answer")
+            metrics.host_adapters.set_function(self._scheduler.loaded_adapters)
+            executor = ThreadPoolExecutor(_MAX_COMPLETIONS, thread_name_prefix="answer")
             opened.callback(executor.shutdown, wait=False, cancel_futures=True)
-            opened.callback(self._runners.close)
+            opened.callback(self._scheduler.close)
             self._resources = opened.pop_all()
-        api = build_app(store, self._runners, executor, PROFILES[_PROFILE])
-        app = _with_operations(api, metrics, watch)
+        api = build_app(store, self._scheduler, executor, PROFILES[_PROFILE])
+        app = _with_operations(api, metrics, observer)
         self._server = uvicorn.Server(configure_server(app, grace_s=host.drain_s))
         self._thread = threading.Thread(target=self._serve, name="host")
 
     @property
     def address(self) -> str:
-        """Where it listens, as OLLAMA_HOST has it."""
+        """The address, in the form of OLLAMA_HOST."""
         name, port = self._socket.getsockname()[:2]
         return f"http://{name}:{port}"
 
     def start(self) -> None:
-        """Listen, and return when it answers.
+        """Start serving; return when the server answers.
 
         Raises:
-            HostEnded: it ended before it did.
+            HostEnded: the server ended before it answered.
         """
         self._thread.start()
         while not self._server.started and self._thread.is_alive():
@@ -104,12 +111,12 @@ class HostServer:
         log.info("host.started", address=self.address)
 
     def check(self) -> None:
-        """Raise HostEnded if it ended by itself."""
+        """Raise HostEnded if the server ended by itself."""
         if self._has_ended:
             raise HostEnded
 
     def close(self) -> None:
-        """Accept nothing more, finish what is under way, end the llama-servers."""
+        """Accept no new requests, finish those in flight, end the llama-server processes."""
         log.info("host.stopping")
         self._server.should_exit = True
         self._thread.join()
@@ -119,7 +126,7 @@ class HostServer:
     def _serve(self) -> None:
         try:
             self._server.run(sockets=[self._socket])
-        except Exception:  # the thread's edge: the log is all that hears of it
+        except Exception:  # thread boundary: only the log can report it
             log.exception("host.failed")
         finally:
             if not self._stop.is_set():
@@ -128,16 +135,16 @@ class HostServer:
                 self._stop.set()
 
 
-class _Watch:
-    """Tells of each start of llama-server: the log and the metrics. Never a persona's name."""
+class _LoadObserver:
+    """Logs and counts each load of a llama-server, without the personas' names."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.down_reason: str | None = None
-        """Why the last start could not load its base; None: it could, or there was none."""
+        """Why the last load of a base failed; None if it succeeded or there was none yet."""
 
-    def note(self, load: Load) -> None:
-        """Tell of one start."""
+    def note(self, load: LoadReport) -> None:
+        """Record one load."""
         self.down_reason = load.error if load.is_down else None
         self._metrics.host_loads.labels("failed" if load.error else "loaded").inc()
         self._metrics.host_load_seconds.observe(load.seconds)
@@ -150,11 +157,11 @@ class _Watch:
 
 @contextmanager
 def running_host(settings: Settings, metrics: Metrics, stop: threading.Event) -> Iterator[str]:
-    """Run the role while the context is open; gives its address.
+    """Run the role while the context is open; yields its address.
 
     Raises:
-        HostEnded: it ended before it was told to; at the end of the context, if nothing else is
-            raised there.
+        HostEnded: the server ended by itself. Raised when the context ends, unless it raises
+            another error.
     """
     server = HostServer(settings, metrics, stop)
     try:
@@ -166,8 +173,8 @@ def running_host(settings: Settings, metrics: Metrics, stop: threading.Event) ->
     server.check()
 
 
-def _residency(host: HostSettings) -> Residency:
-    return Residency(
+def _capacity(host: HostSettings) -> Capacity:
+    return Capacity(
         max_runners=host.max_bases,
         max_adapters=host.max_adapters,
         drain_s=host.drain_s,
@@ -199,7 +206,7 @@ def _open_store(settings: Settings) -> Store:
         raise ConfigurationError(f"{folder} cannot be used: {error}") from error
 
 
-def _with_operations(api: Starlette, metrics: Metrics, watch: _Watch) -> Starlette:
+def _with_operations(api: Starlette, metrics: Metrics, observer: _LoadObserver) -> Starlette:
     async def show_metrics(_request: Request) -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -207,7 +214,7 @@ def _with_operations(api: Starlette, metrics: Metrics, watch: _Watch) -> Starlet
         return JSONResponse({"status": "ok"})
 
     async def say_ready(_request: Request) -> Response:
-        if (reason := watch.down_reason) is not None:
+        if (reason := observer.down_reason) is not None:
             return JSONResponse({"status": "unavailable", "reason": reason}, 503)
         return JSONResponse({"status": "ok"})
 

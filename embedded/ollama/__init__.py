@@ -1,4 +1,4 @@
-"""The embedded Ollama: `pipeline/hosting/server` over a llama.cpp in the process (xllamacpp).
+"""The embedded Ollama: `pipeline/hosting/server` over llama.cpp in the same process (xllamacpp).
 
 Run as `python -m embedded.ollama --port P --folder DIR [--profile NAME] [--threads N]`.
 """

@@ -1,6 +1,6 @@
 """Run the embedded Ollama: `python -m embedded.ollama --port P --folder DIR`.
 
-It behaves as the Ollama of its `--profile`; OLLAMA_MAX_LOADED_MODELS bounds what is loaded at once.
+`--profile` names the Ollama that it imitates; OLLAMA_MAX_LOADED_MODELS limits the loaded models.
 """
 
 import argparse
@@ -20,17 +20,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.server.app import build_app
+from pipeline.hosting.server.models.store import Store
 from pipeline.hosting.server.profile import (
     DEFAULT_MAX_RUNNERS,
     DEFAULT_PROFILE,
     PROFILES,
 )
-from pipeline.hosting.server.runner import Runner
-from pipeline.hosting.server.runners import Residency, Runners
-from pipeline.hosting.server.serving import configure_server
-from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.runners.capacity import Capacity
+from pipeline.hosting.server.runners.runner import Runner
+from pipeline.hosting.server.runners.scheduler import Scheduler
+from pipeline.hosting.server.uvicorn_config import configure_server
 
-_ANSWERS_AT_ONCE: Final = 32
+_MAX_COMPLETIONS: Final = 32
 _GRACE_S: Final = 1
 _END_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _LOG = logging.getLogger("embedded.ollama")
@@ -40,40 +41,40 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Serve until SIGINT or SIGTERM."""
     arguments = _read_arguments(argv)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
-    # llama.cpp sets its own handlers whenever it loads a model, and they would end its loop in
-    # place of ours. A blocked signal reaches no handler; it is waited for instead.
+    # llama.cpp installs its own signal handlers with each load, which would replace uvicorn's. The
+    # signals are blocked, so that no handler receives them, and a thread waits for them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
     store = Store(arguments.folder)
     profile = PROFILES[arguments.profile]
-    residency = Residency(
+    residency = Capacity(
         max_runners=_max_runners(os.environ),
         max_adapters=profile.max_adapters,
         # Ollama closes a runner before it loads the one that replaces it.
         overlaps=profile.max_adapters > 1,
     )
     load = LlamaRunner if profile.takes_adapters else _load_with_warning
-    runners = Runners(store, load, residency, threads=arguments.threads)
-    app = build_app(store, runners, ThreadPoolExecutor(_ANSWERS_AT_ONCE), profile)
+    runners = Scheduler(store, load, residency, threads=arguments.threads)
+    app = build_app(store, runners, ThreadPoolExecutor(_MAX_COMPLETIONS), profile)
     server = uvicorn.Server(
         configure_server(_LogRequests(app), grace_s=_GRACE_S, port=arguments.port)
     )
     threading.Thread(target=_end_on_signal, args=(server,), daemon=True).start()
     server.run()
     logging.shutdown()
-    # Nothing is left to save: every file was complete when it was answered. The threads inside
-    # llama.cpp may be in the middle of a long prompt, and are not worth waiting for.
+    # Nothing is left to save: a file is complete before its request is answered. The threads of
+    # llama.cpp may be in the middle of a long prompt, so they are not joined.
     os._exit(0 if server.started else 1)
 
 
 def _load_with_warning(base: Path, adapters: Mapping[str, Path], **options: Any) -> Runner:
-    """Load as Ollama does that takes no new adapters: the old ones are served, not for ever."""
+    """Load a runner and log Ollama's deprecation warning for each adapter."""
     for digest in adapters:
         _LOG.warning("LoRA adapters are deprecated and will not be served for ever: %s", digest)
     return LlamaRunner(base, adapters, **options)
 
 
 def _max_runners(environment: Mapping[str, str]) -> int:
-    """Return how many models may be loaded; Ollama's default where nothing else is said."""
+    """Return how many models may be loaded at once; by default as many as in Ollama."""
     text = environment.get("OLLAMA_MAX_LOADED_MODELS", "")
     return (int(text) if text.isdecimal() else 0) or DEFAULT_MAX_RUNNERS
 
@@ -93,7 +94,7 @@ def _read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 class _LogRequests:
-    """Logs path, status and time of each request; never what was asked or answered."""
+    """Logs path, status and duration of each request, but no bodies."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""A llama.cpp in this process (xllamacpp): a base model with the adapters loaded with it."""
+"""A runner that is llama.cpp in this process (xllamacpp)."""
 
 import json
 import secrets
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 # Cython, without stubs.
 import xllamacpp
 
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.llama_api import Chunks, LlamaApi, to_refusal
 
 _HTTP_LIMIT_S = 60.0
 _LAST_POSITION_POOLING = "LLAMA_POOLING_TYPE_LAST"
@@ -20,7 +20,7 @@ _QUIET = 0
 
 
 class LlamaRunner(LlamaApi):
-    """A loaded llama.cpp; immutable: another set of adapters is another runner."""
+    """A runner over xllamacpp; the class itself is a LoadRunner."""
 
     def __init__(
         self,
@@ -33,18 +33,8 @@ class LlamaRunner(LlamaApi):
         embeds: bool = False,
         pools_last_token: bool = False,
     ) -> None:
-        """Load a base and its adapters (digest → file).
-
-        Args:
-            context: tokens a request may have, prompt and answer together.
-            slots: how many requests are worked on at once.
-            embeds: for embeddings and nothing else.
-            pools_last_token: the base does not say how its tokens become one vector.
-
-        Raises:
-            Refusal: 500, llama.cpp cannot load them.
-        """
-        # llama.cpp listens on a port of its own choice; the key makes it ours alone.
+        """Load a base and its adapters."""
+        # llama.cpp listens on a random port; the key keeps other users of the machine out.
         self._api_key = secrets.token_hex(16)
         parameters = _parameters(base, adapters.values(), threads)
         parameters.n_ctx = context * slots
@@ -61,18 +51,18 @@ class LlamaRunner(LlamaApi):
         super().__init__(adapters, context=context, slots=slots)
 
     def fault(self) -> str | None:
-        """Answer None: it ends with this process and not before."""
+        """Return None: llama.cpp ends only with this process."""
         return None
 
     def close(self) -> None:
-        """Let go of llama.cpp: its memory goes with the last request that is under way."""
+        """Release llama.cpp; its memory is freed when the last request in flight ends."""
         self._server = None
 
     def _loaded(self) -> Any:
-        """Return llama.cpp, for one request.
+        """Return llama.cpp.
 
         Raises:
-            Refusal: 503, it was closed.
+            Refusal: 503, the runner has been closed.
         """
         server = self._server
         if server is None:
@@ -85,7 +75,7 @@ class LlamaRunner(LlamaApi):
     def _ask_embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._loaded().handle_embeddings(body)
         if "error" in answer:
-            raise refusal_of(answer["error"])
+            raise to_refusal(answer["error"])
         return answer
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -100,12 +90,12 @@ class LlamaRunner(LlamaApi):
         finally:
             connection.close()
         if "error" in answer:
-            raise refusal_of(answer["error"])
+            raise to_refusal(answer["error"])
         return answer
 
 
 def _parameters(base: Path, adapters: Iterable[Path], threads: int) -> Any:
-    """Return what llama.cpp is told whatever it is for."""
+    """Return the parameters that completions and embeddings share."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(base)
     parameters.lora_adapters = [
@@ -119,12 +109,12 @@ def _parameters(base: Path, adapters: Iterable[Path], threads: int) -> Any:
     parameters.ui = False
     parameters.verbosity = _QUIET
     parameters.fit_params = False
-    # A slot's own last prompt, and nothing else, may be gone on from (shown by tests/contract).
+    # Only a slot's own last prompt may be reused (tested in tests/contract).
     parameters.cache_prompt = True
     parameters.cache_ram_mib = 0
     parameters.cache_idle_slots = False
     parameters.n_cache_reuse = 0
     parameters.n_ctx_checkpoints = 0
-    # A sliding window forgets what a prompt begins with: with it nothing could be gone on from.
+    # A sliding window drops the prompt's beginning, after which nothing could be reused.
     parameters.swa_full = True
     return parameters

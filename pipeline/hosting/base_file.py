@@ -1,9 +1,9 @@
-"""A base model's GGUF file as it is sent to a host: without its own chat template.
+"""A base model's GGUF file as it is uploaded: without its own chat template.
 
-Ollama prefers a chat template inside the file to the TEMPLATE that a model was made with, where
-the former knows of tools or thinking; then what is served is not what was trained. A file of many
-gigabytes is not rewritten for that: the template's key is renamed while the bytes are read, to
-one of the same length that nobody looks for. Nothing else changes, and the file stays as it is.
+If a file's chat template supports tools or thinking, Ollama prefers it to the TEMPLATE of the
+model, and serves other prompts than those trained on. The file itself is not rewritten, as it may
+have many gigabytes. Instead the template's metadata key is renamed in the bytes that are read, to
+a key of the same length that no program looks up.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.weights.gguf_file import UnusableGguf, read_weights
 
-# And `tokenizer.chat_template.NAME`, of which a file may have several.
+# A file may also have several `tokenizer.chat_template.NAME`.
 _KEY = "tokenizer.chat_template"
 _AT = _KEY.index("chat")
 _INSTEAD = b"kept"
@@ -21,7 +21,7 @@ _BLOCK_BYTES = 1024 * 1024
 
 
 class BaseFile:
-    """Reads one GGUF file; memory stays flat. A file of another kind is read as it is."""
+    """Reads a GGUF file in blocks. A file of another kind is read unchanged."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -33,14 +33,14 @@ class BaseFile:
         )
 
     def sha256(self) -> str:
-        """Return the hash of what `blocks` yields."""
+        """Return the SHA-256 of the bytes that `blocks` yields."""
         digest = hashlib.sha256()
         for block in self.blocks():
             digest.update(block)
         return digest.hexdigest()
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the bytes in order, the keys renamed."""
+        """Yield the bytes in order, with the keys renamed."""
         start = 0
         with self._path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
@@ -48,7 +48,7 @@ class BaseFile:
                 start += len(block)
 
     def _rename(self, block: bytes, start: int) -> bytes:
-        """Write over what lies in this block; a key may lie across two."""
+        """Rename the parts of the keys that lie in this block; a key may span two blocks."""
         changed = bytearray(block)
         for renamed in self._renamed:
             for place, byte in enumerate(_INSTEAD, start=renamed - start):
@@ -58,8 +58,8 @@ class BaseFile:
 
 
 def _keys(path: Path) -> dict[str, int]:
-    """Return each metadata key, and where in the file its text begins, behind its length."""
+    """Return the offset of each metadata key's text, which follows the key's length field."""
     try:
         return {pair.key: pair.start + _LENGTH_BYTES for pair in read_weights(path).pairs}
     except UnusableGguf:
-        return {}  # No GGUF, or big-endian: the host says what is wrong with it.
+        return {}  # Not GGUF, or big-endian: the host reports what is wrong with it.

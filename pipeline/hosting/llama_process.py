@@ -1,4 +1,4 @@
-"""The process of one `llama-server`, the connection to it, and its log."""
+"""One `llama-server` process, the connection to it, and its log file."""
 
 import os
 import secrets
@@ -11,33 +11,33 @@ from typing import Final
 
 import httpx
 
-from pipeline.hosting.server.failures import Refusal
+from pipeline.hosting.server.errors import Refusal
 from pipeline.processes.server_process import ServerProcess, ServerProcessFailed
 
 CALL_LIMIT_S: Final = 60.0
 _URL: Final = "http://llama-server"
 _READY_LIMIT_S = 2.0
-# It says something every second while it answers, be it only that it lives.
+# The server sends at least a ping every second while it answers.
 _SILENCE_LIMIT_S = 60.0
 _STOP_LIMIT_S = 5.0
-# How long its threads spin at a barrier before they sleep: by default so long that beside other
-# work on the same cores it hardly answers at all. A value of the environment's own stays.
+# How often OpenMP threads spin at a barrier before they sleep. With the default, llama-server
+# hardly answers beside other work on the same cores. A value in the environment takes precedence.
 _SPIN_COUNT: Final = "1000"
-# As many connections as there are requests: they wait for a slot before they ask.
-_ANY_NUMBER: Final = httpx.Limits(max_connections=None)
+# Unlimited: requests wait for a slot before they connect.
+_NO_LIMITS: Final = httpx.Limits(max_connections=None)
 
 
 class LogNumbers:
-    """Numbers for log files: used again, the one free longest first, never by two at once."""
+    """Numbers for log files, reused in rotation, never by two processes at once."""
 
     def __init__(self, usual: int) -> None:
-        """`usual` numbers are in turn; there are more only while more are in use."""
+        """Rotate `usual` numbers; more are used only while more processes run."""
         self._lock = threading.Lock()
         self._free = deque(range(usual))
         self._next = usual
 
-    def acquire(self) -> int:
-        """Return a number that nobody has."""
+    def take(self) -> int:
+        """Return an unused number, the one that was released first."""
         with self._lock:
             if self._free:
                 return self._free.popleft()
@@ -45,13 +45,13 @@ class LogNumbers:
             return self._next - 1
 
     def release(self, number: int) -> None:
-        """Let the number be used again."""
+        """Allow a number to be reused."""
         with self._lock:
             self._free.append(number)
 
 
 class LlamaProcess:
-    """The process, its socket and the connection to it."""
+    """The process, its Unix socket and an HTTP client on it."""
 
     def __init__(
         self,
@@ -63,14 +63,23 @@ class LlamaProcess:
         start_limit_s: float,
         on_stop: Callable[[], object],
     ) -> None:
-        """Prepare it, to run in `folder`; its socket lies in `sockets`, where only we come."""
+        """Prepare the process without starting it.
+
+        Args:
+            argv: the command line without the address.
+            folder: the working directory.
+            sockets: a folder that only this user can enter; gets the socket.
+            log_path: the log file.
+            start_limit_s: how long the process may take to become ready.
+            on_stop: called when the process has ended.
+        """
         key = secrets.token_hex(16)
         self._socket = sockets / f"{secrets.token_hex(8)}.sock"
         self._on_stop = on_stop
         self.client = httpx.Client(
             base_url=_URL,
             headers={"Authorization": f"Bearer {key}"},
-            transport=httpx.HTTPTransport(uds=str(self._socket), limits=_ANY_NUMBER),
+            transport=httpx.HTTPTransport(uds=str(self._socket), limits=_NO_LIMITS),
             timeout=httpx.Timeout(_SILENCE_LIMIT_S),
         )
         self.server = ServerProcess(
@@ -78,7 +87,7 @@ class LlamaProcess:
             [*argv, "--host", str(self._socket)],
             log_path=log_path,
             is_ready=self._is_ready,
-            # The key is not in the command line, where everybody on this machine could read it.
+            # Not on the command line, which every user of the machine can read.
             environment={"GOMP_SPINCOUNT": _SPIN_COUNT} | os.environ | {"LLAMA_API_KEY": key},
             folder=folder,
             start_limit_s=start_limit_s,
@@ -86,10 +95,10 @@ class LlamaProcess:
         )
 
     def start(self, adapters: list[str]) -> None:
-        """Start it, and return when it answers and has these adapters in this order.
+        """Start the process; return when it is ready and has these adapters in this order.
 
         Raises:
-            Refusal: 500, it does not.
+            Refusal: 500, it did not start or loaded other adapters.
         """
         try:
             self.server.start()
@@ -102,7 +111,7 @@ class LlamaProcess:
             raise Refusal(500, "llama-server loaded other adapters than it was told; not used")
 
     def stop(self) -> None:
-        """End it and leave nothing behind but its log."""
+        """End the process; only its log stays."""
         self.server.stop()
         self.client.close()
         self._socket.unlink(missing_ok=True)

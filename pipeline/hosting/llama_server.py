@@ -1,8 +1,8 @@
-"""One `llama-server` process: started, checked, asked, ended.
+"""Runners as `llama-server` processes, and the search for the program.
 
-It listens on a socket in a folder that is this program's alone, and wants a key that was drawn for
-it: a request can reach no other process, and nobody else reaches this one. It dies with us. Its
-log has warnings and errors, and no prompts.
+Each process listens on a Unix socket in a private folder and requires a random key, so a request
+cannot reach a wrong process and no other user can reach this one. It ends with this program. Its
+log has warnings and errors, but no prompts.
 """
 
 import itertools
@@ -17,45 +17,50 @@ from typing import Any, Final
 import httpx
 
 from pipeline.hosting.llama_process import CALL_LIMIT_S, LlamaProcess, LogNumbers
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.llama import Chunks, LlamaApi, refusal_of
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.llama_api import Chunks, LlamaApi, to_refusal
 from pipeline.processes.sockets import SocketFolder
 from schemas.errors import ConfigurationError
 
-# A stream says something every second, be it only that it lives.
 _PING_S = 1
 _HELP_LIMIT_S = 60.0
 _LOGS_KEPT = 16
 _WARNINGS = "2"
 _END = "[DONE]"
-# What keeps the personas apart, and what else is told whatever it is for. A slot's own last
-# prompt, and nothing else, may be gone on from; slots.py says by whom.
-_ALWAYS: Final = (
+# For every process. They keep the personas apart: only a slot's own last prompt may be reused, and
+# slots.py decides for which request.
+_FLAGS: Final = (
     "--lora-init-without-apply",
     "--no-kv-unified",
     "--no-cache-idle-slots",
-    # A sliding window forgets what a prompt begins with: with it nothing could be gone on from.
+    # A sliding window drops the prompt's beginning, after which nothing could be reused.
     "--swa-full",
     "--no-webui",
     "--no-slots",
     "--offline",
 )
-_ALWAYS_WITH_VALUE: Final = {
+_OPTIONS: Final = {
     "--cache-ram": "0",
     "--ctx-checkpoints": "0",
     "--cache-reuse": "0",
     "--sse-ping-interval": str(_PING_S),
     "--log-verbosity": _WARNINGS,
-    # Less context than was asked for, to fit into memory, would cut what a persona is told.
+    # Never reduce the context to fit into memory: prompts would be cut.
     "--fit": "off",
 }
 
 
 class LlamaServers:
-    """Starts llama-servers: what loads the runners of the host role."""
+    """Loads the runners of the host role; a LoadRunner."""
 
     def __init__(self, command: Path, logs: Path, *, start_limit_s: float) -> None:
-        """`command` is what `find_llama_server` returned; the log files lie in `logs`."""
+        """Prepare to start processes.
+
+        Args:
+            command: the program, as `find_llama_server` returned it.
+            logs: the folder of the log files.
+            start_limit_s: how long a process may take to load its files.
+        """
         self._command = command
         self.logs = logs
         self._start_limit_s = start_limit_s
@@ -63,7 +68,7 @@ class LlamaServers:
         self._numbers = LogNumbers(_LOGS_KEPT)
 
     def close(self) -> None:
-        """Remove the sockets' folder; all processes have ended."""
+        """Remove the sockets' folder. Called when all processes have ended."""
         self._sockets.close()
 
     def __call__(
@@ -77,16 +82,12 @@ class LlamaServers:
         embeds: bool = False,
         pools_last_token: bool = False,
     ) -> "LlamaServer":
-        """Load a base and its adapters (digest → file) into a process of their own.
-
-        Raises:
-            Refusal: 500, it does not start, or says that it loaded something else.
-        """
+        """Start a process with a base and its adapters."""
         argv = [
             str(self._command),
             *("--model", _name(base, base)),
-            *_ALWAYS,
-            *itertools.chain.from_iterable(_ALWAYS_WITH_VALUE.items()),
+            *_FLAGS,
+            *itertools.chain.from_iterable(_OPTIONS.items()),
             *("--ctx-size", str(context * slots), "--parallel", str(slots)),
             *("--threads", str(threads)),
         ]
@@ -94,11 +95,11 @@ class LlamaServers:
         if names:
             argv += ["--lora", ",".join(names)]
         if embeds:
-            # A text must fit into one batch.
+            # An embedded text must fit into one batch.
             argv += ["--embeddings", "--batch-size", str(context), "--ubatch-size", str(context)]
         if pools_last_token:
             argv += ["--pooling", "last"]
-        number = self._numbers.acquire()
+        number = self._numbers.take()
         process = LlamaProcess(
             argv,
             base.parent,
@@ -116,7 +117,7 @@ class LlamaServers:
 
 
 class LlamaServer(LlamaApi):
-    """A loaded llama-server; immutable: another set of adapters is another process."""
+    """A runner that is a llama-server process."""
 
     def __init__(
         self, process: LlamaProcess, adapters: Mapping[str, Path], *, context: int, slots: int
@@ -130,7 +131,7 @@ class LlamaServer(LlamaApi):
         return self._process.server.pid
 
     def fault(self) -> str | None:
-        """Say how the process ended, with the last lines of its log, or None while it runs."""
+        """Return how the process ended, with the last lines of its log."""
         return self._process.server.poll()
 
     def close(self) -> None:
@@ -138,7 +139,7 @@ class LlamaServer(LlamaApi):
         self._process.stop()
 
     def _stream(self, request: dict[str, Any], chunks: Chunks) -> None:
-        # Leaving the stream closes the connection, and llama-server stops at the next token.
+        # Leaving the context closes the connection; llama-server then stops at the next token.
         with (
             self._errors(),
             self._process.client.stream("POST", "/v1/completions", json=request) as reply,
@@ -147,7 +148,7 @@ class LlamaServer(LlamaApi):
                 reply.read()
                 raise _refusal_in(reply)
             for line in reply.iter_lines():
-                if _takes_last(line, chunks):
+                if _consume_line(line, chunks):
                     return
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +164,7 @@ class LlamaServer(LlamaApi):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Turn a broken connection into 503: it is no fault of the model's that was asked."""
+        """Turn a broken connection into 503, which does not count against the model."""
         try:
             yield
         except httpx.TimeoutException as error:
@@ -171,17 +172,20 @@ class LlamaServer(LlamaApi):
         except httpx.HTTPError as error:
             raise Refusal(503, "llama-server ended while it answered; ask again") from error
         except RuntimeError as error:
-            # So httpx refuses what was queued for an instance that has been closed since.
+            # httpx raises it for a request on a client that has been closed meanwhile.
             if not self._process.client.is_closed:
                 raise
             raise Refusal(503, "llama-server was closed before it answered; ask again") from error
 
 
 def find_llama_server(command: str) -> Path:
-    """Return the program of this name or path, if it can do what is asked of it here.
+    """Return the absolute path of a program that supports all required options.
+
+    Args:
+        command: a path, or a name that is looked up on the PATH.
 
     Raises:
-        ConfigurationError: it is not there, cannot be run, or is too old.
+        ConfigurationError: there is no such program, it cannot be run, or it is too old.
     """
     setting = "MODELSERVER_HOST__COMMAND"
     found = shutil.which(command)
@@ -200,7 +204,7 @@ def find_llama_server(command: str) -> Path:
             f"{setting}: {found} cannot be run ({reason}); install a llama-server that this "
             "machine can run"
         ) from error
-    missing = [flag for flag in (*_ALWAYS, *_ALWAYS_WITH_VALUE) if flag not in shown.stdout]
+    missing = [flag for flag in (*_FLAGS, *_OPTIONS) if flag not in shown.stdout]
     if missing:
         raise ConfigurationError(
             f"{setting}: {found} does not know {', '.join(missing)}; install a newer llama-server"
@@ -209,24 +213,25 @@ def find_llama_server(command: str) -> Path:
 
 
 def _name(path: Path, base: Path) -> str:
-    # Blobs lie in one folder, which the process runs in: a comma in its path would part the list.
+    # Relative to the working directory, where the blobs lie: llama-server splits the list of
+    # adapters at commas, and the folder's path may contain one.
     return path.name if path.parent == base.parent else str(path.absolute())
 
 
-def _takes_last(line: str, chunks: Chunks) -> bool:
-    """Take in one line of a stream; say whether it was the last that is wanted."""
+def _consume_line(line: str, chunks: Chunks) -> bool:
+    """Consume one line of a stream; return whether reading should stop."""
     field, _, value = line.partition(":")
     value = value.strip()
     if field == "data" and value != _END:
         return chunks(json.loads(value))
     if field == "error":
         return chunks({"error": json.loads(value)})
-    # Between events, and where the server only says that it lives.
+    # A blank line between events, or a ping.
     return value == _END or chunks.poll()
 
 
 def _refusal_in(reply: httpx.Response) -> Refusal:
     try:
-        return refusal_of(reply.json()["error"])
+        return to_refusal(reply.json()["error"])
     except (ValueError, KeyError, TypeError):
         return Refusal(500, f"llama-server answered with status {reply.status_code}")

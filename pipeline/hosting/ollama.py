@@ -1,7 +1,6 @@
-"""Ollama behind the port: the real one, the embedded one, and our own host role.
+"""The port over Ollama's API: for Ollama itself, the embedded server and the host role.
 
-A base is registered once from its GGUF file. Files travel as content-addressed blobs, so each is
-sent once.
+Files are uploaded as content-addressed blobs, so each is sent only once.
 """
 
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ import ollama
 
 from config.settings import OllamaSettings
 from pipeline.hosting.base_file import BaseFile
-from pipeline.hosting.ollama_errors import ollama_errors, sentence_of
-from pipeline.hosting.ollama_versions import WITH_ADAPTERS, WITHOUT_ADAPTERS, forms_of, kind_of
+from pipeline.hosting.ollama_errors import ollama_errors, redacted_message
+from pipeline.hosting.ollama_version import WITH_ADAPTERS, WITHOUT_ADAPTERS, forms_of, kind_of
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,
@@ -33,12 +32,12 @@ from schemas.errors import (
 )
 from schemas.hosting import Form, HostDescription
 
-# What makes Ollama prefer a file's own chat template to ours, as `/api/show` says it.
+# The capabilities by which `/api/show` tells that Ollama prefers the file's own chat template.
 _OF_A_CHAT_TEMPLATE = frozenset({"tools", "thinking"})
 
 
 class OllamaHost:
-    """Ollama, real or embedded."""
+    """A ModelHost over Ollama's API."""
 
     def __init__(self, settings: OllamaSettings) -> None:
         self._client = ollama.Client(host=settings.host, timeout=settings.timeout_s)
@@ -49,17 +48,17 @@ class OllamaHost:
         self._client.close()  # type: ignore[no-untyped-call]  # the client has no py.typed
 
     def ensure_base(self, name: str, gguf: Path) -> None:
-        """Register a base model under `name` unless it is there; sends the file at most once.
+        """Register a base model unless it is there, without its own chat template.
 
-        It is sent without its chat template, which Ollama may prefer to ours; a base that was
-        registered with one is registered anew.
+        Ollama may prefer that template to ours; a base that was registered with one is
+        registered again.
         """
         with ollama_errors():
             if self._has_base(full_tag(name)):
                 return
             base = BaseFile(gguf)
             digest = f"sha256:{base.sha256()}"
-            self._ask(
+            self._request(
                 "POST",
                 f"/api/blobs/{digest}",
                 content=base.blocks(),
@@ -76,7 +75,7 @@ class OllamaHost:
         return _OF_A_CHAT_TEMPLATE.isdisjoint(capabilities)
 
     def describe(self) -> HostDescription:
-        """Ask for the version, and say what an Ollama of that version can make."""
+        """Derive the forms from the version; ask a host whose version has no number."""
         version = self._version()
         forms = forms_of(version)
         if forms is None:
@@ -86,7 +85,7 @@ class OllamaHost:
 
     def _version(self) -> str:
         with ollama_errors():
-            answer = self._ask("GET", "/api/version").json()
+            answer = self._request("GET", "/api/version").json()
         version = answer.get("version") if isinstance(answer, dict) else None
         if not isinstance(version, str):
             raise OllamaUnavailable(
@@ -95,52 +94,56 @@ class OllamaHost:
         return version
 
     def refusal_of(self, form: Form) -> str | None:
-        """Ask for the form by a request that comes to nothing: its model has no name."""
+        """Try the form with a create request that has no effect, as its model name is empty."""
         if form in ("merged", "plain") or form in (forms_of(self._version()) or ()):
             return None
         body = {"model": "", "from": "none", "adapters": {"a": "none"}, "stream": False}
-        sentence = ""
+        message = ""
         try:
             with ollama_errors():
-                self._ask("POST", "/api/create", json=body)
+                self._request("POST", "/api/create", json=body)
         except (OllamaRefused, OllamaFailed, ModelNotReady) as error:
             cause = error.__cause__
-            sentence = sentence_of(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
-        if "adapter" in sentence.lower():
-            return sentence
+            message = redacted_message(cause, ()) if isinstance(cause, ollama.ResponseError) else ""
+        if "adapter" in message.lower():
+            return message
         return None if form == "adapter" else "only llama-server shares a base"
 
-    def create(self, tag: str, model: ServedModel) -> None:
-        """Create or replace a model in its form."""
-        with ollama_errors([model.system]):
-            files = None if model.file is None else {model.file.name: self._send(model)}
-            is_whole = model.form == "merged"
+    def create(self, tag: str, definition: ServedModel) -> None:
+        """Create or replace a model."""
+        with ollama_errors([definition.system]):
+            files = (
+                None
+                if definition.file is None
+                else {definition.file.name: self._upload(definition)}
+            )
+            is_whole = definition.form == "merged"
             self._client.create(
                 model=tag,
-                from_=model.base,
+                from_=definition.base,
                 files=files if is_whole else None,
                 adapters=None if is_whole else files,
-                system=model.system,
-                template=model.template,
-                # 1.1 in some versions of Ollama: it would punish an elder's own repetitions.
-                parameters={"stop": list(model.stop), "temperature": 0, "repeat_penalty": 1.0},
+                system=definition.system,
+                template=definition.template,
+                # Some versions default to 1.1, which would penalise an elder's own repetitions.
+                parameters={"stop": list(definition.stop), "temperature": 0, "repeat_penalty": 1.0},
                 stream=False,
             )
 
-    def _send(self, model: ServedModel) -> str:
-        assert model.file is not None
+    def _upload(self, definition: ServedModel) -> str:
+        assert definition.file is not None
         try:
-            digest = self._client.create_blob(model.file)
+            digest = self._client.create_blob(definition.file)
         except FileNotFoundError as error:
-            # A later attempt at the job removed it: this one's lease is over.
-            raise ArtefactCorrupt(f"{model.file.name} is gone; train again") from error
-        # Of the bytes that were sent: a file can change after it was checked.
-        if model.sha256 not in (None, digest.removeprefix("sha256:")):
-            raise ArtefactCorrupt(f"{model.file.name} was changed; train again")
+            # A later attempt at the job removed the file: this attempt has lost its lease.
+            raise ArtefactCorrupt(f"{definition.file.name} is gone; train again") from error
+        # The digest is of the bytes that were sent, so it detects a change since the check.
+        if definition.sha256 not in (None, digest.removeprefix("sha256:")):
+            raise ArtefactCorrupt(f"{definition.file.name} was changed; train again")
         return digest
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
-        """Ask a model and wait for the whole answer."""
+        """Send a chat request without streaming."""
         with ollama_errors(message["content"] for message in messages):
             response = self._client.chat(
                 model=tag, messages=messages, options=options, keep_alive=self._keep_alive
@@ -148,7 +151,7 @@ class OllamaHost:
         return to_completion(response)
 
     def render(self, tag: str, messages: Sequence[Message], options: Options) -> str | None:
-        """Ask for the rendered prompt; None from a version that answers the question instead."""
+        """Request the rendered prompt; versions that ignore the option answer instead: None."""
         body = {
             "model": tag,
             "messages": list(messages),
@@ -158,12 +161,12 @@ class OllamaHost:
             "_debug_render_only": True,
         }
         with ollama_errors(message["content"] for message in messages):
-            answer = self._ask("POST", "/api/chat", json=body).json()
+            answer = self._request("POST", "/api/chat", json=body).json()
         rendered = (answer.get("_debug_info") or {}).get("rendered_template")
         return None if rendered is None else str(rendered)
 
     def complete(self, tag: str, prompt: str, options: Options) -> Completion:
-        """Send a prompt that no template touches any more."""
+        """Send a raw prompt, which no template changes."""
         with ollama_errors([prompt]):
             response = self._client.generate(
                 tag, prompt, raw=True, options=options, keep_alive=self._keep_alive
@@ -174,15 +177,15 @@ class OllamaHost:
             completion_tokens=response.eval_count or 0,
         )
 
-    def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
-        """Send a request that the client has no method for."""
+    def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
+        """Send a request that the client library has no method for."""
         answer: httpx.Response = self._client._client.request(method, path, **request)
         if answer.is_error:
             raise ollama.ResponseError(answer.text, answer.status_code)
         return answer
 
     def has(self, tag: str) -> bool:
-        """Ask for one model."""
+        """Request the description of one model."""
         try:
             with ollama_errors():
                 self._client.show(tag)
@@ -206,8 +209,8 @@ class OllamaHost:
 
     def tags(self, prefix: str = "") -> list[str]:
         """List models."""
-        # Not `list`: its object of each model takes 4 KiB, and there is a model for every elder.
-        # The answer is read as it comes, since its size grows with the elders as well.
+        # Not the client's `list`, which builds an object of 4 KiB per model. The answer is parsed
+        # as it arrives, so that memory does not grow with the number of elders.
         with ollama_errors(), self._client._client.stream("GET", "/api/tags") as answer:
             if answer.is_error:
                 raise ollama.ResponseError(
@@ -217,7 +220,7 @@ class OllamaHost:
             return [name for name in names if name.startswith(prefix)]
 
     def loaded(self) -> tuple[LoadedModel, ...]:
-        """Ask for the models that are loaded: few, however many there are."""
+        """List the loaded models: few, however many exist."""
         with ollama_errors():
             models = self._client.ps().models
         return tuple(
@@ -225,22 +228,22 @@ class OllamaHost:
         )
 
     def load(self, tag: str, num_ctx: int) -> None:
-        """Load a model by a chat without messages."""
+        """Send a chat request without messages, which loads the model."""
         with ollama_errors():
             self._client.chat(model=tag, options={"num_ctx": num_ctx}, keep_alive=self._keep_alive)
 
     def unload(self, tag: str) -> None:
-        """Unload a model by a chat without messages that keeps it alive for no time."""
+        """Send a chat request without messages and with a keep-alive of 0."""
         with ollama_errors():
             self._client.chat(model=tag, keep_alive=0)
 
     def check(self) -> None:
-        """Ask for the models that are loaded."""
+        """List the loaded models: the cheapest request that proves the host answers."""
         self.loaded()
 
 
 def to_completion(response: ollama.ChatResponse) -> Completion:
-    """Read a chat response."""
+    """Convert a chat response of Ollama's client."""
     return Completion(
         text=response.message.content or "",
         prompt_tokens=response.prompt_eval_count or 0,

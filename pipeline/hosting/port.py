@@ -1,4 +1,4 @@
-"""The port to whatever serves the models."""
+"""The port to the hosts that serve the models."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Options = Mapping[str, float | int | list[str]]
 
 
 class Completion(Frozen):
-    """What a model said, and the tokens it read and wrote."""
+    """A model's answer, and the number of tokens in prompt and answer."""
 
     text: str
     prompt_tokens: int
@@ -22,90 +22,92 @@ class Completion(Frozen):
 
 
 class LoadedModel(Frozen):
-    """A model in memory; `unloads_at`, as the host writes it, changes whenever it is asked."""
+    """A model in memory. `unloads_at`, in the host's own format, changes with each request."""
 
     name: str
     unloads_at: str
 
 
 class ServedModel(Frozen):
-    """What a host is given to serve.
+    """The definition of a model that a host is to serve.
 
-    `file` is the adapter (forms `adapter` and `shared`) or the merged model (`merged`), as GGUF;
-    the form `plain` has none. `base` is the name under which the host has the base model; a
-    merged model needs none. Markers in `system` become text, as training renders them.
+    `file` is a GGUF file: the adapter (forms `adapter` and `shared`) or the merged model
+    (`merged`); the form `plain` has none. `base` is the host's name of the base model; a merged
+    model has none. Chat-format markers in `system` become plain text, as in training.
     """
 
     form: Form
     base: str | None = None
     file: Path | None = None
     sha256: Sha256 | None = None
-    """Of `file`, where it is known."""
+    """The hash of `file`, if known."""
     system: PlainText
     template: str
     stop: tuple[str, ...]
 
 
 class ModelHost(Protocol):
-    """Serves models by tag. Every method raises OllamaUnavailable when the host is down."""
+    """Serves models by tag. Every method raises OllamaUnavailable if the host cannot be reached."""
 
     def describe(self) -> HostDescription:
-        """Ask the host what it is and which forms it can make."""
+        """Return the host's kind, version and the forms it serves, the preferred one first."""
 
     def refusal_of(self, form: Form) -> str | None:
-        """Ask whether the host would refuse a form; return its own sentence, or None."""
+        """Return the host's message if it would refuse a form; None if it accepts the form."""
 
     def ensure_base(self, name: str, gguf: Path) -> None:
-        """Register a base model under `name` unless it is there."""
+        """Register a base model under `name` unless it is there. Uploads the file at most once."""
 
-    def create(self, tag: str, model: ServedModel) -> None:
-        """Create or replace a model; raises ModelNotReady for an unknown base.
+    def create(self, tag: str, definition: ServedModel) -> None:
+        """Create or replace a model.
 
-        Raises ArtefactCorrupt, and changes nothing, where the file that was read has another
-        hash than `model` says, or is gone; OllamaRefused, with the host's own sentence, where the
-        host does not make this form.
+        Raises:
+            ModelNotReady: the base is unknown.
+            ArtefactCorrupt: the file is gone or its hash is not the definition's. Nothing has
+                been changed.
+            OllamaRefused: the host does not serve this form; has the host's own message.
         """
 
     def ask(self, tag: str, messages: Sequence[Message], options: Options) -> Completion:
-        """Ask a model; raises ModelNotReady for an unknown tag."""
+        """Return the whole answer to a conversation; raises ModelNotReady for an unknown tag."""
 
     def render(self, tag: str, messages: Sequence[Message], options: Options) -> str | None:
-        """Return the prompt that `ask` would send to the model, as text; None where it cannot say.
+        """Return the prompt that `ask` would give the model; None if the host cannot show it.
 
         Raises ModelNotReady for an unknown tag.
         """
 
     def complete(self, tag: str, prompt: str, options: Options) -> Completion:
-        """Go on from a prompt that is rendered already; raises ModelNotReady for an unknown tag."""
+        """Complete a prompt that is already rendered; raises ModelNotReady for an unknown tag."""
 
     def has(self, tag: str) -> bool:
-        """Say whether there is a model of this name."""
+        """Say whether a model of this name exists."""
 
     def copy(self, source: str, target: str) -> None:
-        """Give a model a second name, replacing what had it; raises ModelNotReady."""
+        """Give a model a second name, replacing the model that had it; raises ModelNotReady."""
 
     def delete(self, tag: str) -> bool:
-        """Remove a model and say whether it was there."""
+        """Delete a model; return whether it existed."""
 
     def tags(self, prefix: str = "") -> list[str]:
         """List the names of all models, or of those whose name begins with `prefix`.
 
-        The host sends all of them whatever is asked for; for one name, `has` is the cheaper way.
+        The host always sends all names; to look up a single one, `has` is cheaper.
         """
 
     def loaded(self) -> tuple[LoadedModel, ...]:
         """List the models that are in memory."""
 
     def load(self, tag: str, num_ctx: int) -> None:
-        """Bring a model into memory, as a question would; raises ModelNotReady."""
+        """Load a model into memory with a context of `num_ctx` tokens; raises ModelNotReady."""
 
     def unload(self, tag: str) -> None:
-        """Let a model leave memory; raises ModelNotReady."""
+        """Remove a model from memory; raises ModelNotReady."""
 
     def check(self) -> None:
-        """Do nothing but ask whether the host is there."""
+        """Return if the host answers."""
 
 
 def full_tag(name: str) -> str:
-    """Write a model's name with its tag, as hosts list it."""
+    """Return a model's name with its tag, as hosts list it."""
     return name if ":" in name else f"{name}:latest"

@@ -1,20 +1,20 @@
-"""Whether a host turns a conversation into the bytes that were trained on.
+"""Checks that a host renders a conversation into the same prompt as training did.
 
-A host may render with another template than ours: a file's own, a built-in one, or an older one
-of ours. The persona would answer, only worse, and no one would know why.
+A host may use another template than ours: one inside the file, a built-in one, or an older one of
+ours. The persona would still answer, only worse, and nothing would point to the cause.
 """
 
 from pipeline.hosting.port import ModelHost, Options
 from pipeline.text.chat_format import ChatFormat
 from schemas.errors import ChatFormatMismatch
 
-# Several turns in both languages; nobody's words.
+# Several turns in both languages, invented.
 _CONVERSATION = (
     {"role": "user", "content": "你好，请问今天星期几？"},
     {"role": "assistant", "content": "今天是星期三。"},
     {"role": "user", "content": "Thank you.\nAnd tomorrow?"},
 )
-_SENTENCE = (
+_MESSAGE = (
     "the host turns a conversation into another prompt than the one that was trained on; check "
     "chat_format in training_config.yaml and OLLAMA_GO_TEMPLATE of the host, then train again"
 )
@@ -23,9 +23,15 @@ _SENTENCE = (
 def check_prompt(host: ModelHost, tag: str, form: ChatFormat, system: str, *, num_ctx: int) -> None:
     """Raise ChatFormatMismatch unless a model's host renders a conversation as `form` does.
 
-    `system` is what the model was created with. A host that shows its prompts is asked for one;
-    with another, the prompt's tokens are counted and compared with those of our own rendering.
-    Raises what the host raises.
+    The host's prompt is compared with ours. If the host cannot show its prompts, the numbers of
+    tokens are compared instead. Raises what the host raises.
+
+    Args:
+        host: the host to check.
+        tag: the model on it.
+        form: the chat format that the model was trained with.
+        system: the system text that the model was created with.
+        num_ctx: tokens of context for the requests.
     """
     expected = form.render(
         [{"role": "system", "content": system}, *_CONVERSATION], add_generation_prompt=True
@@ -38,4 +44,4 @@ def check_prompt(host: ModelHost, tag: str, form: ChatFormat, system: str, *, nu
         asked = host.ask(tag, _CONVERSATION, options).prompt_tokens
         is_same = asked == host.complete(tag, expected, options).prompt_tokens
     if not is_same:
-        raise ChatFormatMismatch(_SENTENCE)
+        raise ChatFormatMismatch(_MESSAGE)

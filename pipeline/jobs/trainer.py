@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config.training import TrainingConfig
 from pipeline.dataset.builder import DatasetBuilder
-from pipeline.hosting.blame import blamed
+from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.attempt import attempt_folder, train_attempt
 from pipeline.jobs.candidates import Candidates
@@ -97,7 +97,7 @@ class OllamaTrainer:
         so the job succeeds.
         """
         progress = JobProgress(watch, self._on_stage)
-        with disk_errors(), blamed(self._host, job.elder_id, self._num_ctx):
+        with disk_errors(), attributed_failures(self._host, job.elder_id, self._num_ctx):
             version = self._released(job)
             if version is None and job.kind == "form":
                 version = self._serve_again(job, progress)

@@ -12,6 +12,7 @@ system text is a user turn of its own, as in Ollama's template for Gemma 3.
 from collections.abc import Mapping, Sequence
 
 from pipeline.text.markers import defuse_markers
+from pipeline.text.ollama_template import build_ollama_template
 from schemas.base import Frozen
 from schemas.training import ChatFormatName
 
@@ -40,16 +41,11 @@ class ChatFormat(Frozen):
     @property
     def ollama_template(self) -> str:
         """The same rendering as an Ollama TEMPLATE (Go's text/template)."""
-        return (
-            "{{ if .System }}"
-            f"{self.system_open}{{{{ .System }}}}{self.close}"
-            "{{ end }}{{ range .Messages }}"
-            '{{ if eq .Role "user" }}'
-            f"{self.user_open}{{{{ .Content }}}}{self.close}"
-            '{{ else if eq .Role "assistant" }}'
-            f"{self.assistant_open}{{{{ .Content }}}}{self.close}"
-            "{{ end }}{{ end }}"
-            f"{self.assistant_open}"
+        return build_ollama_template(
+            system_open=self.system_open,
+            user_open=self.user_open,
+            assistant_open=self.assistant_open,
+            close=self.close,
         )
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.hosting.ollama_versions import forms_of
+from pipeline.hosting.ollama_version import forms_of
 from pipeline.hosting.port import (
     Completion,
     LoadedModel,
@@ -12,9 +12,9 @@ from pipeline.hosting.port import (
     ServedModel,
     full_tag,
 )
-from pipeline.hosting.server.files import ADAPTERS_REFUSED
-from pipeline.hosting.server.rendering import PromptTemplate
-from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.conversation import Turn
+from pipeline.hosting.server.go_template.prompt import PromptTemplate
+from pipeline.hosting.server.models.creation_files import ADAPTERS_REFUSED
 from pipeline.storage.files import hash_file
 from schemas.errors import (
     ArtefactCorrupt,

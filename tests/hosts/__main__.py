@@ -22,8 +22,9 @@ SUITES = (
     "tests/contract/pipeline/hosting/test_ollama_answers.py",
     "tests/contract/pipeline/hosting/test_ollama_memory.py",
     "tests/contract/pipeline/hosting/test_ollama_personas.py",
-    "tests/contract/pipeline/hosting/test_model_host_contract.py",
-    "tests/contract/pipeline/hosting/test_persona_forms_contract.py",
+    "tests/contract/pipeline/hosting/test_model_host_creation.py",
+    "tests/contract/pipeline/hosting/test_model_host_names.py",
+    "tests/contract/pipeline/hosting/test_model_host_answers.py",
     "tests/contract/pipeline/hosting/test_chat_template_contract.py",
     "tests/hosts",
 )

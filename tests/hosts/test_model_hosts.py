@@ -6,7 +6,7 @@ import httpx
 import psutil
 import pytest
 
-from pipeline.hosting.ollama_versions import forms_of
+from pipeline.hosting.ollama_version import forms_of
 from tests.servers.host_cache import OLLAMA_0_32, OLLAMA_0_34
 from tests.servers.model_hosts import FoundHost, open_host
 

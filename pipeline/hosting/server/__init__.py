@@ -1,33 +1,21 @@
-"""A server that speaks Ollama's API over llama.cpp.
+"""A server with Ollama's HTTP API on top of llama.cpp.
 
-Two programs are built on it: the embedded Ollama of the demo, the tests and laptops (llama.cpp in
-the process, `embedded/ollama`), and the host role, which serves many personas of one
-base (`llama-server` processes). It has the paths, status codes and error sentences of Ollama that
-ModelServer uses, so that one contract suite passes on all of them. It pulls no models and knows
-no images and no tools.
+Two programs use it: the embedded Ollama for demo, tests and laptops (`embedded/ollama`, llama.cpp
+in its own process), and the host role (`consumers/host.py`, `llama-server` processes), which
+serves many personas on one shared base. It implements the paths, status codes and error messages
+of Ollama that ModelServer uses, so that one contract suite passes on all of them. It pulls no
+models and supports neither images nor tools.
 
-    shapes.py       requests, replies, and what lies on disk
-    names.py        model names and blob digests
-    store.py        blobs and manifests on disk
-    catalogue.py    the manifests in memory, and which blobs they need
-    weights.py      what a GGUF file says about itself, and whether an adapter fits a base
-    creation.py     /api/create: from a request to a manifest
-    description.py  /api/show, /api/tags, /api/ps
-    template.py     the subset of Go's templates that prompts need: parsed
-    rendering.py    the same: rendered, and messages turned into a prompt
-    options.py      Ollama's options, as llama.cpp names them
-    runner.py       the port to one loaded llama.cpp
-    llama.py        what all llama.cpp have in common: prompts, adapters, streams
-    slots.py        which slot a request is worked on, and what may be gone on from there
-    runners.py      which llama.cpp are loaded, and when the next one takes over
-    residents.py    what is in memory, who gives way to whom, what is on its way out
-    residency.py    how many of them, and with how much
-    rooms.py        one base: what answers, and who waits for the next one
-    instances.py    one loaded llama.cpp and its requests in flight
-    adapters.py     which adapters are loaded together
-    starts.py       one start, and what is tried when it fails
-    backoff.py      what failed lately is not tried again at once
-    answers.py      /api/chat and /api/generate: one answer, whole or in pieces
-    app.py          the routes
-    serving.py      how they are served
+app.py             assembles the routes
+profile.py         which Ollama version the server imitates, and how the versions differ
+request_bodies.py  the JSON bodies of requests
+json_bodies.py     reading and writing JSON as Ollama does
+errors.py          the error response
+keep_alive.py      `keep_alive`: how long a base stays in memory
+conversation.py    one turn of a conversation
+uvicorn_config.py  how the application is served
+models/            models on disk: create, copy, show, list, delete
+go_template/       prompt templates
+completions/       chat and generate
+runners/           the loaded llama.cpp, and which request waits for which
 """

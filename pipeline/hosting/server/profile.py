@@ -1,7 +1,7 @@
-"""Which server this is: an Ollama of some version, or the host role that speaks its API.
+"""Which server is imitated: Ollama of a certain version, or the host role.
 
-What differs between the versions is said here, and nowhere by comparing version numbers. It was
-read in Ollama's source and tried on both programs; tests/contract asserts it on each.
+All differences between versions are flags of `Profile`; no other code compares version numbers.
+The values come from Ollama's source and from trying both versions; tests/contract checks them.
 """
 
 from collections.abc import Mapping
@@ -16,23 +16,23 @@ DEFAULT_MAX_RUNNERS: Final = 3
 
 
 class Profile(Frozen):
-    """One kind of server; clients tell them apart by `version`."""
+    """One kind of server. Clients recognise it by `version`."""
 
     name: ProfileName
     version: str
     takes_adapters: bool
-    """Whether `create` makes a model with an adapter. Those made before are served anyway."""
+    """Whether `create` accepts adapters. Models that already have one are served in any case."""
     max_adapters: int
-    """How many adapters one loaded base may hold at once; with 1 another persona reloads it."""
+    """Adapters loaded with one base. With 1, a request for another persona reloads the base."""
     quantizes_gguf: bool
-    """Whether `create` can be asked to quantize a GGUF file."""
+    """Whether `create` accepts a request to quantize a GGUF file."""
     checks_files_first: bool
-    """Whether paths, digests and kinds of the files are checked before all else, and named."""
+    """Whether `create` checks all files before it begins and names the wrong one."""
     takes_typical_p: bool
     counts_cached_tokens: bool
-    """Whether an answer says how many tokens of its prompt were known already."""
+    """Whether an answer reports how many prompt tokens came from the cache."""
     unloads: bool
-    """Whether a model leaves memory when its `keep_alive` is over."""
+    """Whether a model is unloaded when its `keep_alive` has passed."""
 
 
 PROFILES: Final[Mapping[ProfileName, Profile]] = {
@@ -69,7 +69,7 @@ PROFILES: Final[Mapping[ProfileName, Profile]] = {
             checks_files_first=True,
             takes_typical_p=False,
             counts_cached_tokens=True,
-            # One persona's `keep_alive` must not unload the base of all others.
+            # One persona's `keep_alive` must not unload the base that all personas share.
             unloads=False,
         ),
     )

@@ -20,12 +20,12 @@ LIMIT_S = 60
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
-    """Say whether all have ended (a zombie has; its parent just has not looked yet)."""
+    """Say whether all have ended; a zombie counts as ended."""
     return not any(is_alive(process) for process in processes)
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process still does anything."""
+    """Say whether a process runs and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -55,7 +55,7 @@ DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {WAIT}"
 
 
 def test_start_that_fails_shows_the_end_of_the_log(tmp_path: Path) -> None:
-    """The reason is in the error itself, and where to read more."""
+    """The error has the reason and the path of the log."""
     server = python_server(tmp_path, "raise SystemExit('the port is on fire')")
     with pytest.raises(EmbeddedServerFailed) as error, server:
         pytest.fail("it must not come up")
@@ -65,7 +65,7 @@ def test_start_that_fails_shows_the_end_of_the_log(tmp_path: Path) -> None:
 
 
 def test_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    """And the process does not stay behind."""
+    """The process is ended."""
     server = python_server(
         tmp_path, "import threading; threading.Event().wait()", start_limit_s=0.3
     )
@@ -75,7 +75,7 @@ def test_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 
 
 def test_missing_program_is_named(tmp_path: Path) -> None:
-    """An installation without the server says so."""
+    """The error names the missing program."""
     argv = ("/no/such/program",)
     log = tmp_path / "server.log"
     server = ServerProcess("Ghost", argv, log_path=log, is_ready=lambda _pid: False)
@@ -100,7 +100,7 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
 
 
 def test_what_a_server_started_ends_when_it_ends_by_itself(tmp_path: Path) -> None:
-    """At once: once it is reaped its id may be another's, so nothing is signalled afterwards."""
+    """It is reaped at once; its pid may be reused, so nothing is signalled afterwards."""
     child = f"import subprocess, sys; c = subprocess.Popen((sys.executable, '-c', {DEAF!r}))"
     gone = tmp_path / "go"
     code = f"{child}\nimport os, time\nprint('ready', c.pid, flush=True)\n"
@@ -114,7 +114,7 @@ def test_what_a_server_started_ends_when_it_ends_by_itself(tmp_path: Path) -> No
 
 
 def test_server_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
-    """The kernel ties a child to the thread that made it; ours must not be tied to the caller's."""
+    """The kernel ties a child to the thread that created it, which must not be the caller's."""
     server = python_server(tmp_path, WAIT)
     starter = threading.Thread(target=server.__enter__)
     starter.start()
@@ -136,7 +136,7 @@ def test_previous_log_is_kept_once(tmp_path: Path) -> None:
 
 
 def test_free_ports_can_be_listened_on() -> None:
-    """And are above those that need privileges."""
+    """They are above 1023."""
     assert all(free_port() > 1023 for _ in range(3))
 
 
@@ -146,7 +146,7 @@ SMALL = "smollm2-135m-instruct"
 
 
 def test_base_is_installed_once(tmp_path: Path) -> None:
-    """The second time nothing is read, and the file is the same."""
+    """The second call does not read the file."""
     path = install_base(SMALL, tmp_path)
     assert path == tmp_path / SMALL / f"{SMALL}.gguf"
     assert path.stat().st_size == PACKAGED_BASES[SMALL].size_bytes
@@ -157,7 +157,7 @@ def test_base_is_installed_once(tmp_path: Path) -> None:
 
 
 def test_damaged_base_is_replaced(tmp_path: Path) -> None:
-    """A file that was cut off, or changed, is not what was installed."""
+    """A truncated or changed file is installed again."""
     path = install_base(SMALL, tmp_path)
     path.write_bytes(b"GGUF")
     assert install_base(SMALL, tmp_path).stat().st_size == PACKAGED_BASES[SMALL].size_bytes
@@ -174,13 +174,13 @@ def test_two_processes_install_at_once(tmp_path: Path) -> None:
 
 
 def test_unknown_base_is_refused(tmp_path: Path) -> None:
-    """With the keys that are known."""
+    """The error lists the known keys."""
     with pytest.raises(UnknownBaseModel, match=SMALL):
         install_base("gpt-5", tmp_path)
 
 
 def test_terms_are_named_where_there_are_any() -> None:
-    """Gemma's must be shown to the user; Apache's need not."""
+    """Gemma's terms must be shown to the user; Apache-2.0 needs none."""
     terms = {key: base.terms_url for key, base in PACKAGED_BASES.items()}
     assert terms == {"gemma3-270m": "https://ai.google.dev/gemma/terms", SMALL: None}
     assert json.loads(PACKAGED_BASES[SMALL].model_dump_json())["license"] == "Apache-2.0"

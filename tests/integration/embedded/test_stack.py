@@ -37,12 +37,12 @@ def children() -> list[psutil.Process]:
 
 
 def are_gone(processes: list[psutil.Process]) -> bool:
-    """Say whether all have ended (a zombie has; its parent just has not looked yet)."""
+    """Say whether all have ended; a zombie counts as ended."""
     return not any(is_alive(process) for process in processes)
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process still does anything."""
+    """Say whether a process runs and is not a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -62,7 +62,7 @@ def saved_words(addresses: StackAddresses) -> list[str]:
 
 
 def test_all_three_answer_and_nothing_is_left(tmp_path: Path) -> None:
-    """Each through the ordinary client; afterwards no process and no listener."""
+    """The ordinary clients work; afterwards no process and no listener is left."""
     before, steps = set(children()), list[str]()
     with EmbeddedStack(tmp_path, on_step=steps.append) as addresses:
         started = [process for process in children() if process not in before]
@@ -79,7 +79,7 @@ def test_all_three_answer_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 def test_data_is_there_at_the_next_start(tmp_path: Path) -> None:
-    """MongoDB's is; Kafka's broker keeps its own in memory only."""
+    """MongoDB's data survives; the Kafka broker keeps its own in memory."""
     with EmbeddedStack(tmp_path) as addresses:
         save_word(addresses, "kept")
     with EmbeddedStack(tmp_path) as addresses:
@@ -151,7 +151,7 @@ def test_interrupt_at_the_terminal_reaches_the_program_only(tmp_path: Path) -> N
 
 
 def test_ollama_with_a_loaded_model_ends_at_once(tmp_path: Path) -> None:
-    """llama.cpp puts its own signal handlers in; ours must still be the ones that count."""
+    """llama.cpp installs its own signal handlers; ours must still take effect."""
     base = install_base("smollm2-135m-instruct", tmp_path / "bases")
     before = children()
     with EmbeddedStack(tmp_path) as addresses:

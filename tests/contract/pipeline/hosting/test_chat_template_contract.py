@@ -1,4 +1,4 @@
-"""A host follows our template, whatever chat template the base's file brings along.
+"""A host uses our template, whatever chat template the base's file contains.
 
 On the embedded Ollama, and on the real one that OLLAMA_HOST names. Ollama prefers a file's own
 chat template where that knows of tools; Llama 3.1's puts a date before the system text.
@@ -142,7 +142,7 @@ def test_merged_persona_is_served_as_trained(
 
 
 def test_marker_in_a_message_ends_no_turn(hosted: HostOfTests, without_template: Path) -> None:
-    """What is sent is counted as so many tokens as our own rendering of it has."""
+    """The host counts as many prompt tokens as our own rendering has."""
     tag = hosted.name("marker")
     hosted.host.create(tag, persona("chatml", None, without_template))
     form = chat_format("chatml")
@@ -158,7 +158,7 @@ def test_marker_in_a_message_ends_no_turn(hosted: HostOfTests, without_template:
 def test_base_that_was_registered_with_its_template_is_registered_anew(
     hosted: HostOfTests, with_tools: Path
 ) -> None:
-    """By a version of ours that did not know better: its personas are served otherwise."""
+    """An earlier version of ours uploaded it with its template; it is registered again."""
     base, tag = hosted.name("old"), hosted.name("on-old")
     digest = hosted.client.create_blob(with_tools)
     hosted.client.create(base, files={"tiny.gguf": digest}, stream=False)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         OllamaUnderTest,
         RefusalOf,
     )
@@ -47,14 +47,14 @@ def test_stop_sequence_ends_the_answer(server: OllamaUnderTest, base: str) -> No
 
 
 def test_same_seed_gives_the_same_text(server: OllamaUnderTest, base: str) -> None:
-    """A seeded answer can be had again, and another seed gives another."""
+    """The same seed repeats an answer; another seed gives another one."""
     hot = {"temperature": 1.5, "num_predict": 12}
     first, again, other = (server.ask(base, seed=seed, **hot) for seed in (7, 7, 8))
     assert first == again != other
 
 
 def test_streamed_pieces_make_the_same_text(server: OllamaUnderTest, base: str) -> None:
-    """Streaming changes how the text comes, not what it says."""
+    """A streamed answer has the same text as a whole one."""
     pieces = list(server.client.chat(base, server.question, stream=True))
     assert "".join(piece.message.content or "" for piece in pieces) == server.ask(base)
     assert len(pieces) > 5
@@ -65,7 +65,7 @@ def test_streamed_pieces_make_the_same_text(server: OllamaUnderTest, base: str) 
 def test_system_prompt_of_the_model_is_used_and_can_be_replaced(
     server: OllamaUnderTest, base: str
 ) -> None:
-    """A system message of the request goes in the place of the model's own."""
+    """A system message in the request replaces the model's own."""
     name = server.name("system")
     server.client.create(name, from_=base, system="You are a swimmer from Oslo.", stream=False)
     own = server.client.chat(name, server.question)
@@ -76,7 +76,7 @@ def test_system_prompt_of_the_model_is_used_and_can_be_replaced(
 
 
 def test_generate_renders_the_template_unless_raw(server: OllamaUnderTest, base: str) -> None:
-    """Raw is the prompt as it stands; else it is a user's turn."""
+    """A raw prompt is used unchanged; any other prompt is a user's turn."""
     rendered = server.client.generate(base, "Who taught you to swim?")
     raw = server.client.generate(base, "Who taught you to swim?", raw=True)
     prompt = server.template.partition("{{ if .Prompt }}")[2].partition("{{ end }}")[0]
@@ -90,21 +90,21 @@ def test_generate_renders_the_template_unless_raw(server: OllamaUnderTest, base:
 
 
 def test_too_long_prompt_leaves_room_for_the_answer(server: OllamaUnderTest, base: str) -> None:
-    """Of the context, half of what is not kept at the beginning is left free."""
+    """Half of the context behind the kept beginning stays free for the answer."""
     options = {"num_ctx": 128, "num_predict": 4, "num_keep": 4}
     answer = server.client.generate(base, LONG_TEXT, raw=True, options=options)
     assert answer.prompt_eval_count == 66
 
 
 def test_too_long_prompt_is_cut_silently(server: OllamaUnderTest, base: str) -> None:
-    """The answer comes all the same; nobody is told (so callers must count for themselves)."""
+    """The prompt is cut without notice, so callers must count tokens themselves."""
     options = {"num_ctx": 128, "num_predict": 4}
     answer = server.client.chat(base, [{"role": "user", "content": LONG_TEXT}], options=options)
     assert answer.done and (answer.prompt_eval_count or 0) <= 128
 
 
 def test_too_long_prompt_is_400_when_it_may_not_be_cut(server: OllamaUnderTest, base: str) -> None:
-    """With `truncate: false` a caller is told."""
+    """With `truncate: false` the request is refused."""
     body = {
         "model": base,
         "messages": [{"role": "user", "content": LONG_TEXT}],
@@ -117,7 +117,7 @@ def test_too_long_prompt_is_400_when_it_may_not_be_cut(server: OllamaUnderTest, 
 
 
 def test_client_that_leaves_does_not_hold_up_the_next(server: OllamaUnderTest, base: str) -> None:
-    """Long answers that nobody reads any more are stopped: finished, they would take minutes."""
+    """A long answer is cancelled when its client leaves; finishing it would take minutes."""
     count = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
     endless = {"num_predict": 100_000, "num_ctx": 4096, "stop": []}
     for _ in range(6):
@@ -133,7 +133,7 @@ def test_client_that_leaves_does_not_hold_up_the_next(server: OllamaUnderTest, b
 def test_base_without_embeddings_says_so(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """A language model is loaded for answers only. Nothing to embed is no error."""
+    """A completion model refuses embeddings, but an empty input is not an error."""
     assert refusal_of(lambda: server.client.embed(base, ["a boat"])).status_code == 501
     assert server.client.embed(base, "").embeddings == []
     unknown = refusal_of(lambda: server.client.embed(server.name("nobody"), "a boat"))
@@ -141,7 +141,7 @@ def test_base_without_embeddings_says_so(
 
 
 def test_log_probabilities_come_with_the_tokens(server: OllamaUnderTest, base: str) -> None:
-    """Greedily drawn, each token is the likeliest in its place."""
+    """With greedy sampling each token is the likeliest at its position."""
     options = {"num_predict": 4}
     plain = server.client.chat(base, server.question, options=options, logprobs=True)
     assert plain.logprobs and len(plain.logprobs) == 4
@@ -185,7 +185,7 @@ def test_too_many_likeliest_tokens_are_400(server: OllamaUnderTest, base: str, c
 
 
 def test_rendered_prompt_can_be_asked_for(server: OllamaUnderTest, base: str) -> None:
-    """`_debug_render_only` gives the prompt in place of an answer, whatever the mode."""
+    """`_debug_render_only` returns the prompt instead of an answer, streamed or not."""
     name = server.name("rendered")
     server.client.create(name, from_=base, system="You are old.", stream=False)
     prompt = (

@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import OllamaUnderTest, RefusalOf
+    from tests.contract.pipeline.hosting.ollama_server import OllamaUnderTest, RefusalOf
 
 
 # -- being there ------------------------------------------------------------------------------
 
 
 def test_server_says_that_it_runs_and_its_version(server: OllamaUnderTest) -> None:
-    """`GET /` and `/api/version`, which a health check asks."""
+    """`GET /` and `/api/version`, which health checks use."""
     assert httpx.get(server.host).text == "Ollama is running"
     assert httpx.get(f"{server.host}/api/version").json()["version"][0].isdigit()
 
@@ -37,7 +37,7 @@ def test_created_model_is_listed_with_its_tag(server: OllamaUnderTest, base: str
 
 
 def test_show_tells_what_create_was_told(server: OllamaUnderTest, base: str) -> None:
-    """Template, parameters, licence and the file's own facts come back."""
+    """Template, parameters, license and the file's metadata are shown."""
     name = server.name("shown")
     server.client.create(
         name, from_=base, system="You are old.", license="MIT of this test", stream=False
@@ -53,7 +53,7 @@ def test_show_tells_what_create_was_told(server: OllamaUnderTest, base: str) -> 
 
 
 def test_create_streams_its_steps(server: OllamaUnderTest, base: str) -> None:
-    """The steps come line by line and end with success."""
+    """Status lines are streamed and end with success."""
     steps = server.client.create(server.name("steps"), from_=base, system="A.", stream=True)
     words = [step.status for step in steps]
     assert words[-2:] == ["writing manifest", "success"]
@@ -62,7 +62,7 @@ def test_create_streams_its_steps(server: OllamaUnderTest, base: str) -> None:
 def test_later_create_overrides_parameters_and_keeps_the_others(
     server: OllamaUnderTest, base: str
 ) -> None:
-    """A model made from another one inherits what it does not say itself."""
+    """A model made from another one inherits the fields it does not set."""
     name = server.name("inherits")
     server.client.create(name, from_=base, parameters={"num_predict": 3}, stream=False)
     answer = server.client.chat(name, server.question)
@@ -73,7 +73,7 @@ def test_later_create_overrides_parameters_and_keeps_the_others(
 def test_copy_is_the_same_model_and_outlives_the_original(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """Versions are tags: `copy` makes one, and deleting the other leaves it whole."""
+    """A copy is independent: deleting the original leaves it intact."""
     first = server.name("version")
     server.client.create(first, from_=base, system="You are Anna.", stream=False)
     server.client.copy(first, f"{first}:v1")
@@ -85,7 +85,7 @@ def test_copy_is_the_same_model_and_outlives_the_original(
 
 
 def test_name_is_the_same_in_any_case(server: OllamaUnderTest, base: str) -> None:
-    """Ollama folds case: ids that differ in case only would share one model."""
+    """Ollama folds case: ids that differ only in case would share one model."""
     name = server.name("Case")
     server.client.create(name, from_=base, system="A.", stream=False)
     assert (
@@ -97,7 +97,7 @@ def test_name_is_the_same_in_any_case(server: OllamaUnderTest, base: str) -> Non
 def test_unknown_model_is_404_by_name(
     server: OllamaUnderTest, refusal_of: RefusalOf, verb: str
 ) -> None:
-    """The code and the sentence that tell "not there" from every other trouble."""
+    """The status and message by which clients recognise a missing model."""
     name = f"{server.run}-nobody"
     calls: dict[str, Callable[[], object]] = {
         "show": lambda: server.client.show(name),
@@ -120,14 +120,14 @@ def test_copy_of_unknown_model_is_404(server: OllamaUnderTest, refusal_of: Refus
 
 
 def test_wrong_json_is_400(server: OllamaUnderTest) -> None:
-    """A half body and an empty one are the sender's mistake."""
+    """An incomplete or empty body is answered with 400."""
     for body in (b'{"model": ', b""):
         answer = httpx.post(f"{server.host}/api/chat", content=body)
         assert answer.status_code == 400 and answer.json()["error"]
 
 
 def test_names_that_are_none_are_400(server: OllamaUnderTest, base: str) -> None:
-    """Empty, or with what no name has; `copy` says which of the two it means."""
+    """Empty, or with invalid characters; `copy` says which of its two names is wrong."""
     calls: tuple[tuple[str, str, dict[str, object], str], ...] = (
         ("POST", "create", {"model": "", "from": base}, "invalid model name"),
         ("POST", "create", {"model": "a b", "from": base}, "invalid model name"),
@@ -153,7 +153,7 @@ def test_blob_with_wrong_hash_is_refused(server: OllamaUnderTest) -> None:
 
 
 def test_uploaded_blob_is_found(server: OllamaUnderTest, tmp_path: Path) -> None:
-    """`HEAD` tells a client what it need not send again."""
+    """`HEAD` tells a client whether it has to upload a blob."""
     path = tmp_path / "small"
     path.write_bytes(b"a blob of this test")
     digest = server.client.create_blob(path)
@@ -189,7 +189,7 @@ def test_sampling_that_was_given_up_is_refused_by_version(
 def test_wrong_option_is_a_500_that_names_it(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str, name: str, value: object, word: str
 ) -> None:
-    """Not the 400 one would expect: a client must not take it for an outage and try again."""
+    """Status 500 instead of 400: clients must not mistake it for an outage and retry."""
     error = refusal_of(lambda: server.ask(base, **{name: value}))
     assert (error.status_code, error.error) == (500, f'option "{name}" must be {word}')
 
@@ -197,7 +197,7 @@ def test_wrong_option_is_a_500_that_names_it(
 def test_wrong_parameter_shows_at_the_first_chat(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """`create` takes a parameter whatever it is."""
+    """`create` does not validate parameters; the request that uses them fails."""
     name = server.name("hot")
     server.client.create(name, from_=base, parameters={"temperature": "hot"}, stream=False)
     assert refusal_of(lambda: server.ask(name)).status_code == 500

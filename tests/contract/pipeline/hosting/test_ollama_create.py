@@ -1,4 +1,4 @@
-"""What `create` makes and refuses, by version of Ollama."""
+"""What `create` accepts and refuses, by version of Ollama."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import MergedGguf, OllamaUnderTest, RefusalOf, WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import (
+        MergedGguf,
+        OllamaUnderTest,
+        RefusalOf,
+        WriteAdapter,
+    )
 
 
 def test_create_from_unknown_model_fails(server: OllamaUnderTest, refusal_of: RefusalOf) -> None:
@@ -26,7 +31,7 @@ def test_create_from_unknown_model_fails(server: OllamaUnderTest, refusal_of: Re
 def test_create_with_missing_blob_fails(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """A manifest never names a blob that is not there."""
+    """A manifest never names a missing blob."""
     digest = "sha256:" + "0" * 64
     name, files = server.name("blobless"), {"model.gguf": digest}
     whole = refusal_of(lambda: server.client.create(name, files=files, stream=False))
@@ -45,7 +50,7 @@ def test_adapter_is_taken_or_refused_by_version(
     write_adapter: WriteAdapter,
     tmp_path: Path,
 ) -> None:
-    """Since 0.34.1 `create` refuses every adapter, and says so before it looks at it."""
+    """Since 0.34.1 `create` refuses every adapter without looking at it."""
     path, name = tmp_path / "adapter.gguf", server.name("adapted")
     write_adapter(path, 6)
     adapters = {"a.gguf": server.client.create_blob(path)}
@@ -64,7 +69,7 @@ def test_adapter_is_taken_or_refused_by_version(
 def test_second_adapter_is_refused(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """One person a model."""
+    """A model has one adapter at most."""
     digest = "sha256:" + "0" * 64
     two = {"a.gguf": digest, "b.gguf": digest}
     name = server.name("twofold")
@@ -77,7 +82,7 @@ def test_second_adapter_is_refused(
 def test_merged_model_is_made_from_one_file(
     server: OllamaUnderTest, merged_gguf: MergedGguf
 ) -> None:
-    """Every version takes it; its file type stays the base's, whatever some tensors are."""
+    """Every version accepts it; the reported file type is the base's."""
     name = server.name("merged")
     digest = server.client.create_blob(merged_gguf(1))
     server.client.create(
@@ -93,7 +98,7 @@ def test_merged_model_is_made_from_one_file(
 def test_cut_off_file_makes_no_model(
     server: OllamaUnderTest, refusal_of: RefusalOf, base_gguf: Path, tmp_path: Path, end: int
 ) -> None:
-    """Whether its header ends too early or its tensors do: a half written merge is one of these."""
+    """The header or the tensors end too early, as in a half-written merge."""
     cut = tmp_path / "cut.gguf"
     with base_gguf.open("rb") as file:
         cut.write_bytes(file.read(end))
@@ -107,7 +112,7 @@ def test_cut_off_file_makes_no_model(
 def test_file_that_is_no_model_is_refused(
     server: OllamaUnderTest, refusal_of: RefusalOf, tmp_path: Path
 ) -> None:
-    """Older versions call it the request's fault, newer ones their own."""
+    """Older versions answer 400, newer ones 500."""
     path, name = tmp_path / "text.gguf", server.name("text")
     path.write_bytes(b"once upon a time")
     files = {"text.gguf": server.client.create_blob(path)}
@@ -117,7 +122,7 @@ def test_file_that_is_no_model_is_refused(
 
 
 def test_failure_of_a_streamed_create_is_its_last_line(server: OllamaUnderTest) -> None:
-    """The status was sent with the first step, and is 200."""
+    """The error comes in the last line: status 200 was sent with the first one."""
     body = {"model": server.name("late"), "files": {"model.gguf": "sha256:" + "0" * 64}}
     answer = httpx.post(f"{server.host}/api/create", json=body)
     first, *_, last = [json.loads(line) for line in answer.text.splitlines()]
@@ -137,7 +142,7 @@ def test_bad_template_is_400(server: OllamaUnderTest, refusal_of: RefusalOf, bas
 def test_quantising_a_quantised_base_is_refused(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str
 ) -> None:
-    """Newer versions quantise no GGUF at all, and name llama.cpp's tools."""
+    """Newer versions never quantize GGUF and refer to llama.cpp's tools."""
     name = server.name("quantised")
     error = refusal_of(
         lambda: server.client.create(name, from_=base, quantize="q8_0", stream=False)

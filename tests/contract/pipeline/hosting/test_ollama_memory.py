@@ -18,7 +18,7 @@ from pipeline.hosting.server.profile import DEFAULT_MAX_RUNNERS
 from tests.waiting import wait_for
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         MakePersona,
         MergedGguf,
         OllamaUnderTest,
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 def minutes_left(server: OllamaUnderTest, model: str) -> float:
-    """Return how long a model stays as it looks now."""
+    """Return the seconds until a model's keep-alive ends."""
     (entry,) = [m for m in server.client.ps().models if m.model == f"{model}:latest"]
     assert entry.expires_at is not None
     return (entry.expires_at - datetime.now(UTC)).total_seconds() / 60
 
 
 def is_about(value: Callable[[], float], expected: float) -> bool:
-    """Say whether a value is within a tenth of what is expected."""
+    """Say whether a value is within 10 % of the expected one."""
     return abs(value() - expected) < expected / 10
 
 
 def test_empty_prompt_loads_the_model(server: OllamaUnderTest, base: str) -> None:
-    """How a model is warmed up; it is then listed as loaded, unless its file was loaded already."""
+    """Warms a model up; it is then listed as loaded unless its file was loaded before."""
     server.unload(base)
     answer = server.client.generate(base, "")
     assert (answer.done, answer.done_reason) == (True, "load")
@@ -46,7 +46,7 @@ def test_empty_prompt_loads_the_model(server: OllamaUnderTest, base: str) -> Non
 
 
 def test_model_stays_as_long_as_asked_for(server: OllamaUnderTest, base: str) -> None:
-    """`keep_alive` moves the end that `/api/ps` tells; a request that says nothing keeps it."""
+    """`keep_alive` sets the expiry in `/api/ps`; a request without one keeps it."""
     server.unload(base)
     for wanted, minutes in ((None, 5), ("10m", 10), (None, 10), (90, 1.5)):
         server.client.generate(base, "", keep_alive=wanted)
@@ -59,7 +59,7 @@ def test_model_stays_as_long_as_asked_for(server: OllamaUnderTest, base: str) ->
 
 
 def test_model_leaves_after_an_answer_that_wants_it(server: OllamaUnderTest, base: str) -> None:
-    """With `keep_alive: 0`; asked to leave without a question, it answers `unload`."""
+    """With `keep_alive: 0`; a request without a prompt answers `unload`."""
     server.client.generate(base, "")
     server.client.chat(base, server.question, options={"num_predict": 1}, keep_alive=0)
     if server.is_shared:
@@ -70,7 +70,7 @@ def test_model_leaves_after_an_answer_that_wants_it(server: OllamaUnderTest, bas
 
 
 def test_model_leaves_when_its_time_is_over(server: OllamaUnderTest, base: str) -> None:
-    """By the clock, without anybody asking."""
+    """The keep-alive passes without a request."""
     if server.is_shared:
         pytest.skip("a shared base stays; the test of its `keep_alive` shows it")
     server.client.generate(base, "", keep_alive=0.05)
@@ -93,7 +93,7 @@ def test_time_to_stay_that_is_none_is_400(
 def test_no_more_models_are_loaded_than_allowed(
     server: OllamaUnderTest, merged_gguf: MergedGguf
 ) -> None:
-    """Each merged model is a file of its own: the one asked longest ago gives way."""
+    """Each merged model is a separate file: the least recently used one is evicted."""
     names = []
     for seed in (1, 2, 3, 4):
         names.append(server.name(f"own{seed}"))
@@ -129,7 +129,7 @@ def test_one_persona_a_base_is_loaded_where_adapters_are_taken(
 
 
 def test_other_context_is_another_load(server: OllamaUnderTest, base: str) -> None:
-    """Larger or smaller; where a base is shared, a smaller one fits into what is loaded."""
+    """A larger or smaller context reloads; a shared base serves a smaller one without a reload."""
     if server.is_shared:
         server.client.generate(base, "", options={"num_ctx": 1024})
         server.client.generate(base, "", options={"num_ctx": 512})

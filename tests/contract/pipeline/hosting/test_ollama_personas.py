@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import (
+    from tests.contract.pipeline.hosting.ollama_server import (
         MakePersona,
         OllamaUnderTest,
         RefusalOf,
@@ -30,7 +30,7 @@ OPENING = 3
 def test_adapter_changes_the_answer_and_only_its_own(
     server: OllamaUnderTest, base: str, make_persona: MakePersona
 ) -> None:
-    """Base, Anna, Bert, in any order: each begins as it does alone, never with another's words."""
+    """Base, Anna and Bert in any order: each answers as it does alone."""
     anna, bert = make_persona("anna", 1), make_persona("bert", 2)
     alone = {model: server.ask(model, num_predict=OPENING) for model in (base, anna, bert)}
     assert len(set(alone.values())) == 3
@@ -41,7 +41,7 @@ def test_adapter_changes_the_answer_and_only_its_own(
 def test_base_after_persona_says_what_it_says_when_clean(
     server: OllamaUnderTest, base: str, make_persona: MakePersona
 ) -> None:
-    """The leak of llama.cpp's prompt cache: a persona's state, put aside, found by the base."""
+    """llama.cpp's prompt cache would give the base a persona's saved state."""
     anna = make_persona("anna", 1)
     clean = server.ask(base, num_predict=OPENING)
     for _ in range(2):
@@ -74,7 +74,7 @@ def test_personas_asked_at_once_do_not_mix(
 def test_new_persona_answers_while_another_is_talking(
     server: OllamaUnderTest, base: str, make_persona: MakePersona
 ) -> None:
-    """A version that was just trained does not cut off a conversation."""
+    """A newly trained version does not interrupt a conversation."""
     anna = make_persona("anna", 1)
     opening = server.ask(anna, num_predict=OPENING)
     talking = server.client.chat(
@@ -93,7 +93,7 @@ def test_new_persona_answers_while_another_is_talking(
 def test_deleted_persona_is_gone_and_the_others_stay(
     server: OllamaUnderTest, refusal_of: RefusalOf, base: str, make_persona: MakePersona
 ) -> None:
-    """Forgetting one person touches nobody else."""
+    """Deleting one persona leaves the others unchanged."""
     anna, gone = make_persona("anna", 1), make_persona("gone", 4)
     before = server.ask(anna, num_predict=OPENING)
     assert server.ask(gone, num_predict=OPENING) != before
@@ -109,7 +109,7 @@ def test_adapter_that_would_crash_the_runner_is_refused(
     write_adapter: WriteAdapter,
     tmp_path: Path,
 ) -> None:
-    """F64 tensors (easily made with NumPy) and wrong widths never reach llama.cpp."""
+    """Adapters with F64 tensors or wrong widths never reach llama.cpp."""
     if not server.takes_adapters:
         pytest.skip("this version takes no adapter at all")
     if not (server.is_embedded or server.is_shared):

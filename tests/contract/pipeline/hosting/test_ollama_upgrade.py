@@ -1,4 +1,4 @@
-"""An Ollama that takes adapters is replaced by one that does not; its models stay."""
+"""An upgrade from an Ollama that accepts adapters to one that refuses them keeps the models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from embedded.stack import OllamaServer
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import RefusalOf, WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import RefusalOf, WriteAdapter
 
 TEMPLATE = "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}"
 OPTIONS = {"temperature": 0, "num_predict": 3, "num_ctx": 512}
@@ -25,7 +25,7 @@ def ask(client: ollama.Client, model: str) -> str:
 
 @pytest.fixture
 def persona_folder(tmp_path: Path, base_gguf: Path, write_adapter: WriteAdapter) -> Path:
-    """A folder of 0.32 with a base and a persona; what both say lies beside it."""
+    """A folder written by 0.32 with a base and a persona, and the answers of both."""
     adapter = tmp_path / "adapter.gguf"
     write_adapter(adapter, 1)
     old = OllamaServer(tmp_path, "ollama-0.32")
@@ -44,7 +44,7 @@ def persona_folder(tmp_path: Path, base_gguf: Path, write_adapter: WriteAdapter)
 def test_persona_of_before_is_served_with_a_warning_and_no_new_one_is_made(
     persona_folder: Path, refusal_of: RefusalOf
 ) -> None:
-    """Its words are the same; what is made from it carries the adapter over."""
+    """Its answers are the same; models made from it keep the adapter."""
     new = OllamaServer(persona_folder)
     with new.process:
         client = ollama.Client(new.host)

@@ -14,15 +14,15 @@ import pytest
 
 from embedded.ollama.runner import LlamaRunner
 from pipeline.hosting.llama_server import LlamaServer, LlamaServers, find_llama_server
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.options import Options
-from pipeline.hosting.server.runner import LoadRunner, Runner
-from pipeline.hosting.server.shapes import TokenLogprob, Usage
-from tests.fakes.runner import FakeLlama
+from pipeline.hosting.server.completions.options import Options
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.runners.runner import LoadRunner, Runner
+from pipeline.hosting.server.runners.usage import TokenLogprob, Usage
+from tests.fakes.llama_runner import FakeLlama
 from tests.servers.model_hosts import find_llama_server as find_program
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import WriteAdapter
+    from tests.contract.pipeline.hosting.ollama_server import WriteAdapter
 
 PROMPT = "<|im_start|>user\nWho taught you to swim?<|im_end|>\n<|im_start|>assistant\n"
 LONG = "a b c d " * 400
@@ -47,7 +47,7 @@ def adapters(
 
 @pytest.fixture(scope="module", params=["fake", "xllamacpp", "llama-server"])
 def load(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadRunner:
-    """What loads the runner under test."""
+    """The LoadRunner under test."""
     if request.param == "fake":
         return FakeLlama()
     if request.param == "xllamacpp":
@@ -68,7 +68,7 @@ def runner(load: LoadRunner, base_gguf: Path, adapters: Mapping[str, Path]) -> I
 
 
 def ask(runner: Runner, adapters: Sequence[str], **other: Any) -> tuple[str, Usage]:
-    """Return the answer to the one prompt, and how it went."""
+    """Return the answer to PROMPT and its usage."""
     pieces: list[str] = []
 
     def on_piece(text: str) -> bool:
@@ -95,7 +95,7 @@ def test_runner_says_what_it_has(runner: Runner) -> None:
 def test_each_persona_answers_as_when_it_is_alone(
     load: LoadRunner, runner: Runner, base_gguf: Path, adapters: Mapping[str, Path]
 ) -> None:
-    """An adapter's place among the loaded ones changes nothing in what is said."""
+    """The index of an adapter does not change its persona's answers."""
     alone = load(base_gguf, {BERT: adapters[BERT]}, context=CONTEXT, slots=1, threads=1)
     try:
         expected = ask(alone, [BERT])[0]
@@ -106,7 +106,7 @@ def test_each_persona_answers_as_when_it_is_alone(
 
 
 def test_what_was_asked_before_changes_nothing(runner: Runner) -> None:
-    """No order of personas, with the same prompt on two slots, lets one hear another."""
+    """The same prompt on two slots, in any order of personas: each answers as it does alone."""
     personas: tuple[tuple[str, ...], ...] = ((), (ANNA,), (BERT,))
     clean = {who: ask(runner, list(who))[0] for who in personas}
     order: list[tuple[str, ...]] = [
@@ -125,14 +125,14 @@ def test_what_was_asked_before_changes_nothing(runner: Runner) -> None:
 
 
 def test_adapter_that_is_not_loaded_is_refused(runner: Runner) -> None:
-    """Never in the base's own voice."""
+    """The base never answers instead."""
     with pytest.raises(Refusal) as caught:
         ask(runner, ["sha256:cleo"])
     assert caught.value.status == 500
 
 
 def test_prompt_that_is_too_long_is_cut_or_refused(runner: Runner) -> None:
-    """As the request has it."""
+    """According to `cuts`."""
     with pytest.raises(Refusal) as caught:
         ask(runner, [ANNA], prompt=LONG, cuts=False)
     assert caught.value.status == 400
@@ -140,7 +140,7 @@ def test_prompt_that_is_too_long_is_cut_or_refused(runner: Runner) -> None:
 
 
 def test_refused_request_leaves_no_trace_in_a_slot(runner: Runner) -> None:
-    """Bert's request fails on the slot that Anna's prompt is in; then Bert asks the same."""
+    """Bert's request fails on the slot with Anna's cache; then Bert sends it again."""
     clean = ask(runner, [BERT])[0]
     for _ in range(2):
         ask(runner, [ANNA])
@@ -150,7 +150,7 @@ def test_refused_request_leaves_no_trace_in_a_slot(runner: Runner) -> None:
 
 
 def test_whoever_has_enough_stops_it(runner: Runner) -> None:
-    """The pieces so far are counted; the next request is answered."""
+    """The pieces so far are counted, and the next request succeeds."""
     usage = runner.complete(
         PROMPT,
         OPTIONS.model_copy(update={"num_predict": 400}),
@@ -177,7 +177,7 @@ def test_prompt_is_counted_in_tokens(runner: Runner) -> None:
 
 
 def test_embedder_gives_vectors_of_length_one(load: LoadRunner, base_gguf: Path) -> None:
-    """One a text, cut where fewer numbers are wanted."""
+    """One vector per text, shortened if fewer dimensions are requested."""
     embedder = load(
         base_gguf, {}, context=CONTEXT, slots=1, threads=1, embeds=True, pools_last_token=True
     )
@@ -190,7 +190,7 @@ def test_embedder_gives_vectors_of_length_one(load: LoadRunner, base_gguf: Path)
 
 
 def test_damaged_adapter_is_refused(load: LoadRunner, base_gguf: Path, tmp_path: Path) -> None:
-    """With 500, and nothing stays loaded."""
+    """With 500, and no process is left."""
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF and no more")
     if isinstance(load, FakeLlama):
@@ -203,7 +203,7 @@ def test_damaged_adapter_is_refused(load: LoadRunner, base_gguf: Path, tmp_path:
 def test_closed_runner_refuses_what_was_queued_for_it(
     load: LoadRunner, base_gguf: Path, adapters: Mapping[str, Path]
 ) -> None:
-    """With 503: it is no fault of the model's that was asked. llama.cpp itself is gone."""
+    """With 503, which does not count against the model; the process has ended."""
     closed = load(base_gguf, {}, context=CONTEXT, slots=1, threads=1)
     address = closed._server.listening_address if isinstance(closed, LlamaRunner) else None
     closed.close()
@@ -216,7 +216,7 @@ def test_closed_runner_refuses_what_was_queued_for_it(
 
 
 def test_log_of_the_process_has_no_prompt(load: LoadRunner, runner: Runner) -> None:
-    """Neither what was asked nor what was answered."""
+    """Neither prompt nor answer."""
     secret = "Fischbrötchen"
     ask(runner, [ANNA], prompt=f"<|im_start|>user\n{secret}<|im_end|>\n")
     if not isinstance(load, LlamaServers):

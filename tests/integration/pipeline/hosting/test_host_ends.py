@@ -11,7 +11,7 @@ import pytest
 from config.metrics import Metrics
 from config.settings import HostSettings, Settings
 from consumers.host import HostEnded, HostServer, running_host
-from tests.unit.pipeline.hosting.server.blobs import BASE
+from tests.unit.pipeline.hosting.server.models.gguf_blobs import BASE
 
 # What `find_llama_server` looks for; every start of it fails.
 PROGRAM = """#!/bin/sh
@@ -63,7 +63,7 @@ def test_host_is_not_ready_while_the_last_start_failed(
 def test_host_whose_server_ends_by_itself_is_a_failure(
     settings: Settings, stop: threading.Event
 ) -> None:
-    """Its role stops, and the program does not exit with 0."""
+    """The role stops, and the exit code is not 0."""
     server = HostServer(settings, Metrics(), stop)
     server.start()
     server.check()
@@ -75,7 +75,7 @@ def test_host_whose_server_ends_by_itself_is_a_failure(
 
 
 def test_host_that_does_not_come_up_is_a_failure(settings: Settings, stop: threading.Event) -> None:
-    """Nobody is told that it has started."""
+    """`start` raises instead of returning."""
     server = HostServer(settings, Metrics(), stop)
     server._socket.close()
     with pytest.raises(HostEnded):

@@ -29,7 +29,7 @@ from embedded.process import free_port
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.hosting.port import ServedModel
 from schemas.errors import OllamaUnavailable
-from tests.contract.conftest import CHATML
+from tests.contract.pipeline.hosting.ollama_server import CHATML
 from tests.models.random_weights import write_random_adapter
 from tests.servers.model_hosts import HOSTS, FoundHost, find_llama_server, host_process
 from tests.waiting import wait_for
@@ -134,7 +134,7 @@ def base_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def host(tmp_path: Path, program: Path, base_gguf: Path) -> Iterator[HostUnderTest]:
-    """The role with room for four personas, and its base."""
+    """The role with a limit of four adapters, and its base."""
     under_test = HostUnderTest(tmp_path, program, MAX_ADAPTERS="4")
     with under_test.process:
         under_test.client.ensure_base("base", base_gguf)
@@ -205,7 +205,7 @@ def test_killed_llama_server_fails_its_requests_and_is_replaced(host: HostUnderT
 
 
 def test_client_that_leaves_frees_its_slot(host: HostUnderTest) -> None:
-    """Four endless answers that nobody reads any more keep no fifth from being made."""
+    """Four endless answers whose clients left do not block a fifth request."""
     name = host.persona("anna", 1)
     raw = ollama.Client(host.url, timeout=LIMIT_S)
     endless = OPTIONS | {"num_predict": 400}
@@ -225,7 +225,7 @@ def test_client_that_leaves_frees_its_slot(host: HostUnderTest) -> None:
 
 
 def test_nothing_that_was_said_is_in_a_log(host: HostUnderTest) -> None:
-    """Neither the role's own nor llama-server's, not even where the request fails."""
+    """Neither log has any text, even of failed requests."""
     name = host.persona("anna", 1)
     host.client.ask(name, [{"role": "user", "content": SECRET}], OPTIONS)
     _fail_with(host, name, SECRET)
@@ -250,7 +250,7 @@ def test_end_finishes_what_is_under_way_and_leaves_no_process(host: HostUnderTes
 
 
 def test_killed_role_takes_its_llama_servers_along(host: HostUnderTest) -> None:
-    """Nothing of it outlives it."""
+    """No process outlives the role."""
     host.ask(host.persona("anna", 1))
     children = host.llama_servers()
     assert children

@@ -15,8 +15,8 @@ from transformers import LlamaConfig
 
 from config.training import load_training_config
 from pipeline.dataset.dataset import JSONLBuilder
-from pipeline.hosting.server.failures import Refusal
-from pipeline.hosting.server.store import Store
+from pipeline.hosting.server.errors import Refusal
+from pipeline.hosting.server.models.store import Store
 from pipeline.storage.disk_errors import disk_errors
 from pipeline.storage.files import MANIFEST, check_folder, hash_file, write_file
 from pipeline.text.system_prompt import SystemPromptGenerator

@@ -20,8 +20,8 @@ from config.training import load_training_config
 from embedded.bases import install_base
 from pipeline.chat.service import ChatService
 from pipeline.hosting.port import ServedModel
-from pipeline.hosting.server.rendering import PromptTemplate
-from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.conversation import Turn
+from pipeline.hosting.server.go_template.prompt import PromptTemplate
 from pipeline.text.chat_format import chat_format
 from pipeline.text.markers import defuse_markers
 from pipeline.text.system_prompt import SystemPromptGenerator

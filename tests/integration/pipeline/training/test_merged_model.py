@@ -13,7 +13,7 @@ from pipeline.storage.files import check_folder, hash_file
 from pipeline.training.merging.merge import merge
 from pipeline.weights.gguf_file import read_weights
 from schemas.hosting import MergeOutcome, MergeSpec
-from tests.contract.conftest import CHATML
+from tests.contract.pipeline.hosting.ollama_server import CHATML
 from tests.models.agreement import write_f16
 from tests.models.random_weights import write_random_adapter
 from tests.servers.model_hosts import find_quantizer

@@ -1,4 +1,4 @@
-"""A base's file is sent without its chat template, and otherwise as it is."""
+"""A base's file is uploaded without its chat template and otherwise unchanged."""
 
 import hashlib
 from pathlib import Path

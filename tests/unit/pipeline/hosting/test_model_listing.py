@@ -1,4 +1,4 @@
-"""What the list of all elders' models costs while it is read."""
+"""Memory that reading the list of all models takes."""
 
 import json
 import tracemalloc
@@ -33,7 +33,7 @@ HTML = b"<html>Please log in</html>"
 
 
 class InParts(httpx.SyncByteStream):
-    """An answer as it comes over a network."""
+    """A response body that arrives in blocks."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -55,7 +55,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes) -> OllamaHo
 def test_a_list_of_any_length_is_read_in_the_memory_of_its_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever it takes once is the heap's for good: it does not shrink again."""
+    """The heap never shrinks again, so the peak matters."""
     host = asked(monkeypatch, 200, BODY)
     assert host.tags() == NAMES
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""A host that renders otherwise than was trained is noticed, by text or by number of tokens."""
+"""A host that renders another prompt than training is detected, by text or number of tokens."""
 
 from collections.abc import Mapping
 from typing import get_args
@@ -34,7 +34,7 @@ def check(host: FakeModelHost, form: ChatFormat) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shows_prompts", [True, False], ids=["asked back", "counted"])
 def test_host_that_renders_as_trained_passes(name: ChatFormatName, shows_prompts: bool) -> None:
-    """A marker in the system text is text on both sides."""
+    """A marker in the system text is plain text on both sides."""
     form = chat_format(name)
     host = host_with(form.ollama_template, shows_prompts=shows_prompts)
     check(host, form)

@@ -29,8 +29,7 @@ from tests.ledger.model import LedgerModel, Write, stored
 from tests.ledger.steps import Fault, do_under, faults, requests
 from tests.ledger.witness import Witness, new_request
 
-LEASE_S = 30.0
-FAIR_S = 50.0
+LEASE_S, FAIR_S = 30.0, 50.0
 STATUSES: list[Status] = ["queued", "running", "succeeded", "failed", "cancelled"]
 FAILED = ErrorBody(code="training_failed", message="it failed")
 
@@ -263,8 +262,6 @@ class LedgerAgainstAPlainModel(RuleBasedStateMachine):
             self.outbox.mark_published(waiting)
         for job_id, job in self.witness.jobs.items():
             assert not job["has_pending"], f"{job_id} still waits"
-
-    # Helpers --------------------------------------------------------------------------------
 
     def _lease(self, data: st.DataObject) -> Lease:
         """One of the last leases, the newest first: good or stale."""

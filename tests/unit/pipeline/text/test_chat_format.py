@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from pipeline.hosting.server.rendering import PromptTemplate
-from pipeline.hosting.server.shapes import Turn
+from pipeline.hosting.server.conversation import Turn
+from pipeline.hosting.server.go_template.prompt import PromptTemplate
 from pipeline.text.chat_format import chat_format
 from schemas.training import ChatFormatName
 

@@ -1,0 +1,14 @@
+"""What the observer of a scheduler is told about each load of llama.cpp."""
+
+from schemas.base import Frozen
+
+
+class LoadReport(Frozen):
+    """One load, successful or not."""
+
+    base: str
+    adapters: int
+    seconds: float
+    error: str | None = None
+    is_down: bool = False
+    """Whether the base itself could not be loaded, so that none of its requests is served."""
