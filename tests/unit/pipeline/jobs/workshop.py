@@ -75,12 +75,9 @@ class Workshop:
         host_settings: HostSettings | None = None,
         quantization: Quantization = "q8_0",
     ) -> None:
-        self.taught = dict(TAUGHT)
         self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
         self.runner = FakeTrainingRunner()
-        base = folder / "base" / BASE / f"{BASE}.gguf"
-        base.parent.mkdir(parents=True)
-        write_base(base, GGMLQuantizationType.Q4_0)
+        _install_base(folder / "base")
         self.registry = MemoryRegistry()
         self.stages: list[str] = []
         self.folder = folder
@@ -145,6 +142,12 @@ class Workshop:
         ready = self.trainer.run(job or make_job(), watch or Unwatched())
         assert ready is not None
         return ready
+
+
+def _install_base(models: Path) -> None:
+    base = models / BASE / f"{BASE}.gguf"
+    base.parent.mkdir(parents=True)
+    write_base(base, GGMLQuantizationType.Q4_0)
 
 
 def second_job(**fields: object) -> Job:
