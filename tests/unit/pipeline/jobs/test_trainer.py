@@ -39,12 +39,12 @@ def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> 
 
 def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
     shop.run()
-    recipe = shop.host.definition(LATEST)
-    assert isinstance(recipe, ServedModel)
-    assert recipe.base == f"heirloom-base-{BASE}"
-    assert recipe.file is not None and recipe.file.is_file()
-    assert "李秀梅" in recipe.system and "Stromness" in recipe.system
-    assert "<|im_start|>" in recipe.template and "<|im_end|>" in recipe.stop
+    definition = shop.host.definition(LATEST)
+    assert isinstance(definition, ServedModel)
+    assert definition.base == f"heirloom-base-{BASE}"
+    assert definition.file is not None and definition.file.is_file()
+    assert "李秀梅" in definition.system and "Stromness" in definition.system
+    assert "<|im_start|>" in definition.template and "<|im_end|>" in definition.stop
 
 
 def test_stages_come_in_order_and_progress_never_goes_back(shop: Workshop) -> None:

@@ -155,7 +155,7 @@ def second_job(**fields: object) -> Job:
 
 
 def adapter_of(shop: Workshop, tag: str) -> str:
-    recipe = shop.host.definition(tag)
-    assert isinstance(recipe, ServedModel) and recipe.file is not None
-    attempt = recipe.file.parent.parent
+    definition = shop.host.definition(tag)
+    assert isinstance(definition, ServedModel) and definition.file is not None
+    attempt = definition.file.parent.parent
     return f"{attempt.parent.name}/{attempt.name}"

@@ -70,8 +70,8 @@ class House:
         write_file(self.attempt(3).parent / "2" / "checkpoint-00000003" / "w", b"left")
 
     def _create(self, tag: str) -> None:
-        recipe = ServedModel(form="plain", base="base", system="", template="", stop=())
-        self.host.create(tag, recipe)
+        definition = ServedModel(form="plain", base="base", system="", template="", stop=())
+        self.host.create(tag, definition)
 
     def attempt(self, number: int, elder: str = ELDER) -> Path:
         return self.folder / "adapters" / elder / f"{elder}_{number}" / "1"

@@ -114,9 +114,9 @@ def test_what_an_unfinished_job_holds_always_stays(seen: Seen) -> None:
     removal = decide(seen, RetentionSettings(versions=1))
     open_jobs = {job for job, status in seen.jobs.items() if status in OPEN}
     assert not [i for i in removal.items if i.job_id in open_jobs]
-    held = {v.version for v in seen.model.versions if v.job_id in open_jobs and not v.ready}
-    assert not held & set(removal.versions)
-    assert not {model_tag(ELDER, number) for number in held} & set(removal.tags)
+    unreleased = {v.version for v in seen.model.versions if v.job_id in open_jobs and not v.ready}
+    assert not unreleased & set(removal.versions)
+    assert not {model_tag(ELDER, number) for number in unreleased} & set(removal.tags)
     if open_jobs:
         assert not [i for i in removal.items if i.kind == "dataset"]
         assert not [tag for tag in removal.tags if "candidate" in tag]
