@@ -36,9 +36,9 @@ from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
+from pipeline.jobs.idle import IdleHost
 from pipeline.jobs.process import TrainingProcess
 from pipeline.jobs.proof import Prover
-from pipeline.jobs.quiet import QuietMoments
 from pipeline.jobs.trainer import OllamaTrainer
 from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
@@ -187,7 +187,7 @@ class App:
         prover = Prover(
             host=self.host,
             forms=forms,
-            quiet=QuietMoments(self.host, settings.evaluation, num_ctx),
+            idle_host=IdleHost(self.host, settings.evaluation, num_ctx),
             settings=settings.evaluation,
             quantization=quantization,
             num_ctx=num_ctx,

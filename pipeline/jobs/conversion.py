@@ -1,4 +1,4 @@
-"""Converting a base model for training, from a process that loads no torch."""
+"""Converting a base model for training in a child process, so that this one loads no torch."""
 
 import json
 import subprocess
@@ -8,15 +8,15 @@ from pathlib import Path
 from pipeline.processes.server_process import dying_with_parent
 from schemas.errors import ModelServerError, TrainingFailed, error_of
 
-# Started by name, as the training process is.
+# Started by name: nothing outside pipeline.training may import it.
 _CONVERTER = "pipeline.training.convert"
 
 
 def convert_base(gguf: Path, folder: Path) -> None:
-    """Unpack a GGUF file into the safetensors and the tokenizer that training reads, once.
+    """Convert a GGUF file to the safetensors and tokenizer that training reads, in `folder`.
 
-    Raises ConfigurationError, FolderNotOurs, DiskUnavailable, and TrainingFailed where the
-    converter itself ends.
+    Raises the converter's own ConfigurationError, FolderNotOurs or DiskUnavailable, and
+    TrainingFailed where it ends without saying why.
     """
     command = [sys.executable, "-m", _CONVERTER, str(gguf), str(folder)]
     done = subprocess.run(
@@ -28,7 +28,7 @@ def convert_base(gguf: Path, folder: Path) -> None:
 
 def _failure(exit_code: int, output: str) -> ModelServerError:
     try:
-        told = json.loads(output.splitlines()[-1])
-        return error_of(told["code"], told["message"])
+        reported = json.loads(output.splitlines()[-1])
+        return error_of(reported["code"], reported["message"])
     except (IndexError, ValueError, KeyError, TypeError):
         return TrainingFailed(f"the conversion of the base model ended with exit code {exit_code}")
