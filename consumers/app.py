@@ -25,10 +25,10 @@ from consumers.kafka.loop import ConsumerLoop
 from consumers.operations.health import Health
 from consumers.operations.preparation import prepare_servers
 from consumers.operations.server import OpsServer
-from consumers.workers.relay import open_relay
+from consumers.workers.relay_worker import open_relay
 from consumers.workers.stage_clock import StageClock
 from consumers.workers.threads import WatchedThreads
-from consumers.workers.worker import TrainingWorker
+from consumers.workers.training_worker import TrainingWorker
 from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
@@ -37,9 +37,9 @@ from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.idle import IdleHost
-from pipeline.jobs.process import TrainingProcess
 from pipeline.jobs.proof import Prover
 from pipeline.jobs.trainer import OllamaTrainer
+from pipeline.jobs.training_process import TrainingProcess
 from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from pipeline.storage.mongo import open_client, store_errors

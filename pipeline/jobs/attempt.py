@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.jobs.job_progress import JobProgress
 from pipeline.jobs.plan import Plan
-from pipeline.jobs.process import TrainingRunner
+from pipeline.jobs.training_process import TrainingRunner
 from pipeline.storage.files import check_folder
 from schemas.documents import Job
 from schemas.errors import TrainingFailed

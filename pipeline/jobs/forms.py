@@ -13,7 +13,7 @@ from pathlib import Path
 from config.settings import HostSettings
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.hosting.prompt_check import check_prompt
-from pipeline.jobs.process import OnProgress, TrainingRunner
+from pipeline.jobs.training_process import OnProgress, TrainingRunner
 from pipeline.storage.files import check_file, remove_remains, verify_folder
 from pipeline.text.chat_format import chat_format
 from pipeline.weights.architectures import check_architecture

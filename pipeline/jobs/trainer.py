@@ -17,8 +17,8 @@ from pipeline.jobs.candidates import Candidates
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
 from pipeline.jobs.job_progress import JobProgress, OnStage, Unwatched, Watch
 from pipeline.jobs.plan import FindBase, Plan, make_plan
-from pipeline.jobs.process import TrainingRunner
 from pipeline.jobs.proof import Lesson, Prover
+from pipeline.jobs.training_process import TrainingRunner
 from pipeline.storage.disk_errors import disk_errors
 from pipeline.versions.latest import bring_latest
 from pipeline.versions.registry import ModelRegistry

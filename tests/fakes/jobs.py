@@ -4,8 +4,8 @@ from config.settings import EvaluationSettings, HostSettings
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker
 from pipeline.jobs.idle import IdleHost
-from pipeline.jobs.process import TrainingRunner
 from pipeline.jobs.proof import Prover
+from pipeline.jobs.training_process import TrainingRunner
 from schemas.documents import ElderModel, Job
 from schemas.events import ModelReady
 from schemas.training import Quantization

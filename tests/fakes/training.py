@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.jobs.process import OnProgress
+from pipeline.jobs.training_process import OnProgress
 from pipeline.storage.files import hash_file, seal_folder, write_file
 from schemas.errors import ArtefactCorrupt
 from schemas.hosting import (

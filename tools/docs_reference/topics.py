@@ -3,8 +3,8 @@
 from pydantic import TypeAdapter
 
 from schemas.asyncapi import REPLY_TOPICS, SHAPES
-from schemas.commands import COMMANDS
 from schemas.envelope import event_type
+from schemas.model_commands import COMMANDS
 from schemas.topics import CATALOGUE, DAY_MS, MODEL_COMMANDS, Topic, all_topics
 from schemas.training import TrainingParameters
 from tools.docs_reference.json_types import Schema, list_fields

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2Config
 
 from pipeline.storage.files import hash_file, seal_folder, sealed_files, write_file
-from pipeline.training.export import export_gguf, save_peft
+from pipeline.training.adapter_export import export_gguf, save_peft
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.models.tiny_families import TINY_SIZES, adapt, make_model

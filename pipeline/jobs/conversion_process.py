@@ -9,7 +9,7 @@ from pipeline.processes.server_process import dying_with_parent
 from schemas.errors import ModelServerError, TrainingFailed, error_of
 
 # Started by name: nothing outside pipeline.training may import it.
-_CONVERTER = "pipeline.training.convert"
+_CONVERTER = "pipeline.training.base_conversion"
 
 
 def convert_base(gguf: Path, folder: Path) -> None:

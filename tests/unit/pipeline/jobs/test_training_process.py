@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from pipeline.jobs.process import TrainingProcess
+from pipeline.jobs.training_process import TrainingProcess
 from pipeline.storage.files import check_folder, hash_file
 from schemas.errors import (
     AdapterMismatch,
