@@ -20,7 +20,11 @@ def convert_base(gguf: Path, folder: Path) -> None:
     """
     command = [sys.executable, "-m", _CONVERTER, str(gguf), str(folder)]
     done = subprocess.run(
-        dying_with_parent(command), stdout=subprocess.PIPE, text=True, check=False
+        dying_with_parent(command),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        start_new_session=True,
     )
     if done.returncode:
         raise _failure(done.returncode, done.stdout)

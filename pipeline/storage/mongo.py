@@ -30,6 +30,7 @@ JOBS = "jobs"
 DATASETS = "datasets"
 MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
+# The stored name is older than the word.
 LEASES = "turns"
 
 # The driver calls these operation failures, and they pass. The server steps down, shuts down or

@@ -175,9 +175,9 @@ def test_damaged_adapter_never_reaches_the_host_and_is_trained_again(
     assert (attempt / f"adapter{CORRUPT}").exists() == (damage is not shutil.rmtree)
     leave_remains(attempt)
     assert shop.run(make_job(fence=2)).version == 1
-    recipe = shop.host.definition(LATEST)
-    assert isinstance(recipe, ServedModel) and recipe.file is not None
-    assert recipe.file.parent.parent.name == "2"
+    definition = shop.host.definition(LATEST)
+    assert isinstance(definition, ServedModel) and definition.file is not None
+    assert definition.file.parent.parent.name == "2"
 
 
 # Checkpoints ----------------------------------------------------------------------------------
