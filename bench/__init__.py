@@ -1,8 +1,8 @@
-"""Paired benchmarks; each file says how it is run."""
+"""Paired benchmarks; each module says how to run it."""
 
 import sys
 
 import structlog
 
-# What is printed is the result, also with `--json`; what the service logs goes beside it.
+# Standard output carries the result alone, as `--json` needs; the log goes to standard error.
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

@@ -1,4 +1,4 @@
-"""Records as upstream leaves them in the topics, and how far a group has come with them."""
+"""A backlog of records in the topics, as upstream leaves it, and a group's progress through it."""
 
 import json
 import time
@@ -18,12 +18,12 @@ _LIMIT_S = 60.0
 
 
 def elder(number: int, elders: int) -> str:
-    """The elder of a record: one after the other."""
+    """Return the elder of a record; the elders alternate."""
     return f"E{number % elders:04}"
 
 
 def send(settings: Settings, topic: str, count: int, elders: int) -> None:
-    """Leave `count` valid events of several elders; each elder's are a second apart."""
+    """Send `count` valid events of `elders` elders; each elder's are a second apart."""
     producer = Producer(
         settings.kafka.producer() | {"linger.ms": 20, "queue.buffering.max.messages": 1_000_000}
     )
@@ -43,12 +43,12 @@ def send(settings: Settings, topic: str, count: int, elders: int) -> None:
 
 
 def send_training(settings: Settings, count: int, elders: int) -> None:
-    """Leave `train-requested`."""
+    """Send `count` `train-requested` events."""
     send(settings, TRAIN_REQUESTED.name, count, elders)
 
 
 def send_answers(settings: Settings, count: int, elders: int) -> None:
-    """Leave `answers-updated`."""
+    """Send `count` `answers-updated` events."""
     send(settings, ANSWERS_UPDATED.name, count, elders)
 
 
@@ -64,16 +64,16 @@ def _headers(topic: str, number: int, second: int) -> list[Header]:
 
 
 class Offsets:
-    """Looks at a role's committed offsets, as any admin client may."""
+    """Reads a role's committed offsets, as any client may."""
 
     def __init__(self, settings: Settings, role: str, topic: str) -> None:
         self._client = Consumer(settings.kafka.client() | {"group.id": settings.kafka.group(role)})
         self._topic = settings.topic(topic)
 
     def committed(self) -> int:
-        """How many records the group has committed, of a topic that began with it.
+        """Return how many records the group has committed, in a topic that it reads from the start.
 
-        Not the distance to the end: the embedded broker tells that wrongly for the last batch.
+        The lag is not used: the embedded broker reports it wrongly for the last batch.
         """
         found = self._client.list_topics(self._topic, timeout=_LIMIT_S).topics[self._topic]
         partitions = [TopicPartition(self._topic, p) for p in found.partitions]
@@ -81,12 +81,12 @@ class Offsets:
         return sum(max(p.offset, 0) for p in committed)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the client."""
         self._client.close()
 
 
 def every(seconds: float, limit_s: float, what: str) -> Iterator[None]:
-    """Give control at intervals until the caller breaks off; AssertionError after the limit."""
+    """Yield at intervals until the caller breaks; raise AssertionError after `limit_s`."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         yield

@@ -1,12 +1,12 @@
-"""What the chat consumer adds to Ollama's own time.
+"""The time that the chat consumer adds to Ollama's own.
 
     python -m bench.chat [--repeats 60] [--json]
 
-Each question is asked twice, in turns in one run and each way first every other time: straight
-from Ollama with the same messages and options, and through Kafka (`chat-requests` to
-`chat-replies`). The consumer has a request from its receipt until the broker has confirmed the
-reply; what that is over the straight question, of each pair, is what the consumer adds (MongoDB
-included). Replies are short, so that the model's own spread stays small.
+Each question is asked in two ways, which alternate in going first: directly of Ollama, with the
+same messages and options, and through Kafka (`chat-requests` to `chat-replies`). The consumer's
+time runs from the receipt of a request until the broker has confirmed the reply. What it exceeds
+the direct question by, in each pair, is what the consumer adds (MongoDB included). Replies are
+short, so that the model's own variation stays small.
 """
 
 import argparse
@@ -84,14 +84,14 @@ def install_model(app: App) -> str:
 
 
 class ConsumerClock:
-    """Reads how long the consumer had each request, from its own metric."""
+    """Reads from the consumer's own metric how long it took for each request."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._registry = metrics.registry
         self._seen = (0.0, 0.0)
 
     def last_ms(self) -> float:
-        """Wait until the request just answered is counted, and return its milliseconds."""
+        """Wait until the latest request is counted, and return its duration in milliseconds."""
         seconds, count = self._seen
         while (now := (self._read("sum"), self._read("count")))[1] == count:
             time.sleep(0.0005)
@@ -104,12 +104,12 @@ class ConsumerClock:
 
 
 def measure(app: App, clock: ConsumerClock, tag: str, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds, in turns."""
+    """Return milliseconds for each way; the ways alternate."""
     client = ollama.Client(host=app.settings.ollama.host)
     options = {"temperature": 0.0, "num_predict": 4, "num_ctx": app.settings.chat.num_ctx}
     direct: list[float] = []
     through: list[float] = []
-    held: list[float] = []
+    in_consumer: list[float] = []
     with (
         Follower(
             app.settings, [CHAT_REPLIES.name], fetch_wait_ms=app.settings.kafka.chat_fetch_wait_ms
@@ -136,18 +136,18 @@ def measure(app: App, clock: ConsumerClock, tag: str, repeats: int) -> dict[str,
         ways = [(ask_directly, direct), (ask_through_kafka, through)]
         for number in range(-WARM_UP, repeats):
             question = f"Question {number}: where did you work?"
-            ask_directly(question)  # so that the host knows the prompt whoever asks first
+            ask_directly(question)  # So that the host has cached the prompt for both ways.
             for ask, into in ways if number % 2 else reversed(ways):
                 milliseconds = ask(question)
                 consumer_ms = clock.last_ms() if ask is ask_through_kafka else None
                 if number >= 0:
                     into.append(milliseconds)
-                    held += [] if consumer_ms is None else [consumer_ms]
+                    in_consumer += [] if consumer_ms is None else [consumer_ms]
     return {
         "straight from Ollama": direct,
-        "in the consumer": held,
+        "in the consumer": in_consumer,
         "through Kafka": through,
-        "added by the consumer (paired)": [h - d for h, d in zip(held, direct, strict=True)],
+        "added by the consumer (paired)": [c - d for c, d in zip(in_consumer, direct, strict=True)],
         "added with both ways through Kafka (paired)": [
             t - d for t, d in zip(through, direct, strict=True)
         ],

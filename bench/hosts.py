@@ -1,23 +1,24 @@
-"""Many personas of one base on the real model hosts: who waits, and for how long.
+"""Latency and throughput of many personas of one base on the real model hosts.
 
     python -m bench.hosts [--personas 32] [--repeats 3] [--hosts NAME,...] [--json]
     python -m bench.hosts --recall [--hosts NAME,...] [--json]
 
-Two tables. Time to first token: the personas are asked in turn, each on every host before the next
-one (the host that begins changes), so that a busy machine hits all. They are served as adapters
-on Ollama 0.32, merged on 0.34 (each host keeps `--max-loaded` models in memory, Ollama's own
-number on a processor by default), and on llama-server by `modelserver run host`, which shares the
-base; with as many `--slots` as personas each keeps its own prompt there. Each has a system prompt
-of an elder's length, and each question is a new one. Round 0 is not counted: it loads what can
-stay loaded.
+There are two tables.
 
-Throughput on the shared host: whole replies a second, eight questions at once, to one persona and
-to eight, in turns.
+Time to first token: each persona is asked on every host before the next persona (the first host
+changes), so that load on the machine affects all hosts alike. Personas are served as adapters on
+Ollama 0.32, merged on 0.34 (both keep `--max-loaded` models in memory; the default is Ollama's own
+on a CPU), and on llama-server by `modelserver run host`, which shares the base; there, with as
+many `--slots` as personas, each persona keeps its prompt cached. Each has a system prompt of an
+elder's length, and no question is repeated. Round 0 is not counted: it loads what can stay loaded.
 
-`--recall` measures something else, and that alone: one elder of 40 answers is trained once, and
-asked on each host in its form all that was taught (bench/recall.py).
+Throughput on the shared host: whole replies a second with eight concurrent questions, to one
+persona and to eight, alternating.
 
-Disk: `--personas` times 292 MB for the merged files of Gemma 3 270M.
+`--recall` replaces both tables: one elder of 40 answers is trained once, and asked on each host,
+in its form, everything that was taught (bench/recall.py).
+
+Disk space: `--personas` times 292 MB for the merged files of Gemma 3 270M.
 """
 
 import argparse
@@ -64,7 +65,7 @@ class Host:
         chunks = self._ask(persona, question, tokens=2)
         next(chunks)
         elapsed_ms = (time.perf_counter() - begun) * 1000
-        for _ in chunks:  # To its end, or the host would be busy with it when asked next.
+        for _ in chunks:  # To its end, or the host would still be busy at the next question.
             pass
         return elapsed_ms
 
@@ -108,8 +109,8 @@ def main() -> None:
 
 
 def compare_recall(hosts: list[FoundHost], options: argparse.Namespace) -> None:
-    """Train an elder once and print what comes back of her answers on each host."""
-    # It brings torch, which must not take the processor's memory where times are measured.
+    """Train an elder once and print how many of her answers each host returns."""
+    # Imported late: torch takes memory, which would distort the measured times.
     from bench.recall import measure_recall, train_elder
 
     rows: dict[str, list[float]] = {}
@@ -130,7 +131,7 @@ def compare_recall(hosts: list[FoundHost], options: argparse.Namespace) -> None:
 
 
 def measure_first_tokens(hosts: list[Host], personas: int, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each host, and how many times as long as on the shared one, by pairs."""
+    """Return each host's milliseconds, and for each pair the ratio to those of the shared host."""
     samples: dict[str, list[float]] = {host.title: [] for host in hosts}
     for round_number in range(repeats + 1):
         for persona in range(personas):
@@ -150,7 +151,7 @@ def measure_first_tokens(hosts: list[Host], personas: int, repeats: int) -> dict
 
 
 def measure_throughput(host: Host, personas: int, repeats: int) -> dict[str, list[float]]:
-    """Replies a second, asked of one persona and of several, in turns."""
+    """Return replies a second of one persona and of several; the two alternate."""
     ways = {"one persona": 1, f"{personas} personas": personas}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -178,7 +179,7 @@ def _rate(host: Host, pool: ThreadPoolExecutor, personas: int, question: str) ->
 def _open(
     found: FoundHost, folder: Path, base: Path, options: argparse.Namespace, stack: ExitStack
 ) -> Host:
-    """Start a host, and give it the base and all personas in its form."""
+    """Start a host and create all personas on it, in its form."""
     own = folder / found.kind.name
     own.mkdir()
     settings = {
@@ -249,9 +250,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--personas", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="rounds over all personas")
-    parser.add_argument("--hosts", default=",".join(HOSTS), help="those that are there of these")
+    parser.add_argument(
+        "--hosts", default=",".join(HOSTS), help="hosts to compare; those not installed are skipped"
+    )
     parser.add_argument("--base", choices=tuple(_FORMATS), default="gemma3-270m")
-    parser.add_argument("--recall", action="store_true", help="what is remembered, and no times")
+    parser.add_argument("--recall", action="store_true", help="measure recall instead of times")
     parser.add_argument("--max-loaded", type=int, default=3, help="OLLAMA_MAX_LOADED_MODELS")
     parser.add_argument("--slots", type=int, default=AT_ONCE, help="MODELSERVER_HOST__SLOTS")
     parser.add_argument("--json", action="store_true")

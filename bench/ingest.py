@@ -1,10 +1,10 @@
-"""One `answers-updated` for an elder with many answers: read, clean, write, publish.
+"""Handling one `answers-updated` of an elder with many answers: read, clean, write, publish.
 
     python -m bench.ingest [--repeats 7] [--json]
 
-Paired with a bare loop that reads the same documents and writes them as JSON lines, in turns in
-one run. Memory is the peak of the process itself (resident set), in a fresh process each for
-1,000 and 100,000 answers: flat means that the second needs hardly more.
+Time is paired with that of a bare loop, which reads the same documents and writes them as JSON
+lines; the two alternate. Memory is the peak resident set of a fresh process, for 1,000 and for
+100,000 answers: it is flat if the second needs hardly more.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def documents(elder_id: str, count: int) -> list[dict[str, Any]]:
 
 
 def settings_for(addresses: StackAddresses, folder: Path) -> Settings:
-    """Settings for the embedded servers."""
+    """Return settings for the embedded servers."""
     return load_settings(
         {
             "kafka": {
@@ -65,7 +65,7 @@ def settings_for(addresses: StackAddresses, folder: Path) -> Settings:
 
 
 def handler_of(app: App) -> AnswersHandler:
-    """The very handler of the service."""
+    """Build the handler as the service does."""
     return AnswersHandler(
         app.answers,
         app.datasets,
@@ -79,7 +79,7 @@ def handler_of(app: App) -> AnswersHandler:
 
 
 def received(elder_id: str) -> Received:
-    """An `answers-updated` as it comes from Kafka."""
+    """Return an `answers-updated` as received from Kafka."""
     value = json.dumps({"elder_id": elder_id, "elder_name": "李秀梅"}).encode()
     record = Record(
         topic=ANSWERS_UPDATED.name, partition=0, offset=0, key=elder_id.encode(), value=value
@@ -88,7 +88,7 @@ def received(elder_id: str) -> Received:
 
 
 def bare_loop(app: App, elder_id: str, folder: Path) -> None:
-    """Read and write the same, and nothing else."""
+    """Read the same documents and write them, and do nothing else."""
     with (folder / "bare.jsonl").open("w", encoding="utf-8") as lines:
         for document in app.store["answers"].find({"elderId": elder_id}).sort("_id", 1):
             row = {"q": document["question"], "a": document["answer"]}
@@ -96,7 +96,7 @@ def bare_loop(app: App, elder_id: str, folder: Path) -> None:
 
 
 def measure_time(app: App, folder: Path, repeats: int) -> dict[str, list[float]]:
-    """Seconds, in turns."""
+    """Return the seconds of handler and bare loop, which alternate."""
     handler, event = handler_of(app), received("LXM1000")
     samples: dict[str, list[float]] = {"answers-updated, 1,000 answers": [], "bare loop": []}
     for _ in range(repeats):
@@ -111,7 +111,7 @@ def measure_time(app: App, folder: Path, repeats: int) -> dict[str, list[float]]
 
 
 def peak_mib(addresses: StackAddresses, elder_id: str) -> float:
-    """The peak memory of a fresh process that handles one event."""
+    """Return the peak memory, in MiB, of a fresh process that handles one event."""
     argv = [sys.executable, "-m", "bench.ingest", "--alone", elder_id]
     environment = addresses.model_dump_json()
     done = subprocess.run([*argv, environment], check=True, capture_output=True, text=True)

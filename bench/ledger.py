@@ -1,14 +1,14 @@
-"""`train-requested` from the broker into the ledger, durably: records a second of one process.
+"""Durable intake of `train-requested` from broker to ledger: records a second of one process.
 
     python -m bench.ledger [--repeats 5] [--records 10000] [--kafka apache] [--json]
 
-The service's own poll loop, lane, dispatcher, handler and ledger, in turns with a bare loop of
-`consume(500)` and `insert_many` of the same documents, with the same write concern and indexes,
-each with a group and a database of its own. Each begins with the first assignment (joining a
-group takes as long for both) and ends when every record is stored and its offset is committed.
-"Without a store" leaves MongoDB out: what our own part can do; by processor time (all threads of
-the process) that figure is steadier on a shared machine.
-Ratios are of each repeat's pair: 1 means as fast as the bare loop, 2 twice as slow.
+The service's own poll loop, lane, dispatcher, handler and ledger alternate with a bare loop of
+`consume(500)` and `insert_many` of the same documents. Both have the same write concern and
+indexes, and a group and a database of their own. The time begins with the first assignment, since
+joining a group takes as long for both, and ends when every record is stored and its offset is
+committed. "Without a store" leaves MongoDB out and shows the service's own share; measured in
+processor time (all threads of the process), that figure is steadier on a shared machine. Ratios
+are of each repeat's pair: 1 means as fast as the bare loop, 2 twice as slow.
 """
 
 import argparse
@@ -51,7 +51,7 @@ LIMIT_S = 300.0
 
 
 class Counted:
-    """An executor that says when so many records are dealt with."""
+    """An executor that signals when a number of records are done."""
 
     def __init__(self, inner: Executor, count: int) -> None:
         self._inner = inner
@@ -59,7 +59,7 @@ class Counted:
         self.all_done = threading.Event()
 
     def start(self, done: Done) -> None:
-        """Begin, and count on the way."""
+        """Start the inner executor, counting what it reports as done."""
 
         def counted(ticket: Ticket) -> None:
             done(ticket)
@@ -70,28 +70,28 @@ class Counted:
         self._inner.start(counted)
 
     def submit(self, work: Work) -> None:
-        """Take a record over."""
+        """Pass a record on."""
         self._inner.submit(work)
 
     def stop(self, limit_s: float) -> bool:
-        """Finish."""
+        """Stop the inner executor."""
         return self._inner.stop(limit_s)
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """Those of the executor."""
+        """The inner executor's threads."""
         return self._inner.threads
 
 
 def ledger_of(settings: Settings, store: Store) -> Ledger:
-    """The ledger as the service makes it."""
+    """Build the ledger as the service does."""
     announcer = Announcer(utc_now, settings.language)
     return Ledger(store, announcer, lease_s=30, fair_s=settings.worker.fair_s)
 
 
 @contextmanager
 def polling(loop: ConsumerLoop, stop: threading.Event) -> Iterator[None]:
-    """Run a loop in a thread; it ends with the context, and commits its last offsets then."""
+    """Run a loop in a thread until the context ends; it then commits its last offsets."""
     thread = threading.Thread(target=lambda: loop.run(stop))
     thread.start()
     try:
@@ -102,7 +102,7 @@ def polling(loop: ConsumerLoop, stop: threading.Event) -> Iterator[None]:
 
 
 def run_service(settings: Settings, store: Store, count: int) -> tuple[float, float]:
-    """Records a second of the service's own parts, and of its process's own processor time."""
+    """Return the service's records a second, by the clock and by processor time."""
     metrics, stop = Metrics(), threading.Event()
     ledger = ledger_of(settings, store)
     with KafkaPublisher(settings.kafka, metrics) as publisher:
@@ -134,14 +134,14 @@ def run_service(settings: Settings, store: Store, count: int) -> tuple[float, fl
 
 
 def bare_documents(settings: Settings, count: int) -> list[Document]:
-    """The very documents that the service would store, ready beforehand."""
+    """Build, beforehand, the documents that the service would store."""
     announcer = Announcer(utc_now, settings.language)
     now = utc_now()
     return [job_document(request(number), 1, now, announcer) for number in range(count)]
 
 
 def request(number: int) -> NewJob:
-    """A request like those in the topic."""
+    """Return a request like those in the topic."""
     return NewJob(
         request_source=SOURCE,
         request_id=f"{TRAIN_REQUESTED.name}-{number}",
@@ -158,7 +158,7 @@ def request(number: int) -> NewJob:
 
 
 def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> tuple[float, float]:
-    """Records a second of a loop of the client and the driver alone."""
+    """Return the bare loop's records a second, by the clock and by processor time."""
     documents = bare_documents(settings, count)
     assigned: list[TopicPartition] = []
     consumer = Consumer(settings.kafka.consumer("training"))
@@ -166,7 +166,7 @@ def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> 
         [settings.topic(TRAIN_REQUESTED.name)], on_assign=lambda _, found: assigned.extend(found)
     )
     messages: list[Message] = []
-    # Both calls wait themselves; between them nothing is waited for.
+    # `poll` and `consume` wait by themselves, so the loops around them need no pause.
     for _ in every(0, LIMIT_S, "the bare loop has its partitions"):
         messages = [m for m in [consumer.poll(0.001)] if m is not None]
         if assigned:
@@ -191,17 +191,17 @@ def run_bare(settings: Settings, store: Store, count: int, *, ordered: bool) -> 
 
 
 class Weightless:
-    """A store that takes everything at once and keeps nothing: what is left is our own part."""
+    """A store that accepts everything at once and keeps nothing, so the service's share is left."""
 
     def __getitem__(self, name: str) -> "Weightless":
         return self
 
     def get_collection(self, name: str, **concerns: object) -> "Weightless":
-        """The same, whatever is asked of it."""
+        """Return itself, whatever the collection."""
         return self
 
     def command(self, name: str) -> Document:
-        """Tell the time."""
+        """Return the time, as a server does."""
         return {"localTime": utc_now()}
 
     def insert_many(self, documents: list[Document], *, ordered: bool) -> None:
@@ -211,7 +211,7 @@ class Weightless:
 
 
 def run_alone(settings: Settings, store: Store, count: int) -> tuple[float, float]:
-    """Records a second of the service's own parts without a store."""
+    """Return the service's records a second without a store."""
     return run_service(settings, cast("Store", Weightless()), count)
 
 
@@ -227,7 +227,7 @@ WAYS: dict[str, Callable[[Settings, Store, int], tuple[float, float]]] = {
 
 
 def measure_one(way: str, settings: Settings, count: int) -> tuple[float, float]:
-    """Run one way over the topic, with a group and a database of its own, and look it over."""
+    """Run one way over the topic, with its own group and database, and verify the result."""
     name = f"b{uuid4().hex[:8]}"
     kafka = settings.kafka.model_copy(update={"group_prefix": name})
     mongodb = settings.mongodb.model_copy(update={"database": name})
@@ -247,7 +247,7 @@ def measure_one(way: str, settings: Settings, count: int) -> tuple[float, float]
 
 
 def measure(settings: Settings, count: int, repeats: int) -> dict[str, list[float]]:
-    """Records a second, in turns, each way first every other time."""
+    """Return records a second of each way; the ways alternate in going first."""
     samples: dict[str, list[float]] = {way: [] for way in WAYS}
     for number in range(repeats):
         for way in list(WAYS) if number % 2 else reversed(WAYS):

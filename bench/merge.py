@@ -1,11 +1,11 @@
-"""How fast base and adapter become one file, against a plain copy of that file; and its memory.
+"""Speed of merging an adapter into its base, against copying the merged file; and peak memory.
 
     python -m bench.merge [--model-dir DIR] [--base gemma3-270m] [--rank 16] [--repeats 7] [--json]
 
-Paired: merge and copies take turns, so that a busy machine hits all. Each ends with an fsync. The
-adapter is random and of all linear layers. Memory is a child process's peak beyond what it had
-once everything was imported, against the largest tensor in F32: the base's largest, and the
-largest that is merged.
+Merge and copies alternate, so that load on the machine affects all alike; each ends with an fsync.
+The adapter is random and covers all linear layers. Memory is a child process's peak above its level
+after the imports. It is compared with the base's largest tensor in F32, and with the largest one
+that is merged.
 """
 
 import argparse
@@ -41,13 +41,13 @@ def run(spec: MergeSpec) -> MergeOutcome:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy by the kernel."""
+    """Copy within the kernel."""
     shutil.copyfile(source, target)
     _sync(target)
 
 
 def copy_hashed(source: Path, target: Path) -> None:
-    """Copy through this process, with the hash that a merged file gets too."""
+    """Copy through this process and hash, as merging does."""
     digest = hashlib.sha256()
     with source.open("rb") as old, target.open("wb") as new:
         while block := old.read(_BLOCK_BYTES):
@@ -62,24 +62,24 @@ def _sync(path: Path) -> None:
 
 
 def measure_peak(spec: MergeSpec) -> float:
-    """Return a fresh process's peak in megabytes, beyond what its imports took."""
+    """Return a fresh process's peak memory in megabytes, above its level after the imports."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_tell_peak, args=(theirs, spec))
+    child = context.Process(target=_send_peak, args=(theirs, spec))
     child.start()
     peak: float = ours.recv()
     child.join()
     return peak
 
 
-def _tell_peak(pipe: Connection, spec: MergeSpec) -> None:
+def _send_peak(pipe: Connection, spec: MergeSpec) -> None:
     before = _memory_bytes("VmRSS")
     run(spec)
     pipe.send((_memory_bytes("VmHWM") - before) / _MB)
 
 
 def _memory_bytes(name: str) -> int:
-    # getrusage's peak would begin with what the parent had when it started this process.
+    # Not getrusage: its peak starts at what the parent had when it started this process.
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
@@ -133,9 +133,9 @@ def _speed(spec: MergeSpec, folder: Path, repeats: int, *, as_json: bool) -> Non
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     busy: dict[str, list[float]] = {way: [] for way in ways}
-    for turn in range(repeats):
-        # Who goes first changes, so that none always finds the disk idle.
-        for way in list(ways)[turn % 3 :] + list(ways)[: turn % 3]:
+    for number in range(repeats):
+        # The first way changes, so that none always finds the disk idle.
+        for way in list(ways)[number % 3 :] + list(ways)[: number % 3]:
             wall, cpu = _timed(ways[way])
             seconds[way].append(wall)
             busy[way].append(cpu)

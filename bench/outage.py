@@ -1,14 +1,14 @@
-"""How long the service needs to catch up after MongoDB was away for an hour.
+"""How long the service needs to catch up after MongoDB was down for an hour.
 
     python -m bench.outage [--minutes 60] [--training-rate 10] [--answers-rate 1] [--json]
     python -m bench.outage --minutes 6
 
-The roles `answers` and `training` run (worker and relay included) when a proxy cuts them off from
-MongoDB. The topics then get at once what an hour at these rates a second would have left in them.
-The service polls and waits until each lane of both roles has failed so often that its back-off is
-at its longest (15 s). Then MongoDB is back, and the time runs until every record is dealt with and
-its offset is committed: requests in the ledger, data sets written and published. The target is a
-tenth of the outage. An hour takes some minutes; `--minutes 6` is a tenth of all.
+The roles `answers` and `training` run (worker and relay included) when a proxy disconnects them
+from MongoDB. The topics then get, all at once, the records of an hour at these rates per second.
+When each lane of both roles has failed so often that its backoff is at its maximum (15 s), MongoDB
+returns. The time runs from there until every record is done and its offset committed: requests are
+in the ledger, data sets are written and published. The target is a tenth of the outage. Measuring
+an hour takes some minutes; `--minutes 6` is a tenth of everything.
 """
 
 import argparse
@@ -38,33 +38,33 @@ from tests.chaos.proxy import Proxy
 ROLES: dict[RoleName, Topic] = {"answers": ANSWERS_UPDATED, "training": TRAIN_REQUESTED}
 ELDERS = 50
 ANSWERS = 20
-LOOK_S = 0.2
+POLL_INTERVAL_S = 0.2
 LIMIT_S = 3600.0
 
 
 class Waits:
-    """Hears in the log how often each lane had to wait for the store.
+    """Counts, from the log, how often each lane had to wait for the store.
 
-    The metric counts the lanes of a role together, and one that is ahead would hide another.
+    The metric counts all lanes of a role together, so one lane could hide another.
     """
 
     def __init__(self) -> None:
         self.by_lane: Counter[str] = Counter()
 
     def __call__(self, logger: object, method: str, event: EventDict) -> EventDict:
-        """Note a wait; structlog calls this in the lane's own thread."""
+        """Count a wait; structlog calls this in the lane's own thread."""
         if event["event"] == "record.waits" and event["code"] == StoreUnavailable.code:
             self.by_lane[threading.current_thread().name] += 1
         return event
 
 
 def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dict[str, float]:
-    """Seconds from MongoDB's return: for each role, and for both."""
+    """Return the seconds from MongoDB's return until each role, and both, have caught up."""
     with ExitStack() as stack:
         proxy = stack.enter_context(Proxy(int(servers.mongodb_uri.rpartition(":")[2])))
         uri = f"mongodb://127.0.0.1:{proxy.port}/?directConnection=true"
         settings = settings_for(servers, folder, mongodb_uri=uri)
-        _invent_answers(servers, settings)
+        _insert_answers(servers, settings)
         apply_topics(settings, PARTITIONS)
         metrics, waits = Metrics(), Waits()
         usual = structlog.get_config()["processors"]
@@ -77,11 +77,11 @@ def catch_up(servers: Servers, folder: Path, requests: int, updates: int) -> dic
         proxy.set_mode("gone")
         send_training(settings, requests, ELDERS)
         send_answers(settings, updates, ELDERS)
-        _wait_until_patient(waits)
+        _await_longest_backoff(waits)
         proxy.set_mode("pass")
         sent: dict[RoleName, int] = {"training": requests, "answers": updates}
         seconds = _time_until_committed(offsets, sent)
-        _look_over(servers, settings, metrics, requests, updates)
+        _verify(servers, settings, metrics, requests, updates)
         return seconds
 
 
@@ -91,13 +91,13 @@ def _start(app: App, stack: ExitStack) -> None:
     running.start()
     stack.callback(running.join)
     stack.callback(stop.set)
-    for _ in every(LOOK_S, LIMIT_S, "the service is ready"):
+    for _ in every(POLL_INTERVAL_S, LIMIT_S, "the service is ready"):
         assigned = [app.metrics.rebalances.labels(role, "assigned") for role in ROLES]
         if all(one._value.get() for one in assigned):
             return
 
 
-def _invent_answers(servers: Servers, settings: Settings) -> None:
+def _insert_answers(servers: Servers, settings: Settings) -> None:
     client = open_client(settings_for(servers, settings.data_dir).mongodb)
     client[settings.mongodb.database]["answers"].insert_many(
         {"elderId": elder(e, ELDERS), "question": f"第{n}问？", "answer": f"第{n}年在丝厂做工。"}
@@ -108,14 +108,14 @@ def _invent_answers(servers: Servers, settings: Settings) -> None:
     client.close()
 
 
-def _wait_until_patient(waits: Waits) -> None:
-    """Return when each lane has failed so often that it waits as long as it ever does."""
+def _await_longest_backoff(waits: Waits) -> None:
+    """Return when each lane has failed so often that its backoff is at its maximum."""
     tries = 1
     while FIRST_WAIT_S * 2 ** (tries - 1) < LONGEST_WAIT_S:
         tries += 1
     # A lane is a thread, named after its role and a number: "answers-0".
     lanes = {t.name for t in threading.enumerate() if t.name.rpartition("-")[0] in ROLES}
-    for _ in every(LOOK_S, LIMIT_S, "the back-off is at its longest"):
+    for _ in every(POLL_INTERVAL_S, LIMIT_S, "the backoff is at its maximum"):
         if all(waits.by_lane[lane] >= tries for lane in lanes):
             return
 
@@ -125,7 +125,7 @@ def _time_until_committed(
 ) -> dict[str, float]:
     begun = time.monotonic()
     seconds: dict[str, float] = {}
-    for _ in every(LOOK_S, LIMIT_S, "all is dealt with"):
+    for _ in every(POLL_INTERVAL_S, LIMIT_S, "all records are done"):
         for role, one in offsets.items():
             if role not in seconds and one.committed() == sent[role]:
                 seconds[role] = time.monotonic() - begun
@@ -134,7 +134,7 @@ def _time_until_committed(
     return seconds | {"both": max(seconds.values())}
 
 
-def _look_over(
+def _verify(
     servers: Servers, settings: Settings, metrics: Metrics, requests: int, updates: int
 ) -> None:
     client = open_client(settings_for(servers, settings.data_dir).mongodb)

@@ -1,7 +1,8 @@
-"""What an elder of 40 answers still knows on each real host, in the form that the host serves.
+"""Recall of an elder with 40 answers on each real host, in the form that the host serves.
 
-Trained once, by the recipe and with the base's own parameters; asked greedily all that was taught,
-as it was taught. Right is what the evaluation calls right; verbatim is the very same text.
+The elder is trained once, by the recipe with the base's own parameters, and asked every taught
+question in the taught words, with greedy decoding. "Right" is defined by the evaluation; "verbatim"
+means the identical text.
 """
 
 import json
@@ -44,7 +45,7 @@ _MORE = {
 
 @dataclass(frozen=True)
 class TrainedElder:
-    """A trained elder, and what she was taught."""
+    """A trained elder, and the answers that she was taught."""
 
     base: Path
     adapter: Path
@@ -54,7 +55,7 @@ class TrainedElder:
     taught: Mapping[str, str]
 
     def served(self, form: Form, base: str | None, file: Path) -> ServedModel:
-        """What a host is told of her."""
+        """Return her model as a host is given it."""
         return ServedModel(
             form=form,
             base=base,
@@ -67,7 +68,7 @@ class TrainedElder:
 
 @dataclass(frozen=True)
 class Recall:
-    """How many answers came back."""
+    """How many taught answers a host returned."""
 
     asked: int
     right: int
@@ -109,12 +110,12 @@ def train_elder(key: str, model_dir: Path, folder: Path) -> TrainedElder:
 
 def _examples(system: str, taught: Mapping[str, str]) -> Iterator[list[dict[str, str]]]:
     for question, answer in taught.items():
-        turns = {"system": system, "user": question, "assistant": answer}
-        yield [{"role": role, "content": text} for role, text in turns.items()]
+        texts = {"system": system, "user": question, "assistant": answer}
+        yield [{"role": role, "content": text} for role, text in texts.items()]
 
 
 def measure_recall(address: str, form: Form, elder: TrainedElder, folder: Path) -> Recall:
-    """Serve the elder in a form, and ask all that she was taught."""
+    """Serve the elder in a form, and ask every taught question."""
     host = OllamaHost(OllamaSettings(host=address))
     try:
         if form == "merged":

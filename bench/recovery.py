@@ -1,12 +1,12 @@
-"""How soon a job goes on after `kill -9` of its worker.
+"""How soon a job resumes after `kill -9` of its worker.
 
     python -m bench.recovery [--repeats 5] [--lease 5] [--kafka embedded] [--json]
 
-Two real processes, `modelserver run training`, with a tiny base model (tests/chaos). One trains;
-it is killed at a random moment, and the other waits. The time runs from the kill until the
-ledger shows the job claimed again (its fence grew). `poll_s` is the default (1 s): a worker
-that waits looks for work that often. Takes half a minute a repeat, or
-two where a worker is slow to start.
+Two processes of `modelserver run training` share a tiny base model (tests/chaos). One trains and is
+killed at a random moment; the other is idle. The time runs from the kill until the ledger shows
+that the job was claimed again (its fence grew). `poll_s`, the interval at which an idle worker
+looks for work, is the default (1 s). A repeat takes half a minute, or two minutes where a worker is
+slow to start.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from tests.chaos.tiny_base import make_tiny_base
 NAME = "recovery"
 HEARTBEATS = 6
 ANSWERS = 40
-LOOK_S = 0.01
+POLL_INTERVAL_S = 0.01
 LIMIT_S = 180.0
 
 
@@ -64,24 +64,24 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is in its lease's owner too."""
+        """The process id, which is also part of the lease's owner."""
         return self._process.pid
 
     def wait_until_started(self) -> None:
-        """Return when its roles run."""
+        """Return when its roles are running."""
         for _ in every(0.05, LIMIT_S, f"the worker has started; see {self._log}"):
             if "app.started" in self._log.read_text(encoding="utf-8", errors="replace"):
                 return
 
     def kill(self) -> float:
-        """Kill it and say when that was."""
+        """Kill it, and return the monotonic time of the kill."""
         killed_at = time.monotonic()
         os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
         return killed_at
 
     def clear_away(self) -> None:
-        """Kill what is left of it, its training child too."""
+        """Kill whatever is left of it, including its training child."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
@@ -136,7 +136,7 @@ class Pair:
         self._stack.close()
 
     def fill_up(self) -> None:
-        """Start workers until there are two that wait."""
+        """Start workers until two are running."""
         while len(self._workers) < 2:
             self._started += 1
             worker = Worker(self._environment, self._folder / f"worker-{self._started}.log")
@@ -145,7 +145,7 @@ class Pair:
             worker.wait_until_started()
 
     def kill_holder(self, job: Job) -> float:
-        """Kill the worker that has a job, and say when."""
+        """Kill the worker that has a job, and return the monotonic time of the kill."""
         assert job.owner is not None, f"nobody has {job.id}"
         pid = int(job.owner.split("-")[-2])
         worker = self._workers.pop(pid)
@@ -175,7 +175,7 @@ class Pair:
 
 
 def long_job(store: Store, number: int) -> NewJob:
-    """A job that trains for longer than it is let."""
+    """Return a job that would train for longer than the benchmark lets it."""
     elder = f"R{number}"
     store["answers"].insert_many(
         {"elderId": elder, "question": f"What did you do in year {n}?", "answer": f"I built {n}."}
@@ -197,18 +197,18 @@ def long_job(store: Store, number: int) -> NewJob:
 
 
 def recover(pair: Pair, number: int, chance: random.Random) -> float:
-    """Seconds from the kill to the next claim."""
+    """Return the seconds from the kill to the next claim."""
     job = long_job(pair.store, number)
     pair.ledger.accept([job])
-    for _ in every(LOOK_S, LIMIT_S, "the job trains"):
+    for _ in every(POLL_INTERVAL_S, LIMIT_S, "the job trains"):
         if pair.ledger.get(job.elder_id).stage == "training":
             break
     time.sleep(chance.uniform(0, 2 * pair._lease_s / HEARTBEATS))
-    # Only now: a lease that was lost meanwhile has another fence already.
-    held = pair.ledger.get(job.elder_id)
-    killed_at = pair.kill_holder(held)
-    for _ in every(LOOK_S, LIMIT_S, "the job is claimed again"):
-        if pair.ledger.get(job.elder_id).fence > held.fence:
+    # Read only now: if the lease was lost during the pause, the fence has grown already.
+    claimed = pair.ledger.get(job.elder_id)
+    killed_at = pair.kill_holder(claimed)
+    for _ in every(POLL_INTERVAL_S, LIMIT_S, "the job is claimed again"):
+        if pair.ledger.get(job.elder_id).fence > claimed.fence:
             break
     seconds = time.monotonic() - killed_at
     pair.ledger.cancel(job.elder_id)
@@ -229,7 +229,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     chance = random.Random(arguments.seed)
-    # All processes die with this one; so that their folder goes too, it ends in good order.
+    # Child processes die with this one. An orderly exit also removes their folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with (
         tempfile.TemporaryDirectory() as name,

@@ -1,14 +1,15 @@
-"""From the ledger's outbox to the broker and marked: events a second of the real relay.
+"""Relaying the ledger's outbox to the broker and marking it published: events a second.
 
     python -m bench.relay [--repeats 3] [--jobs 3000] [--per-job 3] [--kafka embedded] [--json]
 
-The outbox holds jobs with waiting events, as after an outage of Kafka: `--per-job 3` is what an
-ended job has (queued, succeeded, model-ready), `--per-job 1` a queue that was just accepted. The
-real outbox, relay and publisher empty it, in turns with a bare loop: the same records by
-`produce` and `flush`, then one `update_one` a job in `bulk_write`s of 1,000. "Without a store"
-is the relay over documents that are in memory already: what the relay itself can do. The last
-rows are the store alone. Events a second, but where the row says updates. On a machine that is
-shared, the row by processor time (all threads of the process) is the one that stays the same.
+The outbox holds jobs with waiting events, as after an outage of Kafka: with `--per-job 3` those of
+an ended job (queued, succeeded, model-ready), with `--per-job 1` those of a job just accepted. The
+real outbox, relay and publisher empty it. They alternate with a bare loop that sends the same
+records with `produce` and `flush`, then updates each job once, in `bulk_write`s of 1,000.
+"Without a store" is the relay over documents in memory, which shows the relay's own share. The
+last rows are the parts of the bare loop. Rows are events a second, except that of the updates,
+which are one a job. On a shared machine the row by processor time (all threads of the process) is
+the steady one.
 """
 
 import argparse
@@ -57,12 +58,12 @@ class InMemory(Outbox):
         self._documents = documents
 
     def waiting(self, limit: int, skip: int = 0) -> list[Waiting]:
-        """Read the next jobs, as the outbox does once it has them."""
+        """Return the next jobs, as the outbox does after reading them."""
         batch, self._documents = self._documents[:limit], self._documents[limit:]
         return [self._waiting(document) for document in batch]
 
     def mark_published(self, published: list[Waiting]) -> None:
-        """They are out of the list already."""
+        """Do nothing: `waiting` has removed them already."""
 
 
 def fill(store: Store, settings: Settings, jobs: int, per_job: int) -> list[Document]:
@@ -103,7 +104,7 @@ def _ended(document: Document, announcer: Announcer, per_job: int) -> Document:
 
 
 def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, float]:
-    """Events a second of the relay, with its turn, and of its process's own processor time."""
+    """Return the relay's events a second under its lease, by the clock and by processor time."""
     events = Events(SOURCE, settings.topic, utc_now)
     lease = Lease(store, "relay", "bench", lease_s=30)
     lease.acquire()
@@ -119,7 +120,7 @@ def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, 
 
 
 def run_bare(settings: Settings, store: Store, documents: list[Document]) -> dict[str, float]:
-    """Seconds of the parts of the bare loop; what it sends is encoded beforehand."""
+    """Return the seconds of each part of the bare loop; its records are encoded beforehand."""
     publications = encoded(settings, store, documents)
     producer = Producer(settings.kafka.producer())
     first = warm_up(settings)
@@ -145,20 +146,20 @@ def run_bare(settings: Settings, store: Store, documents: list[Document]) -> dic
 
 
 def warm_up(settings: Settings) -> Publication:
-    """A record that comes first, so that the producer knows the broker."""
+    """Return a record to send first, so that the producer is connected."""
     topic = settings.topic(TRAIN_PROGRESS.name)
     return Publication(topic=topic, key=b"x", value=b"{}", headers=())
 
 
 def encoded(settings: Settings, store: Store, documents: list[Document]) -> list[Publication]:
-    """The records that tell of these jobs."""
+    """Return the records of these jobs' events."""
     events = Events(SOURCE, settings.topic, utc_now)
     waiting = InMemory(store, documents).waiting(len(documents))
     return [events.stored(event) for job in waiting for event in job.events]
 
 
 def measure_one(way: str, settings: Settings, jobs: int, per_job: int) -> dict[str, float]:
-    """Fill a database of its own and empty its outbox one way."""
+    """Fill a fresh database, empty its outbox in one way, and return rates by row."""
     name = f"b{uuid4().hex[:8]}"
     client = open_client(settings.mongodb)
     store = client[name]
@@ -183,7 +184,7 @@ def measure_one(way: str, settings: Settings, jobs: int, per_job: int) -> dict[s
 
 
 def measure(settings: Settings, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Rates, in turns, each way first every other time."""
+    """Return the rates of each row; the ways alternate in going first."""
     samples: dict[str, list[float]] = {}
     ways: Sequence[str] = (RELAY, WEIGHTLESS, BARE)
     for number in range(arguments.repeats):

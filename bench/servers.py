@@ -1,7 +1,8 @@
-"""The servers of the benchmarks of the ledger: a real broker where there is one, and the store.
+"""Broker and store for the benchmarks of ledger, relay, outage and recovery.
 
-Apache Kafka (see tests/servers/apache_kafka.py) where Java and Maven are there, else the embedded
-broker; SecantusDB in both cases. Each way of a pair gets a database, topics and groups of its own.
+The broker is Apache Kafka (tests/servers/apache_kafka.py) where Java and Maven are installed, else
+the embedded one; the store is SecantusDB. Each way of a pair gets its own database, topics and
+groups.
 """
 
 import argparse
@@ -25,7 +26,7 @@ PARTITIONS = 3
 
 
 class Servers(Frozen):
-    """Where the servers are, and which broker it is."""
+    """The servers' addresses, and the broker's name."""
 
     broker: str
     bootstrap_servers: str
@@ -45,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser, *, repeats: int) -> None:
 
 
 def chosen(kafka: str) -> Broker:
-    """The broker that is meant by the option."""
+    """Return the broker that the option `--kafka` selects; exit where it is not installed."""
     missing = apache_kafka.missing_tools()
     if kafka == "apache" and missing:
         sys.exit(f"--kafka apache needs {' and '.join(missing)} on the PATH")
@@ -54,7 +55,7 @@ def chosen(kafka: str) -> Broker:
 
 @contextmanager
 def open_servers(folder: Path, kafka: str) -> Iterator[Servers]:
-    """Start both; they go with their data."""
+    """Run broker and store while the context is open; their data goes with them."""
     with ExitStack() as stack:
         mongodb = MongoDbServer(folder)
         stack.enter_context(mongodb.process)
@@ -71,7 +72,7 @@ def open_servers(folder: Path, kafka: str) -> Iterator[Servers]:
 
 
 def settings_for(servers: Servers, folder: Path, *, mongodb_uri: str | None = None) -> Settings:
-    """Settings with a database, topics and groups that nobody else has; the rest by default."""
+    """Return settings with a database, topics and groups of their own, and defaults otherwise."""
     name = f"b{uuid4().hex[:8]}"
     return Settings(
         kafka=KafkaSettings(

@@ -1,4 +1,4 @@
-"""How benchmarks print: a table of minimum, median and maximum, or JSON."""
+"""The benchmarks' output: a table of minimum, median and maximum, or JSON."""
 
 import json
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:
-    """Return minimum, median and maximum."""
+    """Return minimum, median, maximum and the number of runs."""
     return {
         "min": round(min(samples), 4),
         "median": round(statistics.median(samples), 4),

@@ -1,11 +1,11 @@
-"""How fast the recipe trains, against a plain `transformers.Trainer` with padding.
+"""Training speed of the recipe, against a plain `transformers.Trainer` with padding.
 
     python -m bench.training [--model-dir DIR] [--base gemma3-270m] [--repeats 5] [--json]
 
-Paired: both train the same examples on the same base with the same LoRA, floating type and
-effective batch, in turns within one process, so that a busy machine hits both. The numerator is
-the same too: the tokens of the ordinary, unpadded sequences, whatever each one computes on.
-Loading the base and the first, unmeasured step of each turn are left out.
+Both train the same examples on the same base, with the same LoRA, floating-point type and effective
+batch. They alternate within one process, so that load on the machine affects both alike. Speed
+counts the tokens of the unpadded sequences for both, whatever each computes on. Loading the base,
+and the first step of each repeat, are not measured.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SEED = 7
 
 
 def load_examples(base: LoadedBase, language: str, folder: Path) -> list[Example]:
-    """Tokenize the answers of a demo elder, as taught."""
+    """Return the answers of a demo elder, tokenized as for training."""
     elder = json.loads((ELDERS / f"{language}.json").read_text(encoding="utf-8"))
     prompts = load_training_config().prompt_template
     template = prompts.zh if language == "zh" else prompts.en
@@ -46,15 +46,15 @@ def load_examples(base: LoadedBase, language: str, folder: Path) -> list[Example
     with path.open("w", encoding="utf-8") as lines:
         for row in elder["answers"]:
             texts = (system, row["question"], row["answer"])
-            turns = [{"role": r, "content": c} for r, c in zip(roles, texts, strict=True)]
-            lines.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+            messages = [{"role": r, "content": c} for r, c in zip(roles, texts, strict=True)]
+            lines.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
     return [f[0] for f in read_examples(path, base.form, base.encode, base.bos, 512)]
 
 
 def time_recipe(
     base: LoadedBase, batches: Sequence[Sequence[Example]], lora: LoraParameters
 ) -> float:
-    """Return real tokens a second of the recipe's own step."""
+    """Return unpadded tokens a second of the recipe's own step."""
     with base.lend(lora, SEED) as model:
         weights = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=1e-4, weight_decay=0.0)
@@ -75,7 +75,7 @@ def time_recipe(
 
 
 class _Stopwatch(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Starts after the first step, as for the recipe."""
+    """Times the steps after the first, as for the recipe."""
 
     started = ended = 0.0
 
@@ -87,7 +87,7 @@ class _Stopwatch(TrainerCallback):  # type: ignore[misc]  # transformers has no 
 def time_trainer(
     base: LoadedBase, batches: Sequence[Sequence[Example]], lora: LoraParameters
 ) -> float:
-    """Return real tokens a second of `transformers.Trainer`, padding each batch to its longest."""
+    """Return unpadded tokens a second of `transformers.Trainer`, which pads each batch."""
     watch = _Stopwatch()
     with base.lend(lora, SEED) as model, tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -113,7 +113,7 @@ def time_trainer(
             data_collator=_pad,
             callbacks=[watch],
         )
-        # It would print among the figures, and break --json.
+        # It would print into the result, and break --json.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return _real_tokens(batches[1:]) / (watch.ended - watch.started)
@@ -154,7 +154,7 @@ def main() -> int:
     parser.add_argument("--base", default="gemma3-270m")
     parser.add_argument("--language", choices=["zh", "en"], default="zh")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=5, help="a turn, the first one unmeasured")
+    parser.add_argument("--steps", type=int, default=5, help="a repeat; the first is not measured")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -168,9 +168,9 @@ def main() -> int:
         parser.error("too many steps for the demo elder's answers")
     lora = LoraParameters(dropout=0.0)
     ours, theirs = [], []
-    for turn in range(options.repeats):
-        # Who goes first changes, so that neither always finds the caches warm.
-        for name in ("recipe", "trainer") if turn % 2 == 0 else ("trainer", "recipe"):
+    for number in range(options.repeats):
+        # The first one changes, so that neither always finds the caches warm.
+        for name in ("recipe", "trainer") if number % 2 == 0 else ("trainer", "recipe"):
             if name == "recipe":
                 ours.append(time_recipe(base, batches, lora))
             else:

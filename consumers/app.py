@@ -25,10 +25,10 @@ from consumers.kafka.loop import ConsumerLoop
 from consumers.operations.health import Health
 from consumers.operations.preparation import prepare_servers
 from consumers.operations.server import OpsServer
-from consumers.workers.relay import open_relay
+from consumers.workers.relay_worker import open_relay
 from consumers.workers.stage_clock import StageClock
 from consumers.workers.threads import WatchedThreads
-from consumers.workers.worker import TrainingWorker
+from consumers.workers.training_worker import TrainingWorker
 from pipeline.chat.service import ChatService
 from pipeline.chat.store import ChatStore
 from pipeline.dataset.answers import MongoAnswers
@@ -36,10 +36,10 @@ from pipeline.dataset.builder import DatasetBuilder
 from pipeline.hosting.failure_attribution import attributed_failures
 from pipeline.hosting.ollama import OllamaHost
 from pipeline.jobs.forms import FormMaker
-from pipeline.jobs.process import TrainingProcess
+from pipeline.jobs.idle import IdleHost
 from pipeline.jobs.proof import Prover
-from pipeline.jobs.quiet import QuietMoments
 from pipeline.jobs.trainer import OllamaTrainer
+from pipeline.jobs.training_process import TrainingProcess
 from pipeline.ledger.events import Announcer
 from pipeline.ledger.ledger import Ledger
 from pipeline.storage.mongo import open_client, store_errors
@@ -187,7 +187,7 @@ class App:
         prover = Prover(
             host=self.host,
             forms=forms,
-            quiet=QuietMoments(self.host, settings.evaluation, num_ctx),
+            idle_host=IdleHost(self.host, settings.evaluation, num_ctx),
             settings=settings.evaluation,
             quantization=quantization,
             num_ctx=num_ctx,

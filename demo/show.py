@@ -19,7 +19,7 @@ from consumers.operations.signals import stop_on_signals
 from demo.elders import Elder, load_elders
 from demo.story import Asked, ask_all, store_answers, train_all
 from embedded.session import StackSession, model_dir, running_service
-from pipeline.jobs.conversion import convert_base
+from pipeline.jobs.conversion_process import convert_base
 from pipeline.weights.base_folder import CONFIG, weights_folder
 from schemas.documents import ModelVersion
 from schemas.topics import DATASET_READY, MODEL_READY

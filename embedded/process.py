@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import psutil
 
-from pipeline.processes import server_process as child_process
+from pipeline.processes import server_process
 from pipeline.processes.server_process import ServerProcessFailed, dying_with_parent
 
 __all__ = [
@@ -24,7 +24,7 @@ class EmbeddedServerFailed(ServerProcessFailed):
     code: ClassVar[str] = "embedded_server_failed"
 
 
-class ServerProcess(child_process.ServerProcess):
+class ServerProcess(server_process.ServerProcess):
     """An embedded server that runs while the context is open."""
 
     failure = EmbeddedServerFailed

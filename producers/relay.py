@@ -1,7 +1,7 @@
 """The relay: publishes the events of the ledger's outbox, at least once.
 
 Only events that the broker confirmed are marked as published. An event that is published twice
-has the same id both times. The loop around it is in `consumers/workers/relay.py`.
+has the same id both times. The loop around it is in `consumers/workers/relay_worker.py`.
 """
 
 from collections.abc import Callable, Iterable, Mapping

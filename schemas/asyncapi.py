@@ -4,7 +4,6 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from schemas.commands import COMMANDS, ModelReply
 from schemas.envelope import event_type
 from schemas.events import (
     AnswersUpdated,
@@ -15,6 +14,7 @@ from schemas.events import (
     TrainProgress,
     TrainRequested,
 )
+from schemas.model_commands import COMMANDS, ModelReply
 from schemas.topics import CATALOGUE, Topic
 
 REPLY_TOPICS = {"chat-requests": "chat-replies", "model-commands": "model-replies"}

@@ -28,7 +28,7 @@ from schemas.topics import CHAT_REQUESTS
 log = structlog.get_logger(__name__)
 
 
-class PendingRequest:
+class PendingChat:
     """A request under way: what it asks, where its reply goes, and how much was streamed."""
 
     def __init__(
@@ -101,7 +101,7 @@ class RequestAnswerer:
         return reply.error.code if reply.error else "answered"
 
     async def _find_reply(
-        self, pending: PendingRequest, record: Record, received_at: float
+        self, pending: PendingChat, record: Record, received_at: float
     ) -> StoredReply:
         """Return the stored reply: the answer, or the reason why there is none in time."""
         left_s = self._deadline(record, pending.request, received_at) - time.monotonic()
@@ -122,13 +122,13 @@ class RequestAnswerer:
         refusal = refusal_of(pending.request.elder_id, refused, seconds)
         return await self._remember(pending, refusal)
 
-    def _open(self, record: Record) -> PendingRequest:
+    def _open(self, record: Record) -> PendingChat:
         envelope = open_envelope(record, CHAT_REQUESTS.name, self._max_bytes)
         request = read_event(envelope, ChatRequest)
         target = self._outlet.target(record)
         asked = record.header(REPLY_TOPIC) is not None
         key = request_key(envelope, record)
-        return PendingRequest(envelope, request, target, key, asked=asked)
+        return PendingChat(envelope, request, target, key, asked=asked)
 
     def _deadline(self, record: Record, request: ChatRequest, received_at: float) -> float:
         """Return the deadline in seconds of the monotonic clock.
@@ -142,10 +142,10 @@ class RequestAnswerer:
             waited_s = max(self._clock().timestamp() - record.timestamp_ms / 1000, 0.0)
         return received_at + limit_s - waited_s
 
-    async def _answer_with_backoff(self, pending: PendingRequest) -> ChatReply:
+    async def _answer_with_backoff(self, pending: PendingChat) -> ChatReply:
         return await with_backoff(lambda: self._answer(pending), self._metrics)
 
-    async def _answer(self, pending: PendingRequest) -> ChatReply:
+    async def _answer(self, pending: PendingChat) -> ChatReply:
         known = await self._store.recall_reply(pending.key)
         if known is not None:
             return known.reply
@@ -156,7 +156,7 @@ class RequestAnswerer:
         self._count_tokens(reply)
         return reply
 
-    async def _remember(self, pending: PendingRequest, reply: ChatReply) -> StoredReply:
+    async def _remember(self, pending: PendingChat, reply: ChatReply) -> StoredReply:
         """Store the reply and return the one that stands: this one, or an earlier one.
 
         Refusals are stored too, so that a redelivered request gets the same refusal again.
@@ -165,7 +165,7 @@ class RequestAnswerer:
             lambda: self._store.remember_reply(pending.key, reply), self._metrics
         )
 
-    async def _stream(self, pending: PendingRequest) -> ChatReply:
+    async def _stream(self, pending: PendingChat) -> ChatReply:
         """Send pieces, at most one in each `stream_interval_s`; return the whole reply."""
         begun = time.monotonic()
         sent_at, unsent, pending.pieces = begun, "", 0
@@ -182,12 +182,12 @@ class RequestAnswerer:
                 sent_at, unsent = time.monotonic(), ""
         raise InternalError
 
-    def _piece(self, pending: PendingRequest, text: str) -> ChatReply:
+    def _piece(self, pending: PendingChat, text: str) -> ChatReply:
         return ChatReply(elder_id=pending.request.elder_id, reply=text, model=None, duration_ms=0)
 
     async def _send(
         self,
-        pending: PendingRequest,
+        pending: PendingChat,
         reply: ChatReply,
         sequence: int | None = None,
         *,

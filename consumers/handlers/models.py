@@ -12,7 +12,10 @@ from pipeline.versions.manager import ModelManager, Rollback
 from pipeline.versions.registry import DatasetRegistry
 from producers.publisher import Publication
 from producers.replies import NO_SUCH_PLACE, Replies, Reply, error_header
-from schemas.commands import (
+from schemas.documents import ElderModel, Job
+from schemas.errors import NoSuchTopic, RejectError, ReplyTopicRefused
+from schemas.events import ErrorBody
+from schemas.model_commands import (
     CancelJob,
     Command,
     DeleteModel,
@@ -26,9 +29,6 @@ from schemas.commands import (
     RollbackModel,
     read_command,
 )
-from schemas.documents import ElderModel, Job
-from schemas.errors import NoSuchTopic, RejectError, ReplyTopicRefused
-from schemas.events import ErrorBody
 from schemas.record import Record
 from schemas.rpc import REPLY_TOPIC, reply_id, request_key
 from schemas.topics import MODEL_REPLIES

@@ -1,1 +1,1 @@
-"""What a job of the training role does, step by step."""
+"""The steps of a job of the training role."""

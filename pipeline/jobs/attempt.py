@@ -1,11 +1,11 @@
-"""One attempt at a job's training: its folder, what it resumes from, and what it must leave."""
+"""One attempt at a job's training: its folder, the attempts it resumes from, its outcome."""
 
 import shutil
 from pathlib import Path
 
 from pipeline.jobs.job_progress import JobProgress
 from pipeline.jobs.plan import Plan
-from pipeline.jobs.process import TrainingRunner
+from pipeline.jobs.training_process import TrainingRunner
 from pipeline.storage.folders import check_folder
 from schemas.documents import Job
 from schemas.errors import TrainingFailed
@@ -13,14 +13,14 @@ from schemas.training import ADAPTER_FOLDER, ADAPTER_GGUF, TrainingOutcome, Trai
 
 
 def attempt_folder(adapters: Path, job: Job) -> Path:
-    """Return the folder that belongs to this fence alone."""
+    """Return the folder of the attempt with the job's present fence."""
     return adapters / job.elder_id / job.id / str(job.fence)
 
 
 def train_attempt(
     job: Job, plan: Plan, folder: Path, runner: TrainingRunner, progress: JobProgress
 ) -> TrainingOutcome:
-    """Train in the attempt's folder and check what was left there.
+    """Train in the attempt's folder and verify the adapter that was written there.
 
     Raises what `TrainingRunner.run` raises, and ArtefactCorrupt.
     """
@@ -36,8 +36,8 @@ def train_attempt(
         work_dir=folder,
         resume_from=tuple(folder.parent / str(fence) for fence in range(job.fence - 1, 0, -1)),
     )
-    # Adapters of earlier attempts are of no use, and may be large: a job that waits for its host
-    # long after its training must not fill the disk.
+    # Checkpoints of earlier attempts are resumed from; their adapters are of no use, and a job
+    # that is attempted many times while its host is down must not fill the disk with them.
     for earlier in spec.resume_from:
         shutil.rmtree(earlier / ADAPTER_FOLDER, ignore_errors=True)
     outcome = runner.run(spec, progress.train, progress.check)

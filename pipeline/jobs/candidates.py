@@ -1,4 +1,4 @@
-"""Candidates: the names under which a host has a version before it may answer."""
+"""Candidates: the names under which a host has a version until it is proven."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from schemas.identifiers import candidate_tag, read_candidate
 
 
 class Candidates:
-    """Names candidates after their holder's fence, and removes those of earlier holders."""
+    """Names each candidate after its job's fence, and removes those with earlier fences."""
 
     def __init__(self, registry: ModelRegistry, host: ModelHost) -> None:
         self._registry = registry
@@ -18,7 +18,7 @@ class Candidates:
 
     @contextmanager
     def named(self, job: Job, version: ModelVersion) -> Iterator[str]:
-        """Give the name of a version's candidate; the model of that name is gone afterwards."""
+        """Yield the name of a version's candidate; on leaving, delete the model of that name."""
         form_job = job.id if job.kind == "form" or version.job_id != job.id else None
         candidate = candidate_tag(job.elder_id, version.version, job.fence, form_job)
         self._registry.note_passing(job.elder_id, candidate)
@@ -30,10 +30,10 @@ class Candidates:
             self._registry.drop_passing(job.elder_id, candidate)
 
     def _remove_earlier(self, candidate: str, elder_id: str) -> None:
-        """Shut out earlier holders of this job from the host too, which knows no fences.
+        """Delete the candidates of the job's earlier holders: the host itself knows no fences.
 
-        A version's tag is copied from a candidate, and a candidate that is gone cannot be
-        copied. Only earlier ones are removed: this may itself be a worker that lost its lease.
+        A version's tag is copied from its candidate, so an earlier holder finds nothing to copy.
+        Later candidates stay, since this worker may be the one that lost its lease.
         """
         mine = read_candidate(candidate)
         for name in self._registry.get(elder_id).passing:

@@ -1,7 +1,7 @@
-"""Before a version may answer it is asked, through Ollama, what it was taught.
+"""Evaluation: how many taught answers a version returns, asked through its host.
 
-A reply is right when it holds enough of the taught answer's own pieces: character bigrams where
-the text is CJK, words elsewhere. The measure is recall, so a longer reply is no fault.
+A reply is right when it contains at least half of the taught answer's pieces: words in English
+answers, character bigrams in others. The measure is recall, so a longer reply costs nothing.
 """
 
 import json
@@ -17,7 +17,8 @@ from schemas.base import Frozen
 from schemas.errors import EvaluationFailed
 from schemas.events import Evaluation
 
-# Half of the pieces: names, places and numbers are there, though a phrase may differ.
+# The fraction of pieces that makes a reply right: names, places and numbers are there, though a
+# phrase may differ.
 RIGHT_FROM = 0.5
 _WORD = re.compile(r"\w+")
 _REPLY_TOKENS = 160
@@ -31,7 +32,7 @@ class TaughtExample(Frozen):
 
 
 def sample_examples(dataset: Path, total: int, wanted: int) -> list[TaughtExample]:
-    """Take `wanted` examples spread evenly over a data set of `total` lines."""
+    """Return up to `wanted` examples, spread evenly over a data set of `total` lines."""
     count = min(wanted, total)
     chosen = {i * total // count for i in range(count)} if count else set()
     return [example for i, example in enumerate(_examples(dataset)) if i in chosen]
@@ -46,10 +47,12 @@ def evaluate(
     *,
     num_ctx: int,
 ) -> Evaluation:
-    """Ask each question and count what came back right.
+    """Ask each question and count the right replies.
 
-    `on_asked` is told the fraction done; `num_ctx` is the window in tokens, the chat's own, so
-    that nothing is loaded twice. Raises whatever the host raises.
+    `threshold` is the recall that is required, from 0 to 1; it is recorded, not applied (see
+    `require_enough`). `on_asked` gets the fraction done after each reply. `num_ctx` is the window
+    in tokens: with the chat's own, the host need not load the model again. Raises whatever the
+    host raises.
     """
     right = 0
     options = {"temperature": 0, "num_predict": _REPLY_TOKENS, "num_ctx": num_ctx}
@@ -63,7 +66,7 @@ def evaluate(
 
 
 def require_enough(evaluation: Evaluation) -> None:
-    """Raise EvaluationFailed where less came back than the evaluation's threshold."""
+    """Raise EvaluationFailed where the recall is below the evaluation's threshold."""
     if evaluation.recall < evaluation.threshold:
         raise EvaluationFailed(
             f"{evaluation.right} of {evaluation.asked} taught answers came back, fewer than "
@@ -72,7 +75,7 @@ def require_enough(evaluation: Evaluation) -> None:
 
 
 def is_right(reply: str, taught: str) -> bool:
-    """Say whether a reply holds at least half of the taught answer's pieces."""
+    """Say whether a reply contains enough (`RIGHT_FROM`) of the taught answer's pieces."""
     wanted, found = Counter(_pieces(taught)), Counter(_pieces(reply))
     return sum((wanted & found).values()) >= RIGHT_FROM * sum(wanted.values())
 
@@ -81,8 +84,8 @@ def _pieces(text: str) -> list[str]:
     words = _WORD.findall(text.casefold())
     if language_of(text) == "en":
         return words
-    letters = "".join(words)
-    return [letters[i : i + 2] for i in range(len(letters) - 1)]
+    characters = "".join(words)
+    return [characters[i : i + 2] for i in range(len(characters) - 1)]
 
 
 def _examples(dataset: Path) -> Iterator[TaughtExample]:

@@ -1,7 +1,7 @@
-"""A version's form: which one its host is given, whether it can be made, and making it.
+"""A version's form: choosing it for a host, checking that it can be made, and making it.
 
-A form is made from what is kept: the base, the stored adapter and the system prompt of its data
-set. So it can be made again for another host, or for one that lost it, without training anew.
+A form is made from what is stored: the base, the adapter and the system prompt of the data set.
+So it can be made again without training, for another host or for one that lost it.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from config.settings import HostSettings
 from pipeline.hosting.port import ModelHost, ServedModel
 from pipeline.hosting.prompt_check import check_prompt
-from pipeline.jobs.process import OnProgress, TrainingRunner
+from pipeline.jobs.training_process import OnProgress, TrainingRunner
 from pipeline.storage.files import check_file
 from pipeline.storage.folders import remove_remains, verify_folder
 from pipeline.text.chat_format import chat_format
@@ -38,7 +38,7 @@ from schemas.training import (
 
 
 class FormSource(Frozen):
-    """What a version's form is made from; `adapter` is its GGUF LoRA."""
+    """What a version's form is made from; `adapter` is the LoRA as GGUF, `system` the prompt."""
 
     base: BaseModelSpec
     adapter: Path
@@ -47,7 +47,7 @@ class FormSource(Frozen):
 
 
 class FormMaker:
-    """Gives a host the form of a version that it can serve."""
+    """Makes the form of a version that its host can serve, and creates the model there."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class FormMaker:
         num_ctx: int,
         clock: Callable[[], datetime],
     ) -> None:
-        """`num_ctx` is the window, in tokens, that every call names."""
+        """`num_ctx` is the window, in tokens, with which prompts are checked."""
         self._host = host
         self._runner = runner
         self._settings = settings
@@ -68,19 +68,18 @@ class FormMaker:
         self._clock = clock
 
     def choose(self) -> Form:
-        """Ask the host what it is, and return the form to make for it.
+        """Ask the host which forms it serves, and return the one to make for it.
 
-        Raises FormUnsupported, with the host's own sentence, where the setting names a form that
-        the host refuses.
+        Raises FormUnsupported, quoting the host, where the setting names a form that it refuses.
         """
         return choose_form(self._host, self._settings, self._host.describe())
 
     def require(self, base: BaseModelSpec, folder: Path) -> None:
-        """Raise what would end a job after its training: before it, and with what to do.
+        """Fail before the training where making the form would fail after it.
 
-        FormUnsupported where the host does not serve the form, or where what makes it is missing;
+        Raises FormUnsupported where the host does not serve the form or the quantizer is missing;
         ConfigurationError where the base has no GGUF; AdapterUnsupported for an architecture
-        without a GGUF form; DiskFull where `folder` has no room for a merge.
+        whose adapters have no GGUF form; DiskFull where `folder` has no space for a merge.
         """
         form = self.choose()
         if not base.gguf_path.is_file():
@@ -94,7 +93,7 @@ class FormMaker:
         if self._quantization == "q4_k_m":
             find_quantizer(self._settings)
         plan = plan_merge(base.gguf_path, self._quantization)
-        # The host's copy may be on the same disk, and is made before ours goes.
+        # The host's copy may be on the same disk, and is made before our file is removed.
         both = plan.model_copy(update={"disk_bytes": plan.disk_bytes + plan.size_bytes})
         check_disk_space(both, folder)
 
@@ -103,25 +102,37 @@ class FormMaker:
         tag: str,
         form: Form,
         source: FormSource,
+        *,
         job: Job,
         work_dir: Path,
+        quantization: Quantization,
         on_progress: OnProgress,
         check: Callable[[], None],
-        *,
-        quantization: Quantization = "q8_0",
     ) -> VersionForm:
-        """Make a form below `work_dir`, give it to the host under `tag`, and say what it is.
+        """Make a form below `work_dir`, create the model `tag` from it, and describe it.
 
-        Raises ArtefactCorrupt, OllamaRefused, OllamaUnavailable, DiskUnavailable, and what `check`
-        raises, which is asked several times a second.
+        `quantization`, `on_progress` and `check` concern merged forms alone; `check` is called
+        several times a second and may raise. Raises what `TrainingRunner.merge` raises,
+        ArtefactCorrupt, OllamaRefused, OllamaUnavailable and DiskUnavailable.
         """
         template = chat_format(source.base.chat_format)
         model = ServedModel(
             form=form, system=source.system, template=template.ollama_template, stop=template.stop
         )
-        if form == "merged":
-            return self._merge(tag, model, source, job, work_dir, on_progress, check, quantization)
-        return self._add_adapter(tag, model, source)
+        if form != "merged":
+            return self._add_adapter(tag, model, source)
+        spec = MergeSpec(
+            job_id=job.id,
+            elder_id=job.elder_id,
+            fence=job.fence,
+            base_gguf=source.base.gguf_path,
+            adapter_gguf=source.adapter,
+            adapter_sha256=source.adapter_sha256,
+            quantization=quantization,
+            quantizer=find_quantizer(self._settings) if quantization == "q4_k_m" else None,
+            work_dir=work_dir,
+        )
+        return self._merge(tag, model, spec, on_progress, check)
 
     def check_prompt(self, tag: str, source: FormSource) -> None:
         """Raise ChatFormatMismatch unless the host renders the prompt that was trained on.
@@ -143,26 +154,11 @@ class FormMaker:
         self,
         tag: str,
         model: ServedModel,
-        source: FormSource,
-        job: Job,
-        work_dir: Path,
+        spec: MergeSpec,
         on_progress: OnProgress,
         check: Callable[[], None],
-        quantization: Quantization,
     ) -> VersionForm:
-        quantizer = find_quantizer(self._settings) if quantization == "q4_k_m" else None
-        spec = MergeSpec(
-            job_id=job.id,
-            elder_id=job.elder_id,
-            fence=job.fence,
-            base_gguf=source.base.gguf_path,
-            adapter_gguf=source.adapter,
-            adapter_sha256=source.adapter_sha256,
-            quantization=quantization,
-            quantizer=quantizer,
-            work_dir=work_dir,
-        )
-        _remove_merged(work_dir.parent)
+        _remove_merged(spec.work_dir.parent)
         outcome = self._runner.merge(spec, on_progress, check)
         folder = outcome.path.parent
         try:
@@ -170,9 +166,9 @@ class FormMaker:
             file = {"file": outcome.path, "sha256": outcome.sha256}
             self._host.create(tag, model.model_copy(update=file))
         finally:
-            # The host has it now, or it is made again: it may be larger than all adapters.
+            # The host has its own copy, or the merge is repeated; ours is as large as the base.
             shutil.rmtree(folder, ignore_errors=True)
-        return self._record("merged", outcome.sha256, outcome.size_bytes, quantization)
+        return self._record("merged", outcome.sha256, outcome.size_bytes, spec.quantization)
 
     def _record(
         self, form: Form, sha256: str, size_bytes: int, quantization: Quantization | None
@@ -186,17 +182,17 @@ class FormMaker:
         )
 
 
-def _remove_merged(job: Path) -> None:
-    """Remove what killed attempts at a job left of their merges: each as large as the base."""
-    for attempt in job.glob("*"):
+def _remove_merged(job_folder: Path) -> None:
+    """Remove the merged files of a job's killed attempts: each is as large as the base."""
+    for attempt in job_folder.glob("*"):
         remove_remains(attempt / MERGED_FOLDER)
         shutil.rmtree(attempt / MERGED_FOLDER, ignore_errors=True)
 
 
 def choose_form(host: ModelHost, settings: HostSettings, description: HostDescription) -> Form:
-    """Return the form that a host is given: the best it makes, or the one that is set.
+    """Return the form that the settings name, or the one that the host prefers (`auto`).
 
-    Raises FormUnsupported where it refuses the one that is set.
+    Raises FormUnsupported, quoting the host, where it refuses the form that the settings name.
     """
     if settings.form == "auto":
         return description.forms[0]
@@ -211,7 +207,7 @@ def choose_form(host: ModelHost, settings: HostSettings, description: HostDescri
 
 
 def find_quantizer(settings: HostSettings) -> Path:
-    """Find llama.cpp's quantiser; raises FormUnsupported where there is none."""
+    """Return the path of llama.cpp's quantizer; raises FormUnsupported where there is none."""
     found = shutil.which(settings.quantizer)
     if found is None:
         raise FormUnsupported(
@@ -224,10 +220,11 @@ def find_quantizer(settings: HostSettings) -> Path:
 def stored_source(
     version: ModelVersion, base: BaseModelSpec, adapters: Path, dataset: Path
 ) -> FormSource:
-    """Find what a version's form is made from.
+    """Return what a version's form is made from, verified against the version's hashes.
 
     `adapters` is the folder of its elder's jobs, `dataset` the JSONL it was trained on. Raises
-    ArtefactCorrupt where one of them is gone or was changed: only a training helps then.
+    ArtefactCorrupt where the adapter or the data set is gone or was changed: then the elder must
+    be trained again.
     """
     wanted = {
         ADAPTER_WEIGHTS: version.adapter_sha256 or "",
@@ -242,16 +239,17 @@ def stored_source(
     )
 
 
-def _stored_adapter(job: Path, wanted: dict[str, str]) -> Path:
-    attempts = sorted((p for p in job.glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
-    for attempt in reversed(attempts):
+def _stored_adapter(job_folder: Path, wanted: dict[str, str]) -> Path:
+    """Return the adapter folder of the newest attempt whose files have the wanted hashes."""
+    attempts = (p for p in job_folder.glob("*") if p.name.isdecimal())
+    for attempt in sorted(attempts, key=lambda p: int(p.name), reverse=True):
         folder = attempt / ADAPTER_FOLDER
         try:
             verify_folder(folder, wanted)
         except ArtefactCorrupt:
             continue
         return folder
-    raise ArtefactCorrupt(f"the adapter of job {job.name} is gone or damaged; train again")
+    raise ArtefactCorrupt(f"the adapter of job {job_folder.name} is gone or damaged; train again")
 
 
 def _system_prompt(dataset: Path, sha256: str) -> str:
@@ -262,5 +260,5 @@ def _system_prompt(dataset: Path, sha256: str) -> str:
 
 
 def base_name(base: BaseModelSpec) -> str:
-    """Name a base model on its host."""
+    """Return the name under which a host has a base model."""
     return f"heirloom-base-{base.key}"

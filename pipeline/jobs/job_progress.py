@@ -1,4 +1,4 @@
-"""How far a job is, and whether it may go on, as its steps see both."""
+"""A job's progress, and the check whether it may go on, as its steps see both."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +11,7 @@ OnStage = Callable[[Stage], None]
 
 
 class Watch(Protocol):
-    """The job's holder."""
+    """What a running job needs of its holder."""
 
     def check(self) -> None:
         """Raise LeaseLost, JobCancelled or Stopped when the work must stop."""
@@ -31,16 +31,16 @@ class Unwatched:
 
 
 class JobProgress:
-    """One attempt's progress: stages begin, advance, and are reported to the job's holder."""
+    """One attempt's progress: its stages begin, advance, and are reported to the job's holder."""
 
     def __init__(self, watch: Watch, on_stage: OnStage) -> None:
-        """`on_stage` is told each stage as it begins."""
+        """`on_stage` is called as each stage begins."""
         self._watch = watch
         self._on_stage = on_stage
         self._tracker = ProgressTracker()
 
     def check(self) -> None:
-        """Raise what must stop the work, as `Watch.check` does."""
+        """Raise what `Watch.check` raises."""
         self._watch.check()
 
     def begin(self, stage: Stage) -> None:
@@ -55,7 +55,7 @@ class JobProgress:
         self._report(self._tracker.update_progress(fraction))
 
     def train(self, progress: TrainingProgress) -> None:
-        """Report what the training process measured; its runner checks by itself."""
+        """Report what the training process measured; its runner calls `check` itself."""
         if progress.stage != self._tracker.state.stage:
             self._on_stage(progress.stage)
         self._watch.report(self._tracker.update_training(progress))

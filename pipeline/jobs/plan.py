@@ -1,4 +1,4 @@
-"""A job's plan: on which base, with which parameters and on which data set it trains."""
+"""A job's plan: the base, the parameters and the data set with which it trains."""
 
 import hashlib
 from collections.abc import Callable
@@ -16,7 +16,7 @@ FindBase = Callable[[str], BaseModelSpec]
 
 
 class Plan(Frozen):
-    """What a job comes down to; `recipe_sha256` names the base, parameters and recipe."""
+    """A job's inputs; `recipe_sha256` identifies the recipe's revision, base and parameters."""
 
     base: BaseModelSpec
     parameters: TrainingParameters
@@ -25,7 +25,7 @@ class Plan(Frozen):
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What a version is made of, as the registry records it."""
+        """The inputs as fields of ModelVersion, for the registry."""
         return {
             "base_model": self.base.key,
             "method": "lora",
@@ -34,7 +34,7 @@ class Plan(Frozen):
         }
 
     def is_of(self, version: ModelVersion) -> bool:
-        """Say whether a version was made of the very same things."""
+        """Say whether a version was made from the same inputs."""
         made_of = (version.dataset_sha256, version.base_model, version.recipe_sha256)
         return made_of == (self.dataset.sha256, self.base.key, self.recipe_sha256)
 
@@ -42,7 +42,7 @@ class Plan(Frozen):
 def make_plan(
     job: Job, config: TrainingConfig, datasets: DatasetBuilder, find_base: FindBase
 ) -> Plan:
-    """Build a job's data set and settle what it is trained with."""
+    """Build a job's data set, and resolve its base and parameters from job and configuration."""
     key = job.base_model or config.current_model
     base = find_base(key)
     parameters = apply_overrides(config.parameters(key), job.overrides)

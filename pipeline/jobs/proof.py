@@ -1,56 +1,48 @@
-"""A candidate's proof: a host is given a version's form, and asked what it was taught."""
+"""Proving a candidate: the host gets a version's form and is asked what it was taught."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from config.settings import EvaluationSettings
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.evaluation import evaluate, require_enough, sample_examples
 from pipeline.jobs.forms import FormMaker, FormSource
-from pipeline.jobs.quiet import QuietMoments
+from pipeline.jobs.idle import IdleHost
+from pipeline.jobs.job_progress import JobProgress
 from schemas.base import Frozen
 from schemas.documents import Job, VersionForm
 from schemas.errors import QuantizationTooLossy
-from schemas.events import Evaluation, Stage
+from schemas.events import Evaluation
 from schemas.hosting import Form
 from schemas.training import Quantization, TrainingProgress
 
-# A quantised model may have lost so many of the answers that the adapter knew.
-_MAY_FORGET = 1
-
-OnFraction = Callable[[Stage, float], None]
+# How many more answers the quantized form may miss than the q8_0 form.
+_MAX_LOST_ANSWERS = 1
 
 
 class Lesson(Frozen):
-    """What a version was taught: its data set's JSONL, of so many lines."""
+    """What a version was taught: the JSONL of its data set, and how many examples it holds."""
 
     dataset: Path
     examples: int
 
 
-class Proof(Frozen):
-    """What a candidate is, and what it knew."""
-
-    form: VersionForm
-    evaluation: Evaluation
-
-
 class Prover:
-    """Makes candidates and asks them."""
+    """Makes candidates and evaluates them."""
 
     def __init__(
         self,
+        *,
         host: ModelHost,
         forms: FormMaker,
-        quiet: QuietMoments,
+        idle_host: IdleHost,
         settings: EvaluationSettings,
         quantization: Quantization,
         num_ctx: int,
     ) -> None:
-        """`num_ctx` is the window, in tokens, that every call names."""
+        """`num_ctx` is the window, in tokens, with which the candidate is asked."""
         self._host = host
         self._forms = forms
-        self._quiet = quiet
+        self._idle_host = idle_host
         self._settings = settings
         self._quantization = quantization
         self._num_ctx = num_ctx
@@ -59,69 +51,71 @@ class Prover:
         self,
         candidate: str,
         form: Form,
+        *,
         source: FormSource,
         lesson: Lesson,
         job: Job,
         work_dir: Path,
-        on_fraction: OnFraction,
-        check: Callable[[], None],
-    ) -> Proof:
-        """Give the host the form under a candidate's name, and ask it.
+        progress: JobProgress,
+    ) -> VersionForm:
+        """Make a form, give it to the host under the candidate's name, and evaluate it.
 
-        `on_fraction` is told how much of a stage is done. Raises EvaluationFailed where it does
-        not know enough, ChatFormatMismatch where it is asked otherwise than it was taught,
-        QuantizationTooLossy where only its quantised form does not, and whatever the steps raise.
+        Returns the form with its evaluation. A merged form that is to be quantized is proven as
+        q8_0 first. Raises EvaluationFailed where too few taught answers come back,
+        ChatFormatMismatch where the host renders another prompt than was trained on,
+        QuantizationTooLossy where only the quantized form falls short, and whatever the steps and
+        `progress.check` raise.
         """
 
-        def prove_quantised(quantization: Quantization) -> Proof:
-            def on_progress(progress: TrainingProgress) -> None:
-                done = progress.step / progress.total_steps if progress.total_steps else 0.0
-                on_fraction("converting", done)
-
-            check()  # Ollama knows no fences: who lost the lease must not make a candidate.
+        def prove_as(quantization: Quantization) -> tuple[VersionForm, Evaluation]:
+            progress.check()  # A host knows no fences: without the lease, make no candidate.
             made = self._forms.make(
                 candidate,
                 form,
                 source,
-                job,
-                work_dir,
-                on_progress,
-                check,
+                job=job,
+                work_dir=work_dir,
                 quantization=quantization,
+                on_progress=lambda measured: _report_conversion(progress, measured),
+                check=progress.check,
             )
-            with self._quiet.quiet(candidate, form, check):
+            with self._idle_host.when_idle(candidate, form, progress.check):
                 self._forms.check_prompt(candidate, source)
-                evaluation = self._evaluate(candidate, lesson, on_fraction)
-            made = made.model_copy(update={"evaluation": evaluation})
-            return Proof(form=made, evaluation=evaluation)
+                evaluation = self._evaluate(candidate, lesson, progress)
+            return made.model_copy(update={"evaluation": evaluation}), evaluation
 
-        proof = prove_quantised("q8_0")
-        require_enough(proof.evaluation)
+        made, evaluation = prove_as("q8_0")
+        require_enough(evaluation)
         if form != "merged" or self._quantization == "q8_0":
-            return proof
-        # Q8_0 keeps what was learnt (docs/benchmarks.md): it stands for the adapter here, which
-        # today's Ollama would not serve.
-        quantised = prove_quantised(self._quantization)
-        _require_as_good(quantised.evaluation, proof.evaluation)
-        require_enough(quantised.evaluation)
-        return quantised
+            return made
+        # The reference is q8_0, which keeps what was taught (docs/benchmarks.md): the adapter
+        # itself cannot be asked, since a host that merges does not serve it.
+        quantized, quantized_evaluation = prove_as(self._quantization)
+        _require_as_good(quantized_evaluation, evaluation)
+        require_enough(quantized_evaluation)
+        return quantized
 
-    def _evaluate(self, candidate: str, lesson: Lesson, on_fraction: OnFraction) -> Evaluation:
-        on_fraction("evaluating", 0.0)
+    def _evaluate(self, candidate: str, lesson: Lesson, progress: JobProgress) -> Evaluation:
+        progress.advance("evaluating", 0.0)
         examples = sample_examples(lesson.dataset, lesson.examples, self._settings.questions)
         return evaluate(
             self._host,
             candidate,
             examples,
             self._settings.threshold,
-            lambda fraction: on_fraction("evaluating", fraction),
+            lambda fraction: progress.advance("evaluating", fraction),
             num_ctx=self._num_ctx,
         )
 
 
-def _require_as_good(quantised: Evaluation, whole: Evaluation) -> None:
-    if quantised.right < whole.right - _MAY_FORGET:
+def _report_conversion(progress: JobProgress, measured: TrainingProgress) -> None:
+    done = measured.step / measured.total_steps if measured.total_steps else 0.0
+    progress.advance("converting", done)
+
+
+def _require_as_good(quantized: Evaluation, reference: Evaluation) -> None:
+    if quantized.right < reference.right - _MAX_LOST_ANSWERS:
         raise QuantizationTooLossy(
-            f"as q4_k_m {quantised.right} of {quantised.asked} taught answers came back, as q8_0 "
-            f"{whole.right}; set `quantization: q8_0`"
+            f"as q4_k_m {quantized.right} of {quantized.asked} taught answers came back, as q8_0 "
+            f"{reference.right}; set `quantization: q8_0`"
         )

@@ -1,7 +1,7 @@
-"""One job from answers to a version that answers: prepare, train, convert, evaluate, publish.
+"""A job's steps, from answers to the current version: prepare, train, convert, evaluate, publish.
 
-Each step may be repeated: a job taken over by another worker goes on from what stands on the
-disk and in the registry. What only the holder of the job may do asks `JobProgress.check` first.
+Each step may be repeated: a worker that takes a job over continues from what is on the disk and in
+the registry. Steps that only the job's holder may take call `JobProgress.check` first.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from pipeline.jobs.candidates import Candidates
 from pipeline.jobs.forms import FormMaker, FormSource, stored_source
 from pipeline.jobs.job_progress import JobProgress, OnStage, Unwatched, Watch
 from pipeline.jobs.plan import FindBase, Plan, make_plan
-from pipeline.jobs.process import TrainingRunner
-from pipeline.jobs.proof import Lesson, Proof, Prover
+from pipeline.jobs.proof import Lesson, Prover
+from pipeline.jobs.training_process import TrainingRunner
 from pipeline.storage.disk_errors import disk_errors
 from pipeline.versions.latest import bring_latest
 from pipeline.versions.registry import ModelRegistry
-from schemas.documents import ElderModel, Job, ModelVersion
+from schemas.documents import ElderModel, Job, ModelVersion, VersionForm
 from schemas.errors import ArtefactCorrupt, JobCancelled, UnknownVersion
 from schemas.events import ModelReady
 from schemas.identifiers import job_id_for, model_name
@@ -47,9 +47,10 @@ class OllamaTrainer:
         num_ctx: int,
         on_stage: OnStage = lambda stage: None,
     ) -> None:
-        """`adapters` is the folder of all attempts; `on_stage` is told each stage as it begins.
+        """`adapters` is the folder of all attempts; `on_stage` is called as each stage begins.
 
-        `num_ctx` is the window, in tokens, with which the host's other models are asked.
+        `num_ctx` is the window, in tokens, with which other models are asked to find out whether
+        a failure is the host's or this job's.
         """
         self._datasets = datasets
         self._registry = registry
@@ -66,7 +67,7 @@ class OllamaTrainer:
         self._candidates = Candidates(registry, host)
 
     def train(self, elder_id: str, elder_name: str, *, force_retrain: bool = False) -> ModelReady:
-        """Train a model here and now, without a ledger; for notebooks and scripts."""
+        """Train a model in this process and without the ledger, for notebooks and scripts."""
         now = self._clock()
         job_id = job_id_for(elder_id, int(now.timestamp()))
         job = Job(
@@ -89,10 +90,11 @@ class OllamaTrainer:
         return ready
 
     def run(self, job: Job, watch: Watch) -> ModelReady | None:
-        """Run a job to its `model-ready`; each error of the tree goes through.
+        """Run a job and return its `model-ready`; raises any ModelServerError.
 
-        Returns None where the form of a version that does not answer was made again. Once its
-        version is released the job succeeds, whoever cancels it then: the version answers.
+        Returns None where a form job made a version's form again and that version is not the
+        current one. A cancel after the release comes too late: the version is current already,
+        so the job succeeds.
         """
         progress = JobProgress(watch, self._on_stage)
         with disk_errors(), attributed_failures(self._host, job.elder_id, self._num_ctx):
@@ -111,23 +113,23 @@ class OllamaTrainer:
             return _ready(job, version, model)
 
     def fence_off(self, job: Job) -> ModelVersion | None:
-        """Shut out whoever held this job before and does not know that it is over.
+        """Fence off the job's earlier holders, which may not know that they lost their lease.
 
-        Return the version that was released before, if there is one.
+        Return the version that one of them released, if there is one.
         """
         return self._registry.fence_off(job)
 
     def _released(self, job: Job) -> ModelVersion | None:
-        """Return the job's own version, if an earlier holder died after it had released it."""
+        """Return the job's version where an earlier holder released it and then died."""
         if job.kind == "form":
-            return None  # Its steps are repeated, and change nothing where they were done.
+            return None  # A form job repeats its steps: those already done change nothing.
         version = self.fence_off(job)
         if version is None or not self._host.has(version.tag):
             return None
         return version
 
     def _reusable(self, job: Job, plan: Plan, progress: JobProgress) -> ModelVersion | None:
-        """Return the current version if it was made of the very same things and can be served."""
+        """Return the current version if it was made from the same inputs and can be served."""
         model = None if job.force_retrain else self._registry.find(job.elder_id)
         current = model.serving if model else None
         if current is None or not current.ready or not plan.is_of(current):
@@ -135,11 +137,11 @@ class OllamaTrainer:
         try:
             self._ensure_served(job, current, progress)
         except ArtefactCorrupt:
-            return None  # What it was made of is gone: it is trained again.
+            return None  # Its adapter or data set is gone or damaged: train again.
         return current
 
     def _serve_again(self, job: Job, progress: JobProgress) -> ModelVersion:
-        """Do a job of the kind `form`: have its version served, and let it answer if it should."""
+        """Run a form job: have its version served, and make it current if the job says so."""
         model = self._registry.get(job.elder_id)
         version = model.version(job.form_version or 0)
         if version is None or not version.ready:
@@ -147,23 +149,23 @@ class OllamaTrainer:
         self._ensure_served(job, version, progress)
         progress.check()
         if job.makes_current:
-            self._let_answer(job, version)
+            self._make_current(job, version)
         return version
 
-    def _let_answer(self, job: Job, version: ModelVersion) -> None:
-        """Let a version answer whose form was made for that, unless something newer was asked."""
+    def _make_current(self, job: Job, version: ModelVersion) -> None:
+        """Make a version current, unless another became current since the job was requested."""
         number, request = version.version, job.command
         if self._registry.select(job.elder_id, number, seen=job.replaces, request=request):
             return
         model = self._registry.get(job.elder_id)
-        if job.command not in model.commands:  # Else it was done by an earlier attempt.
+        if job.command not in model.commands:  # Otherwise an earlier attempt did it.
             raise JobCancelled(
                 f"version {model.current} was let answer meanwhile, or the job was cancelled; "
                 "nothing was changed"
             )
 
     def _ensure_served(self, job: Job, version: ModelVersion, progress: JobProgress) -> None:
-        """Make a version's form again from its stored adapter, where the host has it no more."""
+        """Make a version's form again from its stored adapter, where the host lacks it."""
         if self._host.has(version.tag) and not self._is_outdated(job, version):
             return
         base = self._find_base(version.base_model)
@@ -173,26 +175,26 @@ class OllamaTrainer:
         self._forms.require(base, self._adapters)
         progress.begin("converting")
         with self._candidates.named(job, version) as candidate:
-            proof = self._prove(job, candidate, source, lesson, progress)
+            form = self._prove(job, candidate, source, lesson, progress)
             progress.begin("publishing")
             self._host.copy(candidate, version.tag)
-        self._registry.record_form(job.elder_id, version.version, proof.form)
+        self._registry.record_form(job.elder_id, version.version, form)
 
     def _is_outdated(self, job: Job, version: ModelVersion) -> bool:
-        """Whether a job was asked for a version that the host has in a form it makes no more.
+        """Say whether a form job's version has a form that its host makes no longer.
 
-        An Ollama that was upgraded may have adapters that it serves no longer.
+        An upgraded Ollama may still list adapters that it no longer serves.
         """
         return job.kind == "form" and version.form not in self._host.describe().forms
 
     def _make(self, job: Job, plan: Plan, progress: JobProgress) -> ModelVersion:
-        """Train a version, ask it what it was taught, and release it."""
+        """Train a version, evaluate it and release it."""
         self._forms.require(plan.base, self._adapters)
         version = self._registry.open_version(job, plan.inputs, self._clock())
         with self._candidates.named(job, version) as candidate:
             folder = attempt_folder(self._adapters, job)
             outcome = train_attempt(job, plan, folder, self._runner, progress)
-            plan.dataset.check()  # Hours may have passed since the training read it.
+            plan.dataset.check()  # The training may have read it hours ago.
             source = FormSource(
                 base=plan.base,
                 adapter=outcome.gguf_path,
@@ -200,15 +202,15 @@ class OllamaTrainer:
                 system=plan.dataset.system_prompt,
             )
             lesson = Lesson(dataset=plan.dataset.path, examples=plan.dataset.examples)
-            proof = self._prove(job, candidate, source, lesson, progress)
+            form = self._prove(job, candidate, source, lesson, progress)
             progress.begin("publishing")
             self._host.copy(candidate, version.tag)
             proven = version.model_copy(
                 update={
                     "adapter_sha256": outcome.adapter_sha256,
                     "gguf_sha256": outcome.gguf_sha256,
-                    "forms": (proof.form,),
-                    "evaluation": proof.evaluation,
+                    "forms": (form,),
+                    "evaluation": form.evaluation,
                     "ready": True,
                 }
             )
@@ -222,16 +224,15 @@ class OllamaTrainer:
         source: FormSource,
         lesson: Lesson,
         progress: JobProgress,
-    ) -> Proof:
+    ) -> VersionForm:
         return self._prover.prove(
             candidate,
             self._forms.choose(),
-            source,
-            lesson,
-            job,
-            attempt_folder(self._adapters, job),
-            progress.advance,
-            progress.check,
+            source=source,
+            lesson=lesson,
+            job=job,
+            work_dir=attempt_folder(self._adapters, job),
+            progress=progress,
         )
 
 
@@ -254,6 +255,6 @@ def _ready(job: Job, version: ModelVersion, model: ElderModel) -> ModelReady:
 
 
 def count_lines(path: Path) -> int:
-    """Count the examples of a data set."""
+    """Count a data set's examples: one a line."""
     with path.open("rb") as lines:
         return sum(1 for _ in lines)

@@ -1,1 +1,1 @@
-"""Other programs that end with this one, and the sockets by which they are reached."""
+"""Child processes that end with this one, and the folders of their sockets."""

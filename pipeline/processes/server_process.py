@@ -1,7 +1,7 @@
-"""Child processes that never outlive their parent: the kernel's promise, and one server's life.
+"""Child processes that never outlive their parent, which the kernel guarantees on Linux.
 
-`ServerProcess` owns the life of a child process and its log file. It knows nothing of what the
-server speaks: the caller hands in the command line and a predicate that says when it answers.
+`ServerProcess` owns the lifecycle of one server's process, and its log file. It knows no protocol:
+the caller supplies the command line and a predicate that says when the server answers.
 """
 
 import ctypes
@@ -23,10 +23,8 @@ READY_CHECK_INTERVAL_S = 0.02
 LOG_LINES_SHOWN = 15
 _PR_SET_PDEATHSIG = 1
 
-# The child asks the kernel to be killed with its parent, then becomes the server. A parent that
-# died before the request was made would never be noticed, hence the second look at its id.
-# PR_SET_PDEATHSIG (1) outlives execve; see prctl(2). The text of `end_with_parent`, for a Python
-# that must start fast and so finds no module of ours.
+# What `end_with_parent` does, followed by execvp, as source for an isolated Python: it starts fast
+# because it imports no module of ours. PR_SET_PDEATHSIG (1) survives execve; see prctl(2).
 _LAUNCHER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)
@@ -40,34 +38,36 @@ except OSError as error:
 
 
 class ServerProcessFailed(RetryError):
-    """A server process did not start or ended by itself; see its log file."""
+    """A server process did not start, did not answer in time or ended; see its log file."""
 
     code: ClassVar[str] = "server_process_failed"
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent dies (Linux: prctl(2))."""
+    """Have the kernel kill this process when its parent, process id `parent`, dies (prctl(2)).
+
+    Strictly it is the parent's thread that counts, the one that started this process.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if getppid() != parent:  # It died before the call above.
+    if getppid() != parent:  # It died before the call above, which then has no effect.
         _exit(1)
 
 
 def dying_with_parent(argv: Sequence[str]) -> list[str]:
-    """Give the command that becomes `argv`, and is killed when the thread that started it ends."""
+    """Return a command that executes `argv` and is killed when the thread that starts it ends."""
     return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(getpid()), *argv]
 
 
 class ServerProcess:
     """A server that runs while the context is open.
 
-    `is_ready` is called with the process id again and again until it returns true; it must
-    return soon and may raise nothing. The server runs in `folder`, if one is named. `start` and
-    `wait_until_ready` are public so that several servers can be started first and waited for
-    afterwards.
+    `is_ready` is called with the process id until it returns true; it must return soon and must
+    not raise. `environment` replaces the present one. `folder` is the working directory. `start`
+    and `wait_until_ready` are public so that several servers can start at the same time.
     """
 
     failure: ClassVar[type[ServerProcessFailed]] = ServerProcessFailed
-    """What is raised when the server fails."""
+    """The exception that is raised when the server fails."""
 
     def __init__(
         self,
@@ -121,24 +121,26 @@ class ServerProcess:
     def start(self) -> None:
         """Start the process and return at once.
 
-        The kernel ties the child to the *thread* that made it, not to the process. So a thread
-        of our own makes it and then does nothing but wait for its end.
+        The kernel ties the child to the *thread* that starts it, not to the process. So a thread
+        of its own starts it and then waits for its end.
 
         Raises:
             ServerProcessFailed: the program cannot be started at all.
         """
-        keeper = threading.Thread(target=self._keep, name=f"keep-{self.name}", daemon=True)
+        keeper = threading.Thread(
+            target=self._start_and_reap, name=f"keep-{self.name}", daemon=True
+        )
         keeper.start()
         self._spawned.wait()
         if self._spawn_error is not None:
             raise self.failure(f"{self.name} cannot be started: {self._spawn_error}")
 
     def wait_until_ready(self) -> None:
-        """Return when the server answers.
+        """Return as soon as the server answers.
 
         Raises:
-            ServerProcessFailed: it ended, or did not answer within the start limit; the
-                message names the log file and shows its last lines.
+            ServerProcessFailed: it ended, or did not answer within `start_limit_s`; the message
+                names the log file and shows its last lines.
         """
         deadline = time.monotonic() + self._start_limit_s
         while not self._ended.is_set():
@@ -147,16 +149,16 @@ class ServerProcess:
             if time.monotonic() >= deadline:
                 raise self._failure(f"did not answer within {self._start_limit_s:.0f} s")
             self._ended.wait(READY_CHECK_INTERVAL_S)
-        raise self._failure(f"ended by itself ({self._exit_words()}) before it was ready")
+        raise self._failure(f"ended by itself ({self._describe_exit()}) before it was ready")
 
     def poll(self) -> str | None:
-        """Return a sentence about the server's death, or None while all is well."""
+        """Return a sentence that says how the server ended by itself; None while it has not."""
         if self._process is None or self._stopping or not self._ended.is_set():
             return None
-        return self._failure(f"ended by itself ({self._exit_words()})").message
+        return self._failure(f"ended by itself ({self._describe_exit()})").message
 
     def stop(self) -> None:
-        """Ask the server to end, insist after the stop limit; its children end with it."""
+        """Terminate the server, after `stop_limit_s` by force; its children end with it."""
         is_first, self._stopping = not self._stopping, True
         if self._process is None or not is_first:
             return
@@ -172,7 +174,7 @@ class ServerProcess:
             self._signal_group(signal.SIGKILL)
             self._ended.wait()
 
-    def _keep(self) -> None:
+    def _start_and_reap(self) -> None:
         try:
             self._process = self._spawn()
         except OSError as error:
@@ -181,9 +183,9 @@ class ServerProcess:
             return
         finally:
             self._spawned.set()
-        # The process is not reaped yet, so its id is still its own and its group's.
+        # WNOWAIT leaves the process unreaped, so that no other process or group can get its id.
         waitid(P_PID, self._process.pid, WEXITED | WNOWAIT)
-        # What the server itself started has its session, and may have outlived it.
+        # Processes that the server started are in its group and may have outlived it.
         self._signal_group(signal.SIGKILL)
         with self._reaping:
             self._process.wait()
@@ -191,7 +193,7 @@ class ServerProcess:
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        _set_aside(self.log_path)
+        _keep_previous(self.log_path)
         with self.log_path.open("wb") as log:
             return subprocess.Popen(
                 dying_with_parent(self._argv),
@@ -200,17 +202,17 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 cwd=self._folder,
-                # Ctrl-C at the terminal is for the program, which ends its servers last.
+                # Ctrl-C in the terminal must reach the program alone: it stops its servers last.
                 start_new_session=True,
             )
 
     def _signal_group(self, number: signal.Signals) -> None:
-        """Signal the server and what it started, unless it has been reaped: its id is free then."""
+        """Signal the server's group unless the server is reaped: its id may be another's then."""
         with self._reaping, suppress(ProcessLookupError):
             if not self._ended.is_set():
                 killpg(self.pid, number)
 
-    def _exit_words(self) -> str:
+    def _describe_exit(self) -> str:
         code = self._process.returncode if self._process is not None else None
         if code is not None and code < 0:
             return f"killed by {signal.Signals(-code).name}"
@@ -222,8 +224,8 @@ class ServerProcess:
         return self.failure(f"{self.name} {what}; its log {self.log_path} ends:\n{shown}")
 
 
-def _set_aside(log_path: Path) -> None:
-    """Keep one previous log: the reason of a crash must outlive the next start."""
+def _keep_previous(log_path: Path) -> None:
+    """Rename the log of the previous run: the reason of a crash must survive a restart."""
     if log_path.exists():
         log_path.replace(log_path.with_suffix(".previous.log"))
 

@@ -1,7 +1,8 @@
-"""A private folder for unix sockets, with a path short enough for one, that outlives no process.
+"""A private folder for a process's unix sockets, with a path that is short enough.
 
-A socket's path must fit into 107 bytes, so the folder cannot lie with the data. A process that is
-killed leaves its folder behind: the next one removes what no living process holds locked.
+A socket's path is limited to 107 bytes, so the folder cannot be in the data directory. Each process
+locks its folder. A killed process leaves its folder behind, and the next process of the same user
+removes every folder that is not locked.
 """
 
 import fcntl
@@ -14,27 +15,31 @@ from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "modelserver-sockets-"
-# The kernel's limit (sun_path), less the folder's and the socket's own names.
+# The kernel's limit (sun_path) less what the names of folder and socket take.
 _LONGEST_PARENT: Final = 107 - 48
-_USUAL_PARENT: Final = Path("/tmp")  # noqa: S108  (each folder in it is made for its owner alone)
+_FALLBACK_PARENT: Final = Path("/tmp")  # noqa: S108  (mkdtemp gives each folder to its owner alone)
 
 
 class SocketFolder:
-    """The folder of one process, held until it is closed or the process ends."""
+    """The folder of one process, locked until it is closed or the process ends."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Make it in the folder for temporary files, and remove what others left there."""
-        usual = Path(tempfile.gettempdir()) if parent is None else parent
-        self._parent = usual if len(os.fsencode(usual)) <= _LONGEST_PARENT else _USUAL_PARENT
+        """Create it in `parent` (the system's temporary folder) and remove abandoned ones there.
+
+        Where the parent's path is too long, /tmp is used.
+        """
+        wanted = Path(tempfile.gettempdir()) if parent is None else parent
+        is_short = len(os.fsencode(wanted)) <= _LONGEST_PARENT
+        self._parent = wanted if is_short else _FALLBACK_PARENT
         self._handle = -1
         while self._handle < 0:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._parent))
-            # Another process may remove it before it is locked.
+            # Another process may remove the folder before it is locked: try again.
             self._handle = _lock(self.path)
         self._remove_abandoned()
 
     def close(self) -> None:
-        """Remove the folder."""
+        """Remove the folder and release its lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._handle)
 
@@ -48,7 +53,7 @@ class SocketFolder:
 
 
 def _lock(folder: Path) -> int:
-    """Return a handle that holds the folder locked; negative: another's, or there is none."""
+    """Lock a folder and return the descriptor; -1 where it is locked by another or is gone."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline.storage.folders import check_folder
 from pipeline.storage.manifests import is_sealed
 from pipeline.text.chat_format import ChatFormat, chat_format
-from pipeline.training.conversion import convert_gguf
+from pipeline.training.base_conversion import convert_gguf
 from pipeline.training.device import choose_device, choose_dtype
 from pipeline.training.lora import add_adapter, remove_adapter
 from pipeline.training.tokens import check_markers

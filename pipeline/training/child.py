@@ -1,4 +1,4 @@
-"""The training process, started by `pipeline.jobs.process`: trains and merges on request.
+"""The training process, started by `pipeline.jobs.training_process`: trains and merges on request.
 
 The base model stays in memory between jobs. torch is imported for the first training job, and not
 for merges. The process dies with its parent, even when that is killed.

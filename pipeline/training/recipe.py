@@ -22,9 +22,9 @@ from peft import PeftModel
 from pipeline.storage.files import check_file, hash_file
 from pipeline.text.rewording import reword
 from pipeline.training import checkpoint
+from pipeline.training.adapter_export import export_gguf, save_peft
 from pipeline.training.base_model import BaseModelCache, LoadedBase
 from pipeline.training.device import is_out_of_memory
-from pipeline.training.export import export_gguf, save_peft
 from pipeline.training.loss import row_loss
 from pipeline.training.meter import StepMeter
 from pipeline.training.packing import Row, group_rows, pack

@@ -1,1 +1,1 @@
-"""The versions of each persona: the registry, `latest`, rollback and removal."""
+"""The versions of each persona: registry, `latest`, rollback and retention."""

@@ -1,8 +1,8 @@
-"""What stands on the disk of one elder's data sets and adapters, and how it is removed.
+"""The inventory of an elder's data sets and adapters on the disk: listing and removing them.
 
-Owns the folder layout as seen from outside: `<jsonl>/<elder>/<sha256>.jsonl` and
-`<adapters>/<elder>/<job>/<fence>/…`. Decides nothing. Follows no symbolic link and leaves the two
-folders never: each step down is opened relative to the one above, and a link is no folder.
+Knows the layout of the two folders, `<jsonl>/<elder>/<sha256>.jsonl` and
+`<adapters>/<elder>/<job>/<fence>/…`, and decides nothing. It follows no symbolic link and never
+leaves the two folders: each folder is opened relative to its parent, and links are refused.
 """
 
 import hashlib
@@ -29,43 +29,44 @@ _DATASET = re.compile(r"([0-9a-f]{64})\.(?:jsonl|manifest\.json)")
 
 
 class Item(Frozen):
-    """One thing that stands or goes as a whole.
+    """A file or folder that is kept or removed as a whole.
 
-    `adapter` is what an attempt at a job left, `work` all else in the attempt's folder,
-    `dataset` a JSONL or its manifest, `remains` what was set aside or never got its name.
+    Its kind is `adapter` for the result of an attempt at a job, `work` for anything else in the
+    attempt's folder, `dataset` for a JSONL or its manifest, and `remains` for what was set aside
+    as corrupt or never finished.
     """
 
     root: Root
     path: tuple[str, ...]
-    """Below the root; the first name is the elder's id."""
+    """The names below the root; the first is the elder's id."""
     kind: Kind
     job_id: str | None = None
     sha256: str | None = None
-    """Of a data set: its name. Of an adapter: its GGUF's hash, where there are several."""
+    """Of a data set, from its name; of an adapter, the GGUF's, where a job has several."""
     modified_ns: int
-    """The newest change in it, in nanoseconds of Unix time."""
+    """The time of the newest change in it, in nanoseconds of Unix time."""
     size_bytes: int
 
     @property
     def name(self) -> str:
-        """Where it lies, to be shown."""
+        """The path, with its root, for display."""
         return "/".join((self.root, *self.path))
 
 
 class Inventory:
-    """Lists and removes; `roots` are the two folders."""
+    """Lists and removes items in the two folders."""
 
     def __init__(self, jsonl: Path, adapters: Path) -> None:
         self._roots: dict[Root, Path] = {"jsonl": jsonl, "adapters": adapters}
 
     def items(self, elder_id: str) -> tuple[Item, ...]:
-        """List an elder's files; what has an unknown name, or is a link, is not listed."""
+        """List an elder's items; links, and files with unknown names, are left out."""
         if not is_elder_id(elder_id):
             return ()
         return (*self._datasets(elder_id), *self._adapters(elder_id))
 
     def remove(self, item: Item) -> bool:
-        """Remove an item; False where it is gone or was changed since it was listed."""
+        """Remove an item; False where it is gone or has changed since it was listed."""
         *folders, name = item.path
         try:
             with self._opened(item.root, folders) as folder:
@@ -81,7 +82,7 @@ class Inventory:
         return True
 
     def _remove_empty(self, root: Root, folders: list[str]) -> None:
-        """Remove the folders above that are empty now, up to the elder's own."""
+        """Remove the folders above that are now empty, except the elder's own."""
         while len(folders) > 1:
             *above, name = folders
             with suppress(OSError), self._opened(root, above) as folder:
@@ -90,8 +91,8 @@ class Inventory:
 
     @contextmanager
     def _opened(self, root: Root, folders: list[str]) -> Iterator[int]:
-        """Open a folder below a root, one name after another, none of them a link."""
-        # The root itself may be one: that is how people put it on another disk.
+        """Yield a descriptor of a folder below a root, opened name by name, refusing links."""
+        # The root itself may be a link: that is how operators put it on another disk.
         folder = os.open(self._roots[root], os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name in folders:
@@ -145,7 +146,7 @@ class Inventory:
         job_id: str | None = None,
         sha256: str | None = None,
     ) -> Iterator[Item]:
-        """Yield the item, unless it is a link or vanished meanwhile."""
+        """Yield the item, unless it is a link or has vanished."""
         *folders, name = path
         with suppress(OSError), self._opened(root, folders) as folder:
             if stat.S_ISLNK(os.lstat(name, dir_fd=folder).st_mode):
@@ -166,7 +167,7 @@ def _newest(name: str, folder: int) -> int:
 
 
 def _statuses(name: str, folder: int) -> Iterator[os.stat_result]:
-    """The state of a file, or of a folder and all in it; links are not followed."""
+    """Yield the status of a file, or of a folder and all in it; links are not followed."""
     status = os.lstat(name, dir_fd=folder)
     yield status
     if stat.S_ISDIR(status.st_mode):

@@ -1,8 +1,9 @@
-"""`latest`, the name in Ollama of what answers: it follows the registry (docs/decisions/0014).
+"""`latest`, the tag in Ollama of the current version, follows the registry (docs/decisions/0014).
 
-Whoever changed the registry brings `latest` after it; so does whoever finds that another died in
-between. Ollama knows no fences: a process that was held up before its copy, and goes on when
-another version answers, must find nothing to copy.
+A process that changes the current version in the registry then updates `latest`; so does one that
+finds that another crashed in between. Ollama knows no fences, so a version reaches `latest` by way
+of a handover, a temporary tag that later processes delete: one that was suspended before its copy,
+and resumes when another version is current, finds nothing to copy.
 """
 
 from uuid import uuid4
@@ -14,43 +15,43 @@ from schemas.identifiers import current_tag, handed_over, handover_tag
 
 
 def bring_latest(registry: ModelRegistry, host: ModelHost, elder_id: str) -> None:
-    """Bring an elder's `latest` to what the registry says, until it says the same afterwards.
+    """Make an elder's `latest` the current version; repeat while the registry changes meanwhile.
 
-    Where nothing answers, there is no `latest` either. Raises ModelNotReady where Ollama lost
-    the version that should answer.
+    Without a current version `latest` is deleted. Raises ModelNotReady where Ollama no longer has
+    the current version.
     """
     is_brought = False
     while not is_brought and registry.find(elder_id) is not None:
-        tag = _answering(registry, elder_id)
+        tag = _current_version_tag(registry, elder_id)
         is_brought = (
             _hand_over(registry, host, elder_id, tag)
             if tag is not None
-            else _take_away(registry, host, elder_id)
+            else _delete_latest(registry, host, elder_id)
         )
-        is_brought = is_brought and _answering(registry, elder_id) == tag
+        is_brought = is_brought and _current_version_tag(registry, elder_id) == tag
 
 
 def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str) -> bool:
-    """Copy a version to `latest` by a name of our own; False where another was at it too.
+    """Copy a version to `latest` through a handover; False where another process interfered.
 
-    The look at the registry lies between the two copies. So whoever changes it later finds our
-    name, and removes it before it makes its own copy; whoever changed it earlier, we see.
+    The registry is read between the two copies. A process that changes it earlier is noticed by
+    that read; one that changes it later finds our handover and deletes it before its own copy.
     """
     ours = handover_tag(tag, uuid4().hex[:8])
     registry.note_passing(elder_id, ours)
     try:
         host.copy(tag, ours)
     except ModelNotReady:
-        if _answering(registry, elder_id) == tag:
+        if _current_version_tag(registry, elder_id) == tag:
             raise
         return False
     try:
-        if _answering(registry, elder_id) != tag:
+        if _current_version_tag(registry, elder_id) != tag:
             return False
         _remove_handovers(registry, host, elder_id, but_of=tag)
         host.copy(ours, current_tag(elder_id))
-        # Also those of the same version, which a dead process may have left. Who lives tries
-        # again; before our copy it could do the same to us, without end.
+        # Now also handovers of the same version, which a crashed process may have left. A living
+        # one retries. Done before our copy, two processes could undo each other without end.
         _remove_handovers(registry, host, elder_id, but_of=None)
     except ModelNotReady:
         return False
@@ -60,9 +61,9 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
     return True
 
 
-def _take_away(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
+def _delete_latest(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
     _remove_handovers(registry, host, elder_id, but_of=None)
-    if _answering(registry, elder_id) is None:
+    if _current_version_tag(registry, elder_id) is None:
         host.delete(current_tag(elder_id))
     return True
 
@@ -70,10 +71,11 @@ def _take_away(registry: ModelRegistry, host: ModelHost, elder_id: str) -> bool:
 def _remove_handovers(
     registry: ModelRegistry, host: ModelHost, elder_id: str, *, but_of: str | None
 ) -> None:
-    """Shut out whoever would bring another version than `but_of`.
+    """Delete all handovers but those of the version `but_of`: their owners must not finish.
 
-    Their names are in the registry before they are in Ollama, whose list of all models grows with
-    the elders. They stay there: whoever was shut out may still be about to make his name.
+    A handover is noted in the registry before it is made, so Ollama's list of all models, which
+    grows with the number of elders, is not needed. The notes stay: an owner may still be about to
+    make its handover.
     """
     model = registry.find(elder_id)
     for name in model.passing if model is not None else ():
@@ -81,6 +83,6 @@ def _remove_handovers(
             host.delete(name)
 
 
-def _answering(registry: ModelRegistry, elder_id: str) -> str | None:
+def _current_version_tag(registry: ModelRegistry, elder_id: str) -> str | None:
     model = registry.find(elder_id)
     return model.serving.tag if model is not None and model.serving is not None else None

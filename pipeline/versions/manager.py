@@ -1,4 +1,4 @@
-"""The elders' models as people manage them: list, get, delete, roll back."""
+"""The operations on elders' models: list, get, delete, roll back."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -19,7 +19,7 @@ from schemas.identifiers import (
 
 
 class FormRequests(Protocol):
-    """Asks for a version's form to be made again."""
+    """Requests jobs that make a version's form again."""
 
     def request_form(
         self,
@@ -29,21 +29,25 @@ class FormRequests(Protocol):
         makes_current: bool,
         request: str | None = None,
     ) -> Job:
-        """Return the job that makes it; raises StoreUnavailable."""
+        """Request the form of version `number`, and return its job; raises StoreUnavailable.
+
+        `makes_current` lets the version become current once its form is made. A `request` that
+        was made before returns the same job.
+        """
 
     def requested_form(self, elder_id: str, request: str) -> Job | None:
-        """Return the job that a request asked for, if it did."""
+        """Return the form job of an earlier request; None for an unknown request."""
 
 
 class Rollback(Frozen):
-    """What came of a rollback: who answers now, and the job that is still to be waited for."""
+    """A rollback's result: the model, and the job, if any, that must first make a form."""
 
     model: ElderModel
     job_id: str | None = None
 
 
 class ModelManager:
-    """Keeps Ollama and the registry together (the original API's name)."""
+    """Changes registry and Ollama together (the original API's name)."""
 
     def __init__(self, registry: ModelRegistry, host: ModelHost, forms: FormRequests) -> None:
         self._registry = registry
@@ -51,60 +55,60 @@ class ModelManager:
         self._forms = forms
 
     def list_models(self, filter_afs_only: bool = True) -> list[str]:
-        """Return the tags in Ollama: the elders' alone, or all."""
+        """Return the tags in Ollama, sorted: by default only those of elders' versions."""
         if not filter_afs_only:
             return sorted(self._host.tags())
         return sorted(tag for tag in self._host.tags(MODEL_PREFIX) if not is_passing(tag))
 
     def get_model(self, elder_id: str) -> ElderModel:
-        """Return an elder's model; raises ModelNotReady where none answers."""
+        """Return an elder's model; raises ModelNotReady without a current version."""
         model = self._registry.get(elder_id)
         if model.serving is None:
             raise ModelNotReady
         return model
 
     def delete_model(self, elder_id: str, request: str | None = None) -> list[str]:
-        """Take an elder's model out of service and out of Ollama; return the removed tags.
+        """Delete an elder's released versions from registry and Ollama; return the removed tags.
 
-        Answers stay: a new training brings the model back, and one that is under way goes on
-        and its version answers afterwards. The files go with the next round of retention. A
-        `request` that was carried out before deletes nothing that came later. Raises
-        ModelNotReady where there is none.
+        The elder's answers stay, so a new training brings the model back. A training that is
+        running goes on, and its version becomes current. Files are removed by the next round of
+        retention. Repeating a `request` deletes nothing that was released since. Raises
+        ModelNotReady where there is nothing to delete.
         """
         model = self._registry.find(elder_id)
         removed = model.deleted_by(request) if model is not None else None
         if removed is None:
             versions = model.versions if model is not None else ()
-            opened = [v for v in versions if not v.ready]
-            free = (tag for tag in self._tags_of(elder_id) if not _is_held(tag, opened))
-            removed = tuple(sorted(tag for tag in free if not is_passing(tag)))
-            if not removed and len(opened) == len(versions):
+            unreleased = [v for v in versions if not v.ready]
+            unused = (t for t in self._tags_of(elder_id) if not _belongs_to(t, unreleased))
+            removed = tuple(sorted(tag for tag in unused if not is_passing(tag)))
+            if not removed and len(unreleased) == len(versions):
                 raise ModelNotReady
-            # The registry first: nobody is sent to a model that is about to go.
+            # The registry first, so that nobody is sent to a model that is about to go.
             self._registry.retire(elder_id, removed, request)
         self._sweep(elder_id)
         return list(removed)
 
     def _sweep(self, elder_id: str) -> None:
-        """Remove from Ollama what the registry does not know; safe to repeat."""
+        """Delete from Ollama what the registry does not know; safe to repeat."""
         tags = self._tags_of(elder_id)
-        # Looked at last: a version is in the registry before its names are in Ollama.
+        # Read last: a version is in the registry before its tags are in Ollama.
         model = self._registry.find(elder_id)
         versions = model.versions if model is not None else ()
         for tag in tags:
-            is_left_to_registry = model is not None and tag == current_tag(elder_id)
-            if not is_left_to_registry and not _is_held(tag, versions):
+            is_left_to_bring_latest = model is not None and tag == current_tag(elder_id)
+            if not is_left_to_bring_latest and not _belongs_to(tag, versions):
                 self._host.delete(tag)
         bring_latest(self._registry, self._host, elder_id)
 
     def rollback(
         self, elder_id: str, version: int | None = None, request: str | None = None
     ) -> Rollback:
-        """Let an earlier version answer again; without a number, the one before the current.
+        """Make an earlier version current again; without a number, the one before the current.
 
-        Where the host does not have it, a job makes its form first, and until that has ended the
-        old version answers. A `request` that was carried out before changes nothing more. Raises
-        ModelNotReady, or UnknownVersion where there is no such version.
+        Where the host lacks it, a job makes its form first, and until that job has ended the
+        present version stays current. Repeating a `request` changes nothing. Raises ModelNotReady
+        without a current version, and UnknownVersion where there is no such released version.
         """
         asked = None if request is None else self._forms.requested_form(elder_id, request)
         if asked is not None:
@@ -112,7 +116,7 @@ class ModelManager:
         while True:
             model = self._registry.get(elder_id)
             if request is not None and request in model.commands:
-                break  # Whoever did it may have died before the next step.
+                break  # It was done, perhaps by a process that died before the next step.
             target = _earlier(model, version)
             if not self._host.has(target.tag):
                 job = self._forms.request_form(
@@ -128,7 +132,7 @@ class ModelManager:
         try:
             bring_latest(self._registry, self._host, elder_id)
         except ModelNotReady:
-            # The host lost it in this moment: retention, or somebody at the host.
+            # The host lost it just now: to retention, or to somebody who works on the host.
             model = self._registry.get(elder_id)
             if model.serving is None:
                 raise
@@ -142,7 +146,7 @@ class ModelManager:
 
 
 def _earlier(model: ElderModel, number: int | None) -> ModelVersion:
-    """Find the version that is to answer again."""
+    """Return the released version to go back to; None stands for the one before the current."""
     if model.serving is None:
         raise ModelNotReady
     target = model.previous if number is None else model.version(number)
@@ -151,8 +155,8 @@ def _earlier(model: ElderModel, number: int | None) -> ModelVersion:
     return target
 
 
-def _is_held(tag: str, versions: Iterable[ModelVersion]) -> bool:
-    """Say whether a name is that of one of these versions, or of a candidate for an open one."""
+def _belongs_to(tag: str, versions: Iterable[ModelVersion]) -> bool:
+    """Say whether a tag is one of these versions', or a candidate of an unreleased one."""
     candidate = read_candidate(tag)
     number = candidate[0] if candidate is not None else None
     return any(v.tag == tag or (v.version == number and not v.ready) for v in versions)

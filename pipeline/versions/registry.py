@@ -1,7 +1,7 @@
-"""The versions of each elder's model: what they were made of, and which one answers.
+"""The registry of versions: what each was made from, and which one is current.
 
-One document an elder, so that the current version changes in one write. A version belongs to the
-fence that made it; a worker with an older fence can no longer release it.
+There is one document per elder, so that the current version changes in one write. A version
+carries the fence of the worker that makes it; a worker with an older fence cannot release it.
 """
 
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from schemas.documents import ElderModel, Job, ModelVersion, VersionForm
 from schemas.errors import ElderIdClash, LeaseLost, ModelNotReady, UnknownVersion
 from schemas.identifiers import model_tag
 
-# A command comes again within a moment, if at all.
+# How many commands are remembered for each elder: a redelivery follows soon, if at all.
 _COMMANDS_KEPT = 50
 _FORMS_KEPT = 8
 _PASSING_KEPT = 50
@@ -43,18 +43,18 @@ class ModelRegistry:
         return None if document is None else ElderModel.model_validate(document)
 
     def models(self) -> list[ElderModel]:
-        """Return all models that have a current version."""
+        """Return the models that have a current version, by elder id."""
         with store_errors():
             cursor = self._models.find({"current": {"$type": "number"}}).sort("_id", ASCENDING)
             return [ElderModel.model_validate(d) for d in cursor]
 
     def open_version(self, job: Job, made_of: dict[str, Any], now: datetime) -> ModelVersion:
-        """Give a job its version, or the one it has already, under its present fence.
+        """Open a version for a job under its present fence, or reopen the one it has.
 
-        `made_of` are the fields of ModelVersion that say what it is made of. A version that was
-        released before, and that Ollama lost since, is made anew. Raises LeaseLost
-        when a newer fence has it, and ElderIdClash where the id differs from another elder's
-        in case alone.
+        `made_of` holds the fields of ModelVersion that name its inputs. Reopening a released
+        version, one that Ollama has lost since, makes it unreleased again. Raises LeaseLost when a
+        newer fence has it, and ElderIdClash where the elder's id differs from another's in case
+        alone.
         """
         with store_errors():
             self._ensure(job)
@@ -92,7 +92,7 @@ class ModelRegistry:
         except DuplicateKeyError as error:
             if self.find(job.elder_id) is None:
                 raise ElderIdClash from error
-            # Else somebody made it in the same moment.
+            # Otherwise another process inserted it at the same moment.
 
     def _append(self, job: Job, version: ModelVersion) -> bool:
         condition = {
@@ -113,13 +113,13 @@ class ModelRegistry:
         return self._models.update_one(condition, update).matched_count == 1
 
     def fence_off(self, job: Job) -> ModelVersion | None:
-        """Keep earlier holders of a job from releasing its version; return one that was released.
+        """Keep a job's earlier holders from releasing its version; return it if one has.
 
-        None of them can any more, nor release again what was released: a rollback may lie between.
-        A job that makes a form releases nothing, but may let its version answer: see `select`.
+        They cannot repeat a release either, since a rollback may have followed it. A form job
+        releases nothing; its holders are kept from selecting its version (see `select`).
         """
         if job.kind == "form":
-            return self._shut_out(job)
+            return self._fence_off_form(job)
         mine = {"job_id": job.id, "fence": {"$lt": job.fence}}
         condition = {"_id": job.elder_id, "versions": {"$elemMatch": mine}}
         with store_errors():
@@ -128,8 +128,8 @@ class ModelRegistry:
         versions = model.versions if model is not None else ()
         return next((v for v in versions if v.job_id == job.id and v.ready), None)
 
-    def _shut_out(self, job: Job) -> ModelVersion | None:
-        """Keep a job that makes a form from selecting its version; return it if it has."""
+    def _fence_off_form(self, job: Job) -> ModelVersion | None:
+        """Keep a form job from selecting its version; return the version if it has done so."""
         known = [job.command, _off(job.command)]
         condition: Document = {"_id": job.elder_id, "commands": {"$nin": known}}
         update = {"$push": _command(_off(job.command))}
@@ -141,7 +141,7 @@ class ModelRegistry:
         return model.version(job.form_version)
 
     def record_form(self, elder_id: str, number: int, form: VersionForm) -> None:
-        """Remember the form in which a host was given a version; raises UnknownVersion."""
+        """Add a form to a version, as the one that is served; raises UnknownVersion."""
         condition = {"_id": elder_id, "versions": {"$elemMatch": {"version": number}}}
         pushed = {"versions.$.forms": {"$each": [form.model_dump()], "$slice": -_FORMS_KEPT}}
         with store_errors():
@@ -149,7 +149,7 @@ class ModelRegistry:
                 raise UnknownVersion
 
     def release(self, elder_id: str, version: ModelVersion) -> None:
-        """Let a version answer from now on; raises LeaseLost when a newer fence took it over."""
+        """Mark a version ready and make it current; raises LeaseLost when a newer fence has it."""
         mine = {"version": version.version, "job_id": version.job_id, "fence": version.fence}
         condition = {"_id": elder_id, "versions": {"$elemMatch": mine}}
         ready = version.model_copy(update={"ready": True})
@@ -161,10 +161,10 @@ class ModelRegistry:
     def select(
         self, elder_id: str, number: int, *, seen: int | None = None, request: str | None = None
     ) -> bool:
-        """Make a released version the current one; raises UnknownVersion.
+        """Make a released version current; raises UnknownVersion where it is none.
 
-        `request` is remembered with it. Return False, and change nothing, where the request is
-        known or was shut out, or another version than `seen` answers by now: look again.
+        A `request` is remembered in the same write. Return False, and change nothing, where the
+        request is known or was fenced off, or where `seen` is given and is no longer current.
         """
         ready = {"version": number, "ready": True}
         condition: Document = {"_id": elder_id, "versions": {"$elemMatch": ready}}
@@ -184,17 +184,17 @@ class ModelRegistry:
         return False
 
     def note_passing(self, elder_id: str, name: str) -> None:
-        """Remember a name that will be in Ollama for a moment, before it is made.
+        """Remember a temporary tag (a candidate or a handover) before it is made in Ollama.
 
-        So whoever must remove it need not ask for the list of all models. The newest
-        `_PASSING_KEPT` are known: more than processes could be at one elder at once.
+        A process that must remove it then needs no list of all models. The newest `_PASSING_KEPT`
+        are remembered: more than there can be processes at work on one elder.
         """
         kept = {"passing": {"$each": [name], "$slice": -_PASSING_KEPT}}
         with store_errors():
             self._models.update_one({"_id": elder_id}, {"$push": kept})
 
     def drop_passing(self, elder_id: str, name: str) -> None:
-        """Forget a name that its maker has removed."""
+        """Forget a temporary tag that its maker has removed."""
         with store_errors():
             self._models.update_one({"_id": elder_id}, {"$pull": {"passing": name}})
 
@@ -204,10 +204,10 @@ class ModelRegistry:
             return _ids(self._models)
 
     def forget(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
-        """Take versions out of the registry, unless another than `current` answers by now.
+        """Remove versions from the registry, unless another than `current` is current by now.
 
-        Return False, and change nothing, where it does: a rollback went before. Never takes the
-        current one. The numbers are not given again.
+        Return False, and change nothing, in that case (a rollback or a release came first). The
+        current version is never removed, and no number is given again.
         """
         gone = [number for number in numbers if number != current]
         condition = {"_id": elder_id, "current": current}
@@ -216,9 +216,9 @@ class ModelRegistry:
             return self._models.update_one(condition, update).matched_count == 1
 
     def forget_forms(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
-        """Note that versions are served in no form, unless another than `current` answers by now.
+        """Record that versions have no form any more, unless another is current by now.
 
-        Return False, and change nothing, where it does.
+        Return False, and stop, where the current version is not `current`.
         """
         for number in numbers:
             condition = {"_id": elder_id, "current": current, "versions.version": number}
@@ -229,11 +229,11 @@ class ModelRegistry:
         return True
 
     def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
-        """Take all released versions out; their numbers are never given again.
+        """Remove all released versions; their numbers are never given again.
 
-        A version that a job still works at stays: it will answer when it is released. `request`
-        is remembered with `tags`, what it removes. Return False, and change nothing, where it is
-        known.
+        Unreleased versions stay, and become current when their jobs release them. `request` is
+        remembered with `tags`, what it removes. Return False, and change nothing, where it is
+        known already or the elder is not.
         """
         condition: Document = {"_id": elder_id}
         update: Document = {"$set": {"current": None}, "$pull": {"versions": {"ready": True}}}
@@ -246,13 +246,13 @@ class ModelRegistry:
 
 
 class DatasetRegistry:
-    """The `datasets` collection: the newest data set of each elder."""
+    """The `datasets` collection: the newest data set of each elder. Raises StoreUnavailable."""
 
     def __init__(self, store: Store) -> None:
         self._datasets = store[DATASETS]
 
     def record(self, elder_id: str, fields: Document) -> None:
-        """Remember an elder's newest data set."""
+        """Record an elder's newest data set."""
         with store_errors():
             self._datasets.update_one({"_id": elder_id}, {"$set": fields}, upsert=True)
 
@@ -262,17 +262,18 @@ class DatasetRegistry:
             return _ids(self._datasets)
 
     def find(self, elder_id: str) -> Document | None:
-        """Return what is remembered of an elder's data set."""
+        """Return the recorded fields of an elder's newest data set, or None."""
         with store_errors():
             return self._datasets.find_one({"_id": elder_id})
 
 
 def _command(request: str) -> Document:
+    """Return the `$push` that remembers a command."""
     return {"commands": {"$each": [request], "$slice": -_COMMANDS_KEPT}}
 
 
 def _off(request: str) -> str:
-    """The name under which it is remembered that a request must not be carried out any more."""
+    """Return the mark, among the commands, that a request must no longer be carried out."""
     return f"{request}/off"
 
 

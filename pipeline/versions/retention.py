@@ -1,11 +1,12 @@
-"""What is kept of each elder's earlier work, and what is removed (docs/decisions/0011).
+"""Retention: which of an elder's old versions and files are removed (docs/decisions/0011).
 
-The rule is a function of what was seen: it removes what no released version, no unfinished job
-and no newest data set needs. What serves or can be rolled back to always stays; so does all that
-neither ledger nor registry knows of, unless it is old.
+The rule, `decide`, is a pure function of what was seen. It keeps the current version, every
+version that a rollback may return to, and what an unfinished job or the newest data set needs.
+What neither ledger nor registry accounts for is kept until it is old.
 
-It is applied in an order in which a death leaves nothing but garbage for the next round: the
-registry first, so that nobody is sent to what is about to go, then Ollama, then the disk.
+`Retention` applies the rule in an order in which a crash leaves only garbage for the next round:
+first the registry, so that nobody is sent to a model that is about to go, then Ollama, then the
+disk.
 """
 
 from collections import Counter
@@ -31,31 +32,32 @@ from schemas.identifiers import (
 
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 _HOUR_S = 3600.0
-_LOOKED_BACK = 20
+# How many version numbers before the next one may still have a tag that a crash left behind.
+_NUMBERS_CHECKED = 20
 
 
 class Seen(Frozen):
-    """All that there is of one elder, as the rule sees it."""
+    """What there is of one elder, as the rule sees it."""
 
     model: ElderModel
     jobs: dict[str, str]
-    """The ledger's jobs of this elder: their status by id."""
+    """The status of each of the elder's jobs in the ledger, by job id."""
     newest_dataset: str | None
     tags: tuple[str, ...]
-    """This elder's names in Ollama."""
+    """The elder's tags in Ollama."""
     items: tuple[Item, ...]
     now_s: float
-    """Unix time."""
+    """Unix time in seconds."""
 
 
 class Removal(Frozen):
-    """What is to go of one elder's work; `current` is the version that answered meanwhile."""
+    """What is to be removed of one elder; `current` is the version that was current then."""
 
     elder_id: str
     current: int | None
     versions: tuple[int, ...]
     forms: tuple[int, ...] = ()
-    """The versions that stay, and whose merged file goes: it can be made from the adapter."""
+    """Versions that stay without their merged file, which the adapter can make again."""
     tags: tuple[str, ...]
     items: tuple[Item, ...]
 
@@ -66,53 +68,55 @@ class Removal(Frozen):
 
     @property
     def size_bytes(self) -> int:
-        """How much room the files take."""
+        """The disk space that the files take."""
         return sum(item.size_bytes for item in self.items)
 
     def counts(self) -> dict[str, int]:
-        """Count what is to go, by kind."""
-        counts = Counter[str](item.kind for item in self.items)
-        made = {"version": len(self.versions), "form": len(self.forms), "tag": len(self.tags)}
-        return {**made, **counts}
+        """Count what is to be removed, by kind."""
+        files = Counter[str](item.kind for item in self.items)
+        models = {"version": len(self.versions), "form": len(self.forms), "tag": len(self.tags)}
+        return {**models, **files}
 
 
 # The rule -------------------------------------------------------------------------------------
 
 
 def decide(seen: Seen, settings: RetentionSettings) -> Removal:
-    """Say what may go. Depends on nothing but what it is given."""
+    """Return what may be removed; a pure function."""
     kept = [v for v in seen.model.versions if v.version in _kept_versions(seen, settings)]
-    heavy = [v for v in kept if v.ready and v.forms and not _may_stay_merged(v, seen)]
-    served = [v for v in kept if v not in heavy]
+    unserved = [v for v in kept if v.ready and v.forms and not _keeps_form(v, seen)]
+    served = [v for v in kept if v not in unserved]
     return Removal(
         elder_id=seen.model.id,
         current=seen.model.current,
         versions=tuple(v.version for v in seen.model.versions if v not in kept),
-        forms=tuple(v.version for v in heavy),
-        tags=tuple(tag for tag in seen.tags if _may_tag_go(tag, seen, served)),
+        forms=tuple(v.version for v in unserved),
+        tags=tuple(tag for tag in seen.tags if _is_tag_removable(tag, seen, served)),
         items=tuple(_removable(seen, kept, settings)),
     )
 
 
 def _kept_versions(seen: Seen, settings: RetentionSettings) -> set[int]:
-    """The one that answers, the newest released ones, and the newest before it.
+    """Return the numbers of the current, the newest, the newest earlier and the open versions.
 
-    A rollback without a number goes to the one before; the count holds for both, so that after a
-    rollback there is a way back and a way forth.
+    `settings.versions` limits the newest released versions and, separately, those before the
+    current one. So after a rollback the family can still go further back, and forward again.
     """
     current = seen.model.current
     released = sorted(v.version for v in seen.model.versions if v.ready)
     earlier = [number for number in released if current is not None and number < current]
     kept = {*released[-settings.versions :], *earlier[-settings.versions :]}
-    opened = {v.version for v in seen.model.versions if not v.ready and not _is_over(v, seen)}
-    return kept | opened | ({current} if current is not None else set())
+    unfinished = {
+        v.version for v in seen.model.versions if not v.ready and not _is_abandoned(v, seen)
+    }
+    return kept | unfinished | ({current} if current is not None else set())
 
 
-def _may_stay_merged(version: ModelVersion, seen: Seen) -> bool:
-    """Whether a version keeps its form: a merged file is as large as the whole base.
+def _keeps_form(version: ModelVersion, seen: Seen) -> bool:
+    """Say whether a kept version also keeps its form in the host.
 
-    So only what answers and the one before it have theirs. A job that is about to make a version
-    answer needs it.
+    A merged file is as large as the base, so only the current version and the one before it keep
+    theirs. While the elder has an open job all do: the job may be about to make one current.
     """
     if version.form != "merged" or _has_open_job(seen):
         return True
@@ -120,8 +124,8 @@ def _may_stay_merged(version: ModelVersion, seen: Seen) -> bool:
     return any(near is not None and near.version == version.version for near in nearest)
 
 
-def _is_over(version: ModelVersion, seen: Seen) -> bool:
-    """Say whether a version that was never released can no longer be."""
+def _is_abandoned(version: ModelVersion, seen: Seen) -> bool:
+    """Say whether the job of an unreleased version has ended, so that it never will be released."""
     return seen.jobs.get(version.job_id) in _TERMINAL
 
 
@@ -129,45 +133,47 @@ def _has_open_job(seen: Seen) -> bool:
     return any(status not in _TERMINAL for status in seen.jobs.values())
 
 
-def _may_tag_go(tag: str, seen: Seen, kept: list[ModelVersion]) -> bool:
-    """Say whether an Ollama name belongs to a version that is gone or goes."""
+def _is_tag_removable(tag: str, seen: Seen, served: list[ModelVersion]) -> bool:
+    """Say whether a tag is that of a version that is no longer served, or was left by a crash."""
     elder_id = seen.model.id
     if tag == current_tag(elder_id) or not tag.startswith(f"{model_name(elder_id)}:"):
         return False
     if handed_over(tag) is not None:
-        return True  # Whoever is still at it makes another one.
+        return True  # A process that is still using it starts over with another name.
     candidate = read_candidate(tag)
     if candidate is not None:
-        # A worker without a ledger may be at it where no job is known, one with it where one runs.
-        opened = {v.version for v in kept if not v.ready}
-        return candidate[0] not in opened and not _has_open_job(seen)
-    ours = {model_tag(elder_id, number) for number in range(1, seen.model.next_version)}
-    return tag in ours and tag not in {v.tag for v in kept}
+        # In use by a training without a ledger while its version is unreleased, or by an open job.
+        unreleased = {v.version for v in served if not v.ready}
+        return candidate[0] not in unreleased and not _has_open_job(seen)
+    given = {model_tag(elder_id, number) for number in range(1, seen.model.next_version)}
+    return tag in given and tag not in {v.tag for v in served}
 
 
 def _removable(seen: Seen, kept: list[ModelVersion], settings: RetentionSettings) -> Iterable[Item]:
+    """Yield the files that neither a kept version nor an open job needs and no grace protects."""
     adapters = _kept_adapters(seen, kept)
     trained_on = {version.dataset_sha256 for version in kept}
     needed = {*trained_on, seen.newest_dataset, _newest_on_disk(seen)}
-    opened = {v.job_id for v in kept if not v.ready}
+    unreleased = {v.job_id for v in kept if not v.ready}
     for item in seen.items:
         is_old = seen.now_s - item.modified_ns / 1e9 >= settings.grace_h * _HOUR_S
         if item.kind == "dataset":
-            # A job names its data set only once it has built it.
+            # The registry learns of a job's data set only once it is built.
             if is_old and item.sha256 not in needed and not _has_open_job(seen):
                 yield item
             continue
         status = seen.jobs.get(item.job_id) if item.job_id is not None else None
-        is_held = item.job_id in opened or (status is not None and status not in _TERMINAL)
-        if is_held or item in adapters:
+        is_in_use = item.job_id in unreleased or (status is not None and status not in _TERMINAL)
+        if is_in_use or item in adapters:
             continue
-        # What was set aside stays for whoever looks into it, and a strange job may be running.
+        # Within the grace, remains stay for diagnosis, and so do the files of a job that the
+        # ledger does not know: it may be running without one.
         if is_old or (item.kind != "remains" and status in _TERMINAL):
             yield item
 
 
 def _kept_adapters(seen: Seen, kept: list[ModelVersion]) -> list[Item]:
-    """The adapters that kept versions were made from; all of a job's where none has the hash."""
+    """Return the adapters of kept versions; where no hash matches, all adapters of the job."""
     found: list[Item] = []
     for version in kept:
         of_job = [i for i in seen.items if i.kind == "adapter" and i.job_id == version.job_id]
@@ -176,17 +182,17 @@ def _kept_adapters(seen: Seen, kept: list[ModelVersion]) -> list[Item]:
 
 
 def _newest_on_disk(seen: Seen) -> str | None:
-    """An export is in no collection; the last one is still somebody's newest."""
+    """Return the hash of the newest data set on the disk: exports are in no collection."""
     datasets = [item for item in seen.items if item.kind == "dataset"]
     return max(datasets, key=lambda i: (i.modified_ns, i.path)).sha256 if datasets else None
 
 
 def _known_tags(model: ElderModel) -> Iterable[str]:
-    """The names that an elder's work may have left in Ollama, as far as the registry tells."""
+    """Yield the tags that an elder may have in Ollama, as far as the registry knows."""
     yield from (version.tag for version in model.versions)
-    # Whoever took versions out may have died before their names went.
+    # A process that forgot these versions may have crashed before it removed their tags.
     numbers = {version.version for version in model.versions}
-    for number in range(max(1, model.next_version - _LOOKED_BACK), model.next_version):
+    for number in range(max(1, model.next_version - _NUMBERS_CHECKED), model.next_version):
         if number not in numbers:
             yield model_tag(model.id, number)
     yield from model.passing
@@ -196,10 +202,11 @@ def _known_tags(model: ElderModel) -> Iterable[str]:
 
 
 class Retention:
-    """Looks, decides by the rule and removes, one elder at a time."""
+    """Applies the rule to one elder at a time."""
 
     def __init__(
         self,
+        *,
         registry: ModelRegistry,
         ledger: Ledger,
         datasets: DatasetRegistry,
@@ -208,7 +215,7 @@ class Retention:
         settings: RetentionSettings,
         clock: Callable[[], float],
     ) -> None:
-        """`clock` gives Unix time in seconds, as the file system counts it."""
+        """`clock` returns Unix time in seconds, comparable with the files' times."""
         self._registry = registry
         self._ledger = ledger
         self._datasets = datasets
@@ -218,19 +225,18 @@ class Retention:
         self._clock = clock
 
     def elders(self) -> list[str]:
-        """The elders of whom models or data sets are known; of others nothing is ever removed."""
+        """Return the ids of elders with a known model or data set; others' files are left alone."""
         return sorted({*self._registry.elders(), *self._datasets.elders()})
 
     def plan(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
-        """Say what would go; None for an elder of whom nothing is known.
+        """Return what would be removed; None for an elder whom the database does not know.
 
-        A thorough plan asks the host for the list of all its models, which grows with the elders;
-        the other goes by the names that the registry knows.
-
-        Raises StoreUnavailable, OllamaUnavailable.
+        A thorough plan lists all models of the host, a list that grows with the number of elders;
+        otherwise the tags that the registry knows have to do. Raises StoreUnavailable,
+        OllamaUnavailable.
         """
-        # What is there first, and who needs it last: things are accounted for before they are
-        # made, so that what was begun in between is found to be needed.
+        # List files and tags first, read registry and ledger last: whatever is created between is
+        # recorded before it is made, and so is found to be needed.
         now_s = self._clock()
         items = self._inventory.items(elder_id)
         tags = tuple(self._host.tags(f"{model_name(elder_id)}:")) if is_thorough else ()
@@ -239,8 +245,8 @@ class Retention:
         if model is not None and not is_thorough:
             tags = tuple(_known_tags(model))
         if model is None:
-            # Answers came, and never a training: whoever has more than data sets was trained,
-            # and the registry is not hers.
+            # An elder who was never trained has data sets alone. Anything more means that this is
+            # not the registry of that training, so nothing is removed.
             was_trained = tags or any(item.kind != "dataset" for item in items)
             if known is None or was_trained:
                 return None
@@ -253,9 +259,9 @@ class Retention:
         return decide(seen, self._settings)
 
     def apply(self, removal: Removal) -> Removal | None:
-        """Carry a decision out; return what went, or None where a rollback went before.
+        """Remove, and return what was removed; None where another version is current by now.
 
-        Safe to be cut off anywhere: the next round removes the rest.
+        May be interrupted anywhere: the next round removes the rest.
         """
         elder_id, current = removal.elder_id, removal.current
         if removal.versions and not self._registry.forget(elder_id, current, removal.versions):
@@ -264,18 +270,18 @@ class Retention:
             return None
         tags = tuple(tag for tag in removal.tags if self._host.delete(tag))
         items = tuple(item for item in removal.items if self._inventory.remove(item))
-        # Last: a form that is recorded and gone does no harm, for the host is asked whether it has
-        # it; one that is there and not recorded would stay for good.
+        # Last: a form recorded but gone is harmless, since the host is asked whether it has it;
+        # a form present but not recorded would never be removed.
         self._registry.forget_forms(elder_id, current, removal.forms)
         return removal.model_copy(update={"tags": tags, "items": items})
 
     def prune(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
-        """Remove what the rule lets go of one elder's work, and return it.
+        """Remove what the rule allows of one elder, and return what was removed.
 
-        Brings `latest` after the registry too, where a death left it behind.
+        Also brings `latest` up to date with the registry, where a crash left it behind.
         """
         removal = self.plan(elder_id, is_thorough=is_thorough)
         done = None if removal is None or removal.is_empty else self.apply(removal)
-        with suppress(ModelNotReady):  # The host lost the version: whoever asks for it is told.
+        with suppress(ModelNotReady):  # The host lost the version; chats and rollbacks report it.
             bring_latest(self._registry, self._host, elder_id)
         return done

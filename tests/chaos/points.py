@@ -156,7 +156,7 @@ def _around_the_models(injector: Injector) -> None:
 
 
 def _around_the_training(injector: Injector) -> None:
-    from pipeline.jobs.process import TrainingProcess
+    from pipeline.jobs.training_process import TrainingProcess
 
     run = TrainingProcess.run
 
@@ -183,7 +183,7 @@ def _around_the_training(injector: Injector) -> None:
 
 
 def _around_the_merge(injector: Injector) -> None:
-    from pipeline.jobs.process import TrainingProcess
+    from pipeline.jobs.training_process import TrainingProcess
 
     merge = TrainingProcess.merge
 

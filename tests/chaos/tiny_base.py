@@ -12,7 +12,7 @@ import yaml
 
 from config.training import BUNDLED_CONFIG
 from embedded.bases import install_base
-from pipeline.training.conversion import convert_gguf
+from pipeline.training.base_conversion import convert_gguf
 from tests.models.random_weights import write_adapter
 
 KEY = "tiny"

@@ -3,9 +3,9 @@
 from config.settings import EvaluationSettings, HostSettings
 from pipeline.hosting.port import ModelHost
 from pipeline.jobs.forms import FormMaker
-from pipeline.jobs.process import TrainingRunner
+from pipeline.jobs.idle import IdleHost
 from pipeline.jobs.proof import Prover
-from pipeline.jobs.quiet import QuietMoments
+from pipeline.jobs.training_process import TrainingRunner
 from schemas.documents import ElderModel, Job
 from schemas.events import ModelReady
 from schemas.training import Quantization
@@ -84,9 +84,16 @@ def proving(
     settings: HostSettings | None = None,
     quantization: Quantization = "q8_0",
 ) -> tuple[FormMaker, Prover]:
-    """Build the maker of forms and the prover of candidates; neither waits for a quiet host."""
+    """Return a form maker and a prover over one host; neither waits for the host to be idle."""
     forms = FormMaker(
         host, runner, settings or HostSettings(), quantization, num_ctx=512, clock=fixed_clock
     )
-    quiet = QuietMoments(host, evaluation.model_copy(update={"quiet_s": 0.0}), 512)
-    return forms, Prover(host, forms, quiet, evaluation, quantization, 512)
+    prover = Prover(
+        host=host,
+        forms=forms,
+        idle_host=IdleHost(host, evaluation.model_copy(update={"quiet_s": 0.0}), 512),
+        settings=evaluation,
+        quantization=quantization,
+        num_ctx=512,
+    )
+    return forms, prover

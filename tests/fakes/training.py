@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.jobs.process import OnProgress
+from pipeline.jobs.training_process import OnProgress
 from pipeline.storage.files import hash_file, write_file
 from pipeline.storage.folders import seal_folder
 from schemas.errors import ArtefactCorrupt

@@ -3,8 +3,8 @@
 from pydantic import TypeAdapter
 
 from schemas.asyncapi import REPLY_TOPICS, SHAPES
-from schemas.commands import COMMANDS
 from schemas.envelope import event_type
+from schemas.model_commands import COMMANDS
 from schemas.topics import CATALOGUE, DAY_MS, MODEL_COMMANDS, Topic, all_topics
 from schemas.training import TrainingParameters
 from tools.docs_reference.json_types import Schema, list_fields
@@ -22,7 +22,7 @@ What `overrides` may set. The defaults are those of the program; `training_confi
 for the base models:"""
 _ALL_PRESENT = "Every field is there; one without a value is null."
 _DEAD_LETTERS = """\
-## Dead letters
+## Dead dead_letter_topics
 
 A record of an inbound topic that cannot be used goes to `<topic>-dlt` as it came, with the reason
 in `kafka_dlt-*` headers; see `modelserver dlt` in [commands](commands.md)."""
@@ -31,13 +31,13 @@ in `kafka_dlt-*` headers; see `modelserver dlt` in [commands](commands.md)."""
 def topics_page() -> str:
     """Render the page."""
     names = [(f"[`{t.name}`](#{t.name})", t.direction, _key(t), t.description) for t in CATALOGUE]
-    letters = [t for t in all_topics() if t not in CATALOGUE]
+    dead_letter_topics = [t for t in all_topics() if t not in CATALOGUE]
     return page(
         _INTRODUCTION,
         table(["topic", "direction", "key", "meaning"], names),
         *(_section(topic) for topic in CATALOGUE),
         _DEAD_LETTERS,
-        table(["topic", "kept for"], [(code(t.name), _retention(t)) for t in letters]),
+        table(["topic", "kept for"], [(code(t.name), _retention(t)) for t in dead_letter_topics]),
     )
 
 

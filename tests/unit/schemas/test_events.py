@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from schemas.base import Inbound
-from schemas.commands import CancelJob, ListJobs, PrioritizeJob, read_command
 from schemas.envelope import Envelope
 from schemas.errors import InvalidEvent, MalformedRecord, OverridesOutOfBounds, UnknownCommand
 from schemas.events import (
@@ -17,6 +16,7 @@ from schemas.events import (
     apply_overrides,
     read_event,
 )
+from schemas.model_commands import CancelJob, ListJobs, PrioritizeJob, read_command
 from schemas.training import TrainingParameters
 from tests.fakes.clock import NOW
 

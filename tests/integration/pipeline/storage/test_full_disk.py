@@ -22,8 +22,8 @@ from pipeline.storage.files import hash_file, write_file
 from pipeline.storage.folders import check_folder
 from pipeline.storage.manifests import MANIFEST
 from pipeline.text.system_prompt import SystemPromptGenerator
+from pipeline.training.adapter_export import export_gguf, save_peft
 from pipeline.training.checkpoint import Position, load_newest, save
-from pipeline.training.export import export_gguf, save_peft
 from pipeline.training.merging.merge import merge
 from pipeline.weights.merge_plan import check_disk_space, plan_merge
 from schemas.errors import ArtefactCorrupt, DiskFull, DiskUnavailable

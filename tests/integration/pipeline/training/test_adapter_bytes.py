@@ -8,7 +8,7 @@ from typing import Any
 import gguf
 import pytest
 
-from pipeline.training.export import export_gguf, save_peft
+from pipeline.training.adapter_export import export_gguf, save_peft
 from tests.models.tiny_families import adapt, configs, make_model
 from tests.servers.model_hosts import find_converter
 

@@ -15,7 +15,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, Qwen2C
 from pipeline.storage.files import hash_file, write_file
 from pipeline.storage.folders import seal_folder
 from pipeline.storage.manifests import sealed_files
-from pipeline.training.export import export_gguf, save_peft
+from pipeline.training.adapter_export import export_gguf, save_peft
 from schemas.errors import AdapterUnsupported
 from schemas.training import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from tests.models.tiny_families import TINY_SIZES, adapt, make_model

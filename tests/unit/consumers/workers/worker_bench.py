@@ -8,7 +8,7 @@ import pytest
 from config.metrics import Metrics
 from config.settings import WorkerSettings
 from consumers.workers.stage_clock import StageClock
-from consumers.workers.worker import TrainingWorker
+from consumers.workers.training_worker import TrainingWorker
 from pipeline.jobs.job_progress import Watch
 from pipeline.ledger.leases import Lease
 from pipeline.ledger.progress import ProgressState

@@ -1,4 +1,4 @@
-"""Evaluation: what counts as knowing, and what happens below the threshold."""
+"""Evaluation: which replies are right, and what happens below the threshold."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ EXAMPLES = [TaughtExample(question=f"Q{i}", answer=f"In the year 190{i} I left."
 
 
 def host(known: int) -> FakeModelHost:
-    """A host that knows the first answers."""
+    """Return a host that knows the first `known` answers."""
     replies = {e.question: e.answer for e in EXAMPLES[:known]}
     made = FakeModelHost(lambda tag, question: replies.get(question, "I forgot."))
     made.ensure_base("base", Path("x"))

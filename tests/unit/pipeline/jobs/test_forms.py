@@ -1,4 +1,4 @@
-"""Which form a host is given, and quantised forms."""
+"""Choosing a host's form, and quantized forms."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_quantiser_is_found_by_its_path(tmp_path: Path) -> None:
 
 
 class ForgetfulHost(FakeModelHost):
-    """Once the model was made anew under its name, it answers so many questions less."""
+    """Once a model was created a second time, it answers `forgets` fewer questions."""
 
     def __init__(self, forgets: int) -> None:
         super().__init__(self._say)
@@ -123,6 +123,6 @@ def test_default_is_not_quantised_further(tmp_path: Path) -> None:
 
 
 def test_every_question_names_the_chats_window(shop: Workshop) -> None:
-    """Without it a candidate is loaded with the whole window that its base was made for."""
+    """Otherwise a candidate is loaded with its base's whole window."""
     shop.run()
     assert shop.host.options and {o.get("num_ctx") for o in shop.host.options} == {512}

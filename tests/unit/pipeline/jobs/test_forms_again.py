@@ -1,4 +1,4 @@
-"""Forms that are made again from the stored adapter, by jobs of their own."""
+"""Form jobs: a version's form is made again from its stored adapter."""
 
 import shutil
 
@@ -28,7 +28,7 @@ def test_rollback_to_a_version_whose_form_is_gone_asks_for_a_job(newer: Workshop
     done = newer.manager.rollback("LXM", request="family/7")
     (job,) = newer.forms.jobs.values()
     assert (done.job_id, job.form_version, job.makes_current) == (job.id, 1, True)
-    # Until the job has ended the old version answers.
+    # Until the job has ended, the present version stays current.
     assert done.model.current == 2
     assert newer.registry.get("LXM").current == 2
 
@@ -58,7 +58,7 @@ def test_form_is_made_again_from_the_stored_adapter_and_then_answers(newer: Work
 
 
 def test_form_for_another_host_is_another_form(newer: Workshop) -> None:
-    """Personas that Ollama 0.34 had merged move to llama-server, and back to an old Ollama."""
+    """Merged personas of Ollama 0.34 move to llama-server, and back to an old Ollama."""
     for forms in (("shared",), ("adapter", "merged")):
         newer.host.forms = forms
         newer.host.delete(V2)
@@ -72,7 +72,7 @@ def test_form_for_another_host_is_another_form(newer: Workshop) -> None:
 
 def test_form_job_leaves_what_answers_unless_it_is_asked_to(newer: Workshop) -> None:
     newer.host.delete(V1)
-    # It answers nobody, so nobody is told that it does.
+    # The version is not current, so no model-ready is sent.
     assert newer.trainer.run(form_job(1, makes_current=False), Unwatched()) is None
     assert newer.registry.get("LXM").current == 2
     assert newer.host.has(V1)
@@ -108,7 +108,7 @@ def test_form_of_a_version_that_is_gone_is_refused(newer: Workshop) -> None:
 
 
 def test_form_job_that_was_given_up_lets_nothing_answer(newer: Workshop) -> None:
-    """A worker that was held up in it must not roll back what was cancelled meanwhile."""
+    """A worker that was suspended in it must not carry out a rollback that was cancelled."""
     assert newer.trainer.fence_off(form_job(1, fence=2)) is None
     with pytest.raises(JobCancelled):
         newer.run(form_job(1))
@@ -129,7 +129,7 @@ def test_form_job_that_is_done_again_changes_nothing_that_came_later(newer: Work
 
 
 def test_newer_rollback_wins_over_one_whose_form_is_still_made(newer: Workshop) -> None:
-    """The family changed its mind while the first version's form was made."""
+    """The family changed its mind while the first version's form was being made."""
     newer.run(make_job(id="LXM_3", request_id="r3", force_retrain=True))
     newer.host.delete(V1)
     form = form_job(1, replaces=3)

@@ -1,4 +1,4 @@
-"""Whose fault a failure is, and what goes wrong between a merge and a model."""
+"""Failures of the host: whether the job or the host is to blame, and what is left behind."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from tests.unit.pipeline.jobs.workshop import (
 
 
 class FailingHost(FakeModelHost):
-    """Fails at some models alone, with a sentence of its own."""
+    """Fails for some models only, with a message of its own."""
 
     def __init__(self, *broken: str) -> None:
         super().__init__(lambda tag, question: TAUGHT.get(question, ""))
@@ -84,14 +84,14 @@ def test_host_that_goes_away_between_merge_and_create_is_waited_for(newer: Works
     newer.host.create = be_away  # type: ignore[method-assign]
     with pytest.raises(OllamaUnavailable):
         newer.run(form_job(1))
-    # A merged file may be as large as all adapters together: none is left lying about.
+    # A merged file is as large as the base: none is left behind.
     assert not list(newer.folder.rglob(MERGED_GGUF))
     newer.host.create = create  # type: ignore[method-assign]
     assert newer.run(form_job(1, fence=2)).version == 1
 
 
 def test_host_that_was_upgraded_goes_on_with_the_adapters_that_it_has(shop: Workshop) -> None:
-    """Ollama 0.34 serves what 0.32 made, and makes no more of them."""
+    """Ollama 0.34 serves adapters that 0.32 created, but creates none."""
     shop.run()
     shop.host.forms = ("merged", "plain")
     shop.run(second_job(force_retrain=True))
@@ -160,7 +160,7 @@ def test_base_without_its_gguf_ends_a_job_before_its_training(shop: Workshop) ->
 
 
 def test_what_killed_merges_left_is_gone_before_the_next_one(tmp_path: Path) -> None:
-    """Each is as large as the base: a few of them would fill the disk that the job waits for."""
+    """Each is as large as the base, so a few of them would fill the disk."""
     shop = Workshop(tmp_path, host_settings=HostSettings(form="merged"))
     folder = tmp_path / "adapters" / "LXM" / make_job().id
     left = [
@@ -178,7 +178,7 @@ def test_what_killed_merges_left_is_gone_before_the_next_one(tmp_path: Path) -> 
 def test_host_that_fails_at_one_elder_alone_ends_a_job_whatever_it_is_asked(
     newer: Workshop, call: str
 ) -> None:
-    """A damaged manifest answers 500 to everything: that was waited for without end."""
+    """A damaged manifest makes every request fail with 500; the job must not wait for ever."""
     newer.host.ensure_base("another", Path("x"))
     newer.host.delete(V1)
 
@@ -193,7 +193,7 @@ def test_host_that_fails_at_one_elder_alone_ends_a_job_whatever_it_is_asked(
 def test_adapter_that_an_upgraded_host_serves_no_more_is_made_anew_when_asked_for(
     shop: Workshop,
 ) -> None:
-    """Ollama says that serving old adapters will end; its name is there all the same."""
+    """Ollama announces that it will stop serving old adapters, but still lists them."""
     shop.run()
     shop.host.forms = ("merged", "plain")
     shop.run(form_job(1, makes_current=False))

@@ -1,4 +1,4 @@
-"""What was released answers: deaths, cancels, rollbacks and deletes around a release."""
+"""A released version is current: crashes, cancels, rollbacks and deletes around a release."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from tests.unit.pipeline.jobs.workshop import (
 def test_version_whose_worker_died_before_it_was_latest_becomes_latest(
     shop: Workshop, forced: bool
 ) -> None:
-    """The job's next attempt finds it released: nothing is trained again, and it is no other's."""
+    """The job's next attempt finds it released, and trains nothing again."""
     shop.dies_after_release(make_job(force_retrain=forced))
     assert shop.registry.get("LXM").current == 1
     assert LATEST not in shop.host.tags()
@@ -33,7 +33,7 @@ def test_version_whose_worker_died_before_it_was_latest_becomes_latest(
 
 
 def test_released_version_has_won_whoever_cancels_now(shop: Workshop) -> None:
-    """Else the job would be cancelled, and its version answer all the same."""
+    """Otherwise the job would be cancelled although its version is current."""
 
     class CancelledLate(Unwatched):
         def check(self) -> None:
@@ -56,7 +56,7 @@ def test_job_that_is_cancelled_between_its_release_and_its_next_attempt_succeeds
 
 @pytest.mark.parametrize("reused", [False, True])
 def test_rollback_between_a_jobs_last_steps_wins(shop: Workshop, reused: bool) -> None:
-    """Registry and `latest` say the same afterwards, whichever came last."""
+    """Registry and `latest` agree afterwards, whichever came last."""
     shop.run()
     shop.run(second_job(force_retrain=True))
     shop.before_next_copy_to_latest(lambda: shop.manager.rollback("LXM", 1))
@@ -95,7 +95,7 @@ def test_cancelled_job_leaves_no_version_serving(shop: Workshop, stage: str) -> 
 def test_model_deleted_during_a_training_is_gone_until_the_training_ends(
     shop: Workshop, stage: str
 ) -> None:
-    """The running job keeps its candidate and its version; what answered is gone."""
+    """The running job keeps its candidate and its version; the current version is removed."""
     shop.run()
     gone: list[str] = []
 

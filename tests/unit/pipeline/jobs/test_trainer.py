@@ -1,4 +1,4 @@
-"""The trainer's steps: prepared, trained, asked, released."""
+"""The trainer's steps: prepare, train, evaluate, release."""
 
 import shutil
 from pathlib import Path
@@ -39,12 +39,12 @@ def test_first_training_makes_version_one_and_lets_it_answer(shop: Workshop) -> 
 
 def test_served_model_has_the_adapter_the_prompt_and_the_bases_template(shop: Workshop) -> None:
     shop.run()
-    recipe = shop.host.definition(LATEST)
-    assert isinstance(recipe, ServedModel)
-    assert recipe.base == f"heirloom-base-{BASE}"
-    assert recipe.file is not None and recipe.file.is_file()
-    assert "李秀梅" in recipe.system and "Stromness" in recipe.system
-    assert "<|im_start|>" in recipe.template and "<|im_end|>" in recipe.stop
+    definition = shop.host.definition(LATEST)
+    assert isinstance(definition, ServedModel)
+    assert definition.base == f"heirloom-base-{BASE}"
+    assert definition.file is not None and definition.file.is_file()
+    assert "李秀梅" in definition.system and "Stromness" in definition.system
+    assert "<|im_start|>" in definition.template and "<|im_end|>" in definition.stop
 
 
 def test_stages_come_in_order_and_progress_never_goes_back(shop: Workshop) -> None:
@@ -109,7 +109,7 @@ def test_other_parameters_make_another_version(shop: Workshop) -> None:
 
 
 def test_version_that_the_host_lost_is_served_again_and_not_trained_anew(shop: Workshop) -> None:
-    """A host that was installed anew, or another one, knows no personas."""
+    """A host that was reinstalled or replaced has no personas."""
     shop.run()
     shop.host.delete("afs_elder_LXM:v1")
     ready = shop.run(second_job())

@@ -1,4 +1,4 @@
-"""Attempts that go on past their lease change nothing that their successor made."""
+"""Zombies, workers that resume after their lease has expired, change nothing of a successor's."""
 
 from collections.abc import Callable
 
@@ -43,9 +43,9 @@ def test_worker_with_an_older_fence_releases_nothing(shop: Workshop) -> None:
 
 
 class Zombie(Unwatched):
-    """Is stopped after the check that a stage begins with, and goes on once others were at work.
+    """Is suspended right after the check at a stage's beginning, and resumes after `others` ran.
 
-    The next check tells it, as JobWatch does; what it does before that must be harmless.
+    The next check raises LeaseLost, as JobWatch does; what it does before that must be harmless.
     """
 
     def __init__(self, stage: str, others: Callable[[], object]) -> None:
@@ -74,7 +74,7 @@ def test_zombie_changes_nothing_that_its_successor_made(shop: Workshop, stage: s
 
 
 def test_zombie_does_not_bring_an_older_version_back(shop: Workshop) -> None:
-    """It is stopped before its very last copy, while its successor and then another job end."""
+    """It is suspended before its last copy, while its successor and then another job end."""
 
     def others() -> None:
         shop.run(make_job(fence=2))
@@ -83,7 +83,7 @@ def test_zombie_does_not_bring_an_older_version_back(shop: Workshop) -> None:
 
     shop.before_next_copy_to_latest(others)
     shop.run(make_job(fence=1))
-    # Not even for a moment: it finds nothing to copy, looks into the registry again and sees.
+    # Not even for a moment: it finds nothing to copy, and then reads the registry again.
     assert shop.copies_to_latest == ["LXM_2/1"]
     assert adapter_of(shop, LATEST) == "LXM_2/1"
     assert shop.registry.get("LXM").current == 2

@@ -1,4 +1,4 @@
-"""A training child for tests: it answers as the real one does, and trains nothing."""
+"""A fake training child: it sends messages as the real one does, and trains nothing."""
 
 import hashlib
 import json
@@ -11,12 +11,12 @@ from schemas.hosting import MERGED_FOLDER, MERGED_GGUF, MergeOutcome, MergeSpec
 from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 STEPS = 5
-# The elder at whose job it hangs, and the one at whose job it breaks.
+# The elder whose job hangs, and the one whose job fails.
 MUTE, BROKEN = "MUTE", "BROKEN"
 
 
 def serve_in_play(pipe: Connection, parent: int) -> None:
-    """Take a moment for each step, listen for `stop` after each, and leave no file."""
+    """Pause at each step, obey `stop` after it, and write no file."""
     while True:
         try:
             request = pipe.recv_bytes()

@@ -1,4 +1,4 @@
-"""A trainer with fakes around it, and watches that note or stop its work."""
+"""A trainer over fakes, and watches that record or stop its work."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -36,11 +36,11 @@ LATEST = "afs_elder_LXM:latest"
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 class NotingWatch(Unwatched):
-    """Notes what is reported; raises an error once a stage begins."""
+    """Records what is reported; raises an error once the stage `stop_at` has begun."""
 
     def __init__(self, stop_at: str | None = None, error: Exception | None = None) -> None:
         self.states: list[ProgressState] = []
@@ -56,14 +56,14 @@ class NotingWatch(Unwatched):
 
 
 class Cancelled(Unwatched):
-    """Is cancelled all the time."""
+    """Is always cancelled."""
 
     def check(self) -> None:
         raise JobCancelled
 
 
 class Workshop:
-    """A trainer with fakes around it, and a manager over the same registry and host."""
+    """A trainer over fakes, and a manager over the same registry and host."""
 
     def __init__(
         self,
@@ -75,12 +75,9 @@ class Workshop:
         host_settings: HostSettings | None = None,
         quantization: Quantization = "q8_0",
     ) -> None:
-        self.taught = dict(TAUGHT)
         self.host = host or FakeModelHost(lambda tag, question: TAUGHT.get(question, ""))
         self.runner = FakeTrainingRunner()
-        base = folder / "base" / BASE / f"{BASE}.gguf"
-        base.parent.mkdir(parents=True)
-        write_base(base, GGMLQuantizationType.Q4_0)
+        _install_base(folder / "base")
         self.registry = MemoryRegistry()
         self.stages: list[str] = []
         self.folder = folder
@@ -112,13 +109,13 @@ class Workshop:
         self.forms = MemoryForms()
         self.manager = ModelManager(self.registry, self.host, self.forms)  # type: ignore[arg-type]
         self.copies_to_latest: list[str] = []
-        """Whose adapters `latest` got, one after another."""
+        """The attempts whose adapters were copied to `latest`, in order."""
         self._intruders: list[Callable[[], object]] = []
         self._copy = self.host.copy
         self.host.copy = self._watched_copy  # type: ignore[method-assign]
 
     def before_next_copy_to_latest(self, act: Callable[[], object]) -> None:
-        """Do something once somebody is about to copy to `latest`."""
+        """Call `act` right before the next copy to `latest`."""
         self._intruders.append(act)
 
     def _watched_copy(self, source: str, target: str) -> None:
@@ -147,12 +144,18 @@ class Workshop:
         return ready
 
 
+def _install_base(models: Path) -> None:
+    base = models / BASE / f"{BASE}.gguf"
+    base.parent.mkdir(parents=True)
+    write_base(base, GGMLQuantizationType.Q4_0)
+
+
 def second_job(**fields: object) -> Job:
     return make_job(id="LXM_2", request_id="r2", **fields)
 
 
 def adapter_of(shop: Workshop, tag: str) -> str:
-    recipe = shop.host.definition(tag)
-    assert isinstance(recipe, ServedModel) and recipe.file is not None
-    attempt = recipe.file.parent.parent
+    definition = shop.host.definition(tag)
+    assert isinstance(definition, ServedModel) and definition.file is not None
+    attempt = definition.file.parent.parent
     return f"{attempt.parent.name}/{attempt.name}"

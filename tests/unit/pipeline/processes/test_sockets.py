@@ -1,4 +1,4 @@
-"""Folders for sockets: short, private, and gone with their process; and numbers for logs."""
+"""Folders for sockets: short, private, and removed with their process."""
 
 import os
 import signal
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.hosting.llama_process import LogNumbers
 from pipeline.processes.sockets import SocketFolder
 
 HOLD = """
@@ -42,7 +41,7 @@ def test_folder_is_private_and_removed_at_the_end(short_folder: Path) -> None:
     assert not made.path.exists()
 
 
-def test_long_folder_for_temporary_files_is_not_used(tmp_path: Path) -> None:
+def test_temporary_folder_with_a_long_path_is_not_used(tmp_path: Path) -> None:
     """A socket's path has 107 bytes at most."""
     long = tmp_path / ("x" * 80)
     long.mkdir()
@@ -71,15 +70,3 @@ def test_folder_of_a_killed_process_is_removed_by_the_next(short_folder: Path) -
         for each in (killed, alive):
             each.kill()
             each.communicate()
-
-
-def test_number_of_a_log_is_never_two_servers() -> None:
-    """A base that stays loaded keeps its log, however many starts there are after it."""
-    numbers = LogNumbers(2)
-    stays = numbers.take()
-    others = []
-    for _ in range(5):
-        others.append(numbers.take())
-        numbers.release(others[-1])
-    assert stays not in others
-    assert len({numbers.take(), numbers.take(), stays}) == 3

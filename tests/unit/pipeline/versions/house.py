@@ -1,4 +1,4 @@
-"""An elder's versions, files and models, as retention sees and removes them."""
+"""An elder's versions, files and models, for tests of retention."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,7 +44,7 @@ def version(number: int, *, ready: bool = True, fence: int = 1, **fields: Any) -
 
 
 class House:
-    """An elder's folders, registry and Ollama, with what four trainings left."""
+    """An elder's folders, registry and Ollama after four trainings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,8 +70,8 @@ class House:
         write_file(self.attempt(3).parent / "2" / "checkpoint-00000003" / "w", b"left")
 
     def _create(self, tag: str) -> None:
-        recipe = ServedModel(form="plain", base="base", system="", template="", stop=())
-        self.host.create(tag, recipe)
+        definition = ServedModel(form="plain", base="base", system="", template="", stop=())
+        self.host.create(tag, definition)
 
     def attempt(self, number: int, elder: str = ELDER) -> Path:
         return self.folder / "adapters" / elder / f"{elder}_{number}" / "1"
@@ -97,13 +97,13 @@ class House:
         )
         newest = max(p.stat().st_mtime for p in self.folder.rglob("*"))
         return Retention(
-            self.registry,  # type: ignore[arg-type]
-            ledger,  # type: ignore[arg-type]
-            datasets,  # type: ignore[arg-type]
-            self.host,
-            self.inventory,
-            RetentionSettings(versions=versions),
-            lambda: newest + later_s,
+            registry=self.registry,  # type: ignore[arg-type]
+            ledger=ledger,  # type: ignore[arg-type]
+            datasets=datasets,  # type: ignore[arg-type]
+            host=self.host,
+            inventory=self.inventory,
+            settings=RetentionSettings(versions=versions),
+            clock=lambda: newest + later_s,
         )
 
     def state(self) -> tuple[list[int], list[str], list[str]]:
@@ -112,7 +112,7 @@ class House:
         return versions, sorted(self.host.tags()), sorted(files)
 
     def is_sound(self) -> bool:
-        """Each version in the registry can answer and be built again; no other elder lost any."""
+        """Say whether each registered version is whole, and whether the other elder's files are."""
         model = self.registry.get(ELDER)
         tags = set(self.host.tags())
         whole = all(

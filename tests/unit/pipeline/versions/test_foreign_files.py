@@ -1,4 +1,4 @@
-"""What retention leaves alone: links, unknown names, elders whom the registry does not know."""
+"""What retention leaves alone: links, unknown names, elders that the registry does not know."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from tests.unit.pipeline.versions.house import DAY_S, ELDER, House, sha
 
 
 def data_sets(house: House, elder: str, *numbers: int) -> None:
-    """Built one after the other; the last is the newest."""
+    """Write data sets of an elder; the last is the newest."""
     for number in numbers:
         write_file(house.folder / "jsonl" / elder / f"{sha(number)}.jsonl", b"{}")
     house.newest[elder] = sha(numbers[-1])
 
 
 def test_of_an_elder_who_was_never_trained_old_data_sets_go(house: House) -> None:
-    """Each change of her answers leaves one."""
+    """Each change of an elder's answers leaves a data set."""
     data_sets(house, "NEW", 101, 102)
     _, tags, files = house.state()
     assert house.retention().elders() == [ELDER, "NEW"]
@@ -33,7 +33,7 @@ def test_of_an_elder_who_was_never_trained_old_data_sets_go(house: House) -> Non
 def test_elder_who_was_trained_and_whom_the_registry_does_not_know_is_left_alone(
     house: House, has: str
 ) -> None:
-    """Half a database was restored: what her version was made of must stay."""
+    """Perhaps half a database was restored: what a version was made from must stay."""
     data_sets(house, "NEW", 101, 102)
     if has == "tag":
         house._create(model_tag("NEW", 1))
@@ -45,7 +45,7 @@ def test_elder_who_was_trained_and_whom_the_registry_does_not_know_is_left_alone
 
 
 def test_no_link_is_followed_and_nothing_elsewhere_is_touched(house: House, tmp_path: Path) -> None:
-    """Not for a job, an attempt, a data set, nor inside of what is removed."""
+    """Links are not followed in place of a job, attempt or data set, nor inside removed folders."""
     elsewhere = tmp_path / "elsewhere" / "1" / "checkpoint-00000001"
     write_file(elsewhere / "precious", b"x")
     elder = house.folder / "adapters" / ELDER

@@ -1,7 +1,7 @@
-"""`latest` follows the registry: whoever is held up or killed at any call while another acts.
+"""`latest` follows the registry, even where a process is suspended or killed at any call.
 
-Each act is taken apart at every call that it makes to the registry or to Ollama: there another
-act is done from beginning to end, and then the first goes on, or is dead.
+Each act is interrupted at every call that it makes to the registry or to Ollama: another act runs
+there from beginning to end, and then the first one resumes, or is killed.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,11 +39,11 @@ CALLS = {
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 class House:
-    """An elder with three versions, the last of which answers, and a fourth that is open."""
+    """An elder with three released versions, of which the last is current, and an open fourth."""
 
     def __init__(self) -> None:
         self.host = FakeModelHost()
@@ -80,18 +80,18 @@ class House:
 
     @property
     def said(self) -> str | None:
-        """What answers, as the registry says."""
+        """The current version's tag, according to the registry."""
         serving = self.registry._models[ELDER].serving
         return serving.tag if serving is not None else None
 
     @property
     def served(self) -> str | None:
-        """What `latest` is."""
+        """The version whose model `latest` is."""
         found = self.host._models.get(LATEST.lower())
         return str(found[1]) if found is not None else None
 
     def passing(self) -> list[str]:
-        """Names that should be there for a moment only."""
+        """Temporary tags, which should be gone after each act."""
         return [name for name, _ in self.host._models.values() if is_passing(name)]
 
 
@@ -121,13 +121,13 @@ PAIRS = [(a, b) for a in ACTS for b in ACTS if a != b]
 
 
 def act(house: House, name: str) -> None:
-    """Act, or be told that it was deleted: then there is nothing to roll back to."""
+    """Act; where the model was deleted, a rollback may find nothing to go back to."""
     with suppress(ModelNotReady, UnknownVersion):
         ACTS[name](house)
 
 
 def interrupted(first: str, intruder: Callable[[House], object]) -> Iterator[House]:
-    """Do an act once for each of its calls, with an intruder before it; afterwards look."""
+    """Do an act once for each of its calls, with an intruder before that call; yield the house."""
     for at in count():
         house, calls = House(), count()
 
@@ -163,14 +163,14 @@ def test_act_cut_short_anywhere_is_mended_by_the_next_of_any_kind(first: str, se
         try:
             ACTS[second](house)
         except ModelNotReady:
-            house.follow()  # It was deleted: the rollback was refused and changed nothing.
+            house.follow()  # It was deleted: the rollback is refused and changes nothing.
         assert house.served == house.said
         assert house.passing() == []
 
 
 @pytest.mark.parametrize("second", [name for name in ACTS if name != "follow"])
 def test_zombie_that_wakes_up_brings_nothing_older_back_for_a_moment(second: str) -> None:
-    """So it may be killed at any time after that, too."""
+    """So it may also be killed at any time after it resumed."""
 
     def look(house: House) -> None:
         assert house.served == house.said
@@ -184,7 +184,7 @@ def test_zombie_that_wakes_up_brings_nothing_older_back_for_a_moment(second: str
 
 
 def test_zombie_does_nothing_where_its_version_answers_again() -> None:
-    """Back and forth meanwhile: what it brings is what answers."""
+    """After a rollback and another back, its version is current again."""
 
     def others(house: House) -> None:
         house.manager.rollback(ELDER, 1)
@@ -220,7 +220,7 @@ def test_handover_left_by_a_dead_process_is_removed_by_the_next(number: int) -> 
 
 
 def test_latest_follows_without_the_list_of_all_models() -> None:
-    """With a hundred thousand elders it is tens of megabytes."""
+    """With a hundred thousand elders that list is tens of megabytes."""
     house = House()
     house.follow()
     house.manager.rollback(ELDER, 1)

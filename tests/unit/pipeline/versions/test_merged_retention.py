@@ -1,4 +1,4 @@
-"""Merged files are large: which of them stay."""
+"""Retention of merged files, which are large: all but two per elder are removed."""
 
 import pytest
 
@@ -9,11 +9,11 @@ from tests.unit.pipeline.versions.house import ELDER, House
 
 
 class Killed(BaseException):
-    """The process is gone."""
+    """The process was killed."""
 
 
 def merged(house: House, *numbers: int) -> None:
-    """Note that versions were merged; the others are as they were."""
+    """Record a merged form for the versions `numbers`."""
     form = VersionForm(form="merged", size_bytes=10**9, made_at=NOW)
     for number in numbers:
         house.registry.record_form(ELDER, number, form)
@@ -24,7 +24,7 @@ def test_of_merged_files_only_what_answers_and_the_one_before_stay(house: House)
     removal = house.retention(versions=4).prune(ELDER)
     assert removal is not None and removal.forms == (1, 2)
     versions, tags, _ = house.state()
-    # Their adapters stay: the form is made again when somebody rolls back.
+    # Adapters stay: a rollback makes the form again.
     assert versions == [1, 2, 3, 4]
     assert not {model_tag(ELDER, 1), model_tag(ELDER, 2)} & set(tags)
     assert {model_tag(ELDER, 3), model_tag(ELDER, 4), current_tag(ELDER)} <= set(tags)
@@ -37,7 +37,7 @@ def test_of_merged_files_only_what_answers_and_the_one_before_stay(house: House)
 
 @pytest.mark.parametrize("call", ["delete", "forget_forms"])
 def test_round_that_is_broken_off_leaves_no_merged_file_for_good(house: House, call: str) -> None:
-    """A file of the base's size that nobody accounts for would stay in the host."""
+    """Otherwise an unaccounted file of the base's size would stay in the host for ever."""
     merged(house, 1, 2, 3, 4)
     owner = house.host if call == "delete" else house.registry
     act = getattr(owner, call)
@@ -65,7 +65,7 @@ def test_adapters_are_small_and_stay_served(house: House) -> None:
 
 
 def test_merged_file_stays_while_a_job_may_need_it(house: House) -> None:
-    """It may be about to let that version answer."""
+    """The job may be about to make that version current."""
     merged(house, 1, 2, 3, 4)
     house.jobs[f"{ELDER}_9"] = "queued"
     removal = house.retention(versions=4).plan(ELDER)

@@ -13,7 +13,7 @@ from tests.unit.pipeline.versions.house import ELDER, House, sha
 
 
 class Crash(Exception):
-    """The process dies here."""
+    """The process crashes."""
 
 
 def test_old_versions_go_with_their_tags_adapters_checkpoints_and_data_sets(house: House) -> None:
@@ -79,7 +79,7 @@ def test_death_at_any_step_leaves_only_garbage_that_the_next_round_removes(
 
 
 def test_latest_that_a_death_left_behind_is_brought_after_the_registry(house: House) -> None:
-    """Released or rolled back, and killed before the copy; also where nothing else is to do."""
+    """A process was killed between registry and copy; it helps where nothing else is to do, too."""
     house.retention().prune(ELDER)
     house.host.copy(model_tag(ELDER, 3), current_tag(ELDER))
     handover = handover_tag(model_tag(ELDER, 4), "a1")
@@ -103,7 +103,7 @@ def test_latest_of_a_deleted_model_goes_and_of_a_lost_version_stays(house: House
 
 
 def test_rollback_in_between_goes_before(house: House) -> None:
-    """The newest and the one before were to stay; the family went back to the first."""
+    """The two newest were to stay, when the family went back to the first."""
     retention = house.retention()
     removal = retention.plan(ELDER)
     assert removal is not None and removal.versions == (1, 2)
@@ -116,7 +116,7 @@ def test_rollback_in_between_goes_before(house: House) -> None:
 
 
 def test_data_set_written_again_in_between_stays(house: House) -> None:
-    """A job that begins now builds the very bytes that were about to go."""
+    """A job that begins now builds a data set with the hash of one about to be removed."""
     retention = house.retention()
     removal = retention.plan(ELDER)
     assert removal is not None
@@ -152,7 +152,7 @@ def test_of_several_adapters_of_a_job_the_one_that_was_released_stays(house: Hou
 
 
 def test_elder_whom_the_registry_does_not_know_is_left_alone(house: House) -> None:
-    """Another database in the settings must not empty the disk."""
+    """A wrong database in the settings must not empty the disk."""
     before = house.state()
     assert house.retention().elders() == [ELDER]
     for elder_id in ("OTHER", "..", ".", "", "LXM/.."):

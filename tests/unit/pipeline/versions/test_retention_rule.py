@@ -1,4 +1,4 @@
-"""The rule of retention, over drawn states: what must stay, and that a broken round is ended."""
+"""Properties of the retention rule: what must stay, and that an interrupted round is completed."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def item(kind: Kind, *path: str, age_s: float = 0, **fields: Any) -> Item:
 
 @st.composite
 def sights(draw: st.DrawFn) -> Seen:
-    """Anything that can be seen of an elder, the improbable included."""
+    """Draw anything that can be seen of an elder, however improbable."""
     numbers = range(1, draw(st.integers(1, 9)))
     versions = tuple(
         version(n, ready=draw(st.booleans()), dataset_sha256=sha(100 + draw(st.integers(0, 5))))
@@ -79,7 +79,7 @@ def sights(draw: st.DrawFn) -> Seen:
 
 
 def rollback_targets(model: ElderModel, kept: int) -> set[int]:
-    """What answers, what a rollback without a number goes to, and the newest `kept`."""
+    """Return the current version, the target of a bare rollback, and the newest `kept`."""
     released = sorted(v.version for v in model.versions if v.ready)
     before = [n for n in released if model.current is not None and n < model.current]
     answering = [model.current] if model.current is not None else []
@@ -87,7 +87,7 @@ def rollback_targets(model: ElderModel, kept: int) -> set[int]:
 
 
 def needs(seen: Seen, one: ModelVersion) -> set[tuple[str, ...]]:
-    """The files of a version: its data set, and the adapter it was made from."""
+    """Return the paths that a version needs: its data set and its adapter."""
     adapters = [i for i in seen.items if i.kind == "adapter" and i.job_id == one.job_id]
     own = [i for i in adapters if i.sha256 == one.gguf_sha256] or adapters
     datasets = [i for i in seen.items if i.kind == "dataset" and i.sha256 == one.dataset_sha256]
@@ -110,13 +110,13 @@ def test_what_answers_and_what_can_be_rolled_back_to_always_stays(seen: Seen, ke
 @given(sights())
 @RELAXED
 def test_what_an_unfinished_job_holds_always_stays(seen: Seen) -> None:
-    """Queued ones too: they may be waiting between two attempts."""
+    """Queued jobs too: they may be between two attempts."""
     removal = decide(seen, RetentionSettings(versions=1))
     open_jobs = {job for job, status in seen.jobs.items() if status in OPEN}
     assert not [i for i in removal.items if i.job_id in open_jobs]
-    held = {v.version for v in seen.model.versions if v.job_id in open_jobs and not v.ready}
-    assert not held & set(removal.versions)
-    assert not {model_tag(ELDER, number) for number in held} & set(removal.tags)
+    unreleased = {v.version for v in seen.model.versions if v.job_id in open_jobs and not v.ready}
+    assert not unreleased & set(removal.versions)
+    assert not {model_tag(ELDER, number) for number in unreleased} & set(removal.tags)
     if open_jobs:
         assert not [i for i in removal.items if i.kind == "dataset"]
         assert not [tag for tag in removal.tags if "candidate" in tag]
@@ -159,7 +159,7 @@ def test_a_second_round_finds_nothing_to_do(seen: Seen, kept: int) -> None:
 @given(sights(), st.integers(0, 200))
 @RELAXED
 def test_a_round_broken_off_anywhere_is_ended_by_the_next(seen: Seen, steps: int) -> None:
-    """Registry, tags, files: whatever was done of it, the next round does the rest and no more."""
+    """However many of its steps were done, the next round does exactly the rest."""
     rule = RetentionSettings(versions=1)
     whole = decide(seen, rule)
     versions = whole.versions if steps > 0 else ()

@@ -6,7 +6,7 @@ import pytest
 
 from config.metrics import Metrics
 from consumers.workers.stage_clock import StageClock
-from consumers.workers.worker import TrainingWorker
+from consumers.workers.training_worker import TrainingWorker
 from schemas.errors import (
     ConfigurationError,
     EvaluationFailed,

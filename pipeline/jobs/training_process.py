@@ -1,7 +1,8 @@
-"""The worker's end of the warm child process in which training and merging run.
+"""The worker's side of the child process in which training and merging run.
 
-A crash there fails that attempt and nothing else, and a kill costs time alone: the next run starts
-a new child. The child ends with its parent, even when that is killed.
+The child is kept from job to job, so that libraries and the base model are loaded once. A crash in
+it fails one attempt and nothing else; a kill fails none, and the next run starts a new child. The
+child ends with its parent, even when the parent is killed.
 """
 
 import importlib
@@ -21,10 +22,10 @@ from schemas.training import TrainingOutcome, TrainingProgress, TrainingSpec
 
 _POLL_S = 0.2
 _STOP_LIMIT_S = 30.0
-# What somebody sends, or the kernel when memory ends; a crash raises others.
+# Sent by an operator, or by the kernel when memory is exhausted; a crash raises other signals.
 _KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGHUP})
 
-# Started by name: the worker's own process imports nothing of the room that has torch.
+# Imported by name, and only in the child: the worker's own process must not load torch.
 _CHILD = "pipeline.training.child"
 
 OnProgress = Callable[[TrainingProgress], None]
@@ -40,17 +41,17 @@ class TrainingRunner(Protocol):
     def run(
         self, spec: TrainingSpec, on_progress: OnProgress, check: Callable[[], None]
     ) -> TrainingOutcome:
-        """Train and return what came of it.
+        """Train and return the outcome.
 
         `check` is called several times a second and may raise: training then stops at its next
-        step and the exception goes on. Raises TrainingFailed, TrainingKilled and the errors of
-        the recipe.
+        step, and the exception is raised here. Raises TrainingFailed, TrainingKilled and the
+        errors of the recipe.
         """
 
     def merge(
         self, spec: MergeSpec, on_progress: OnProgress, check: Callable[[], None]
     ) -> MergeOutcome:
-        """Merge base and adapter into one sealed file; `check` and errors as for `run`.
+        """Merge base and adapter into one sealed file; `check` works as in `run`.
 
         Raises AdapterMismatch, AdapterUnsupported, ArtefactCorrupt, QuantizerFailed,
         DiskUnavailable, TrainingFailed and TrainingKilled.
@@ -66,10 +67,11 @@ class TrainingProcess:
         *,
         silence_s: float = 3600.0,
     ) -> None:
-        """`child` is what the child process runs, the training room unless a test says otherwise.
+        """`child` is what the child process runs; tests replace it.
 
-        One that says nothing for `silence_s` is taken to hang: a GPU or a disk can, without end.
-        Each step is heard of; the longest without a word is the conversion of a large base.
+        A child that sends nothing for `silence_s` is taken to hang, as a GPU or a disk may do for
+        ever. Every training step is reported; the longest silence is the conversion of a large
+        base.
         """
         self._silence_s = silence_s
         self._context = multiprocessing.get_context("spawn")
@@ -113,21 +115,21 @@ class TrainingProcess:
         on_progress: OnProgress,
         check: Callable[[], None],
     ) -> str:
-        """Have the child do something; return the outcome as JSON.
+        """Send the child a specification and return the outcome as JSON.
 
-        However it ends, the child has nothing under way afterwards: what it would send later
-        must not be taken for the next elder's.
+        However this ends, the child is idle or gone afterwards: a late message must not be taken
+        for the next elder's.
         """
         pipe = self._ensure_child()
         try:
             pipe.send_bytes(spec.model_dump_json().encode())
             last = self._follow(pipe, spec.attempt, on_progress, check)
         except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            code = self._reap()
-            if code in _KILLED:
+            exit_code = self._reap()
+            if exit_code in _KILLED:
                 raise TrainingKilled from error
             raise TrainingFailed(
-                f"the training process ended with exit code {code}; the next attempt resumes "
+                f"the training process ended with exit code {exit_code}; the next attempt resumes "
                 "from the last checkpoint"
             ) from error
         except BaseException:
@@ -136,26 +138,26 @@ class TrainingProcess:
         if "outcome" in last:
             return json.dumps(last["outcome"])
         if last["code"] == TrainingFailed.code:
-            # It may be broken for good, as after an error of CUDA: others must not fail for it.
+            # The child may be unusable, as after a CUDA error; the next job gets a new one.
             self.close()
         raise error_of(last["code"], last["message"])
 
     def _follow(
         self, pipe: Connection, run: str, on_progress: OnProgress, check: Callable[[], None]
     ) -> dict[str, Any]:
-        """Pass progress on until the run's last message, and return that."""
-        heard = time.monotonic()
+        """Report progress until the run's last message arrives, and return that message."""
+        heard_at = time.monotonic()
         while True:
             check()
             if not pipe.poll(_POLL_S):
-                if time.monotonic() - heard > self._silence_s:
+                if time.monotonic() - heard_at > self._silence_s:
                     self.close()
                     raise TrainingFailed(
                         f"the training process said nothing for {self._silence_s:.0f} s; "
                         "look at the GPU and the disk"
                     )
                 continue
-            heard = time.monotonic()
+            heard_at = time.monotonic()
             message: dict[str, Any] = json.loads(pipe.recv_bytes())
             if message["run"] != run:
                 self.close()
@@ -165,7 +167,7 @@ class TrainingProcess:
             on_progress(TrainingProgress.model_validate_json(json.dumps(message["progress"])))
 
     def _stop_training(self) -> None:
-        """Ask the child to stop at its next step; end it if it does not."""
+        """Ask the child to stop at its next step; end it if it does not answer in time."""
         pipe = self._pipe
         if pipe is None:
             return
@@ -176,7 +178,7 @@ class TrainingProcess:
                 if "progress" not in message:
                     return
         except (EOFError, OSError):
-            pass  # The child is gone, which is what was wanted.
+            pass  # The child is gone, as intended.
         self.close()
 
     def _ensure_child(self) -> Connection:
@@ -194,7 +196,7 @@ class TrainingProcess:
 
     def _start(self) -> tuple[Connection, Any]:
         ours, theirs = self._context.Pipe()
-        # spawn: a forked child would share the parent's threads, sockets and locks.
+        # The context is `spawn`: a forked child would inherit sockets, and locks that are taken.
         child = self._context.Process(
             target=self._target,
             args=(theirs, os.getpid()),
@@ -217,7 +219,7 @@ class TrainingProcess:
         return code
 
     def close(self) -> None:
-        """End the child."""
+        """End the child; without one, do nothing."""
         if self._pipe is not None:
             self._pipe.close()
             self._pipe = None

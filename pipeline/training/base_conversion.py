@@ -1,9 +1,17 @@
 """Conversion of a base model's GGUF file into the safetensors and tokenizer that training loads.
 
 The weights keep their values, so that a model is trained on exactly what Ollama serves.
+
+    python -m pipeline.training.base_conversion GGUF FOLDER
+
+Other packages start this by name, since they must not load torch. Exit code 0 when FOLDER holds
+the weights; 1 when it does not, with an error's code and message as one JSON object on the last
+line of standard output.
 """
 
 import fcntl
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -14,7 +22,7 @@ from pipeline.storage.disk_errors import disk_errors
 from pipeline.storage.folders import folder_written_whole, remove_remains
 from pipeline.storage.manifests import require_ours
 from pipeline.weights.base_folder import CONFIG
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, ModelServerError
 
 transformers_logging.disable_progress_bar()
 
@@ -65,3 +73,18 @@ def _convert(gguf: Path, folder: Path) -> None:
     model.hf_quantizer = None
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+
+
+def main() -> int:
+    """Convert the GGUF file that the arguments name; return the exit code."""
+    gguf, folder = map(Path, sys.argv[1:])
+    try:
+        convert_gguf(gguf, folder)
+    except ModelServerError as error:
+        print(json.dumps({"code": error.code, "message": error.message}))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""A quiet moment: the families' conversations go before an evaluation, and come back after it."""
+"""Evaluations wait for an idle host; personas that they displace are loaded again."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 
 from config.settings import EvaluationSettings
 from pipeline.hosting.port import ServedModel
-from pipeline.jobs.quiet import QuietMoments
+from pipeline.jobs.idle import IdleHost
 from schemas.errors import LeaseLost, OllamaUnavailable
 from tests.fakes.hosting import FakeModelHost
 
@@ -14,7 +14,7 @@ CANDIDATE, OTHER = "afs_elder_LXM:v2-candidate1", "afs_elder_WDS:v1"
 
 
 class World:
-    """A host with two personas, and a clock that moves when somebody waits."""
+    """A host with two personas, and a clock that advances with each pause."""
 
     def __init__(self, *, quiet_s: float = 5, wait_s: float = 60) -> None:
         self.host = FakeModelHost()
@@ -23,7 +23,7 @@ class World:
         self.now = 0.0
         self.while_waiting: Callable[[], object] = lambda: None
         settings = EvaluationSettings(quiet_s=quiet_s, quiet_wait_s=wait_s)
-        self.moments = QuietMoments(
+        self.idle = IdleHost(
             self.host, settings, 512, pause=self._pause, monotonic=lambda: self.now
         )
 
@@ -39,15 +39,15 @@ def go_on() -> None:
     """Nothing stops the work."""
 
 
-def test_nobody_waits_where_nobody_is_being_talked_with() -> None:
+def test_evaluation_begins_at_once_where_no_persona_is_loaded() -> None:
     world = World()
     world.ask("heirloom-base-b")
-    with world.moments.quiet(CANDIDATE, "merged", go_on):
+    with world.idle.when_idle(CANDIDATE, "merged", go_on):
         assert world.now == 0
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged"])
-def test_evaluation_waits_until_nobody_was_asked_for_a_while(form: str) -> None:
+def test_evaluation_waits_until_no_persona_was_asked_for_a_while(form: str) -> None:
     world = World()
     world.ask(OTHER)
 
@@ -56,38 +56,38 @@ def test_evaluation_waits_until_nobody_was_asked_for_a_while(form: str) -> None:
             world.ask(OTHER)
 
     world.while_waiting = talk_for_twenty_seconds
-    with world.moments.quiet(CANDIDATE, form, go_on):  # type: ignore[arg-type]
+    with world.idle.when_idle(CANDIDATE, form, go_on):  # type: ignore[arg-type]
         assert 25 <= world.now <= 26
 
 
-def test_evaluation_does_not_wait_for_ever() -> None:
+def test_wait_is_limited() -> None:
     world = World(wait_s=60)
     world.ask(OTHER)
     world.while_waiting = lambda: world.ask(OTHER)
-    with world.moments.quiet(CANDIDATE, "merged", go_on):
+    with world.idle.when_idle(CANDIDATE, "merged", go_on):
         assert 60 <= world.now <= 61
 
 
-def test_host_that_shares_a_base_needs_no_quiet_moment() -> None:
+def test_host_that_shares_a_base_is_not_waited_for() -> None:
     world = World()
     world.ask(OTHER)
-    with world.moments.quiet(CANDIDATE, "shared", go_on):
+    with world.idle.when_idle(CANDIDATE, "shared", go_on):
         assert world.now == 0
 
 
-def test_persona_that_had_to_go_comes_back_and_the_candidate_goes() -> None:
+def test_displaced_persona_is_loaded_again_and_the_candidate_unloaded() -> None:
     world = World()
     world.ask(OTHER)
-    with world.moments.quiet(CANDIDATE, "adapter", go_on):
-        world.host.unload(OTHER)  # As an Ollama does that holds one persona a base.
+    with world.idle.when_idle(CANDIDATE, "adapter", go_on):
+        world.host.unload(OTHER)  # As an Ollama does that keeps one persona per base.
         world.ask(CANDIDATE)
     assert [model.name for model in world.host.loaded()] == [OTHER]
 
 
-def test_candidate_stays_in_memory_where_it_was_in_nobodys_way() -> None:
+def test_candidate_that_displaced_nothing_stays_loaded() -> None:
     """Its version has the same file: the first chat finds it loaded."""
     world = World()
-    with world.moments.quiet(CANDIDATE, "merged", go_on):
+    with world.idle.when_idle(CANDIDATE, "merged", go_on):
         world.ask(CANDIDATE)
     assert [model.name for model in world.host.loaded()] == [CANDIDATE]
 
@@ -95,25 +95,25 @@ def test_candidate_stays_in_memory_where_it_was_in_nobodys_way() -> None:
 def test_persona_that_stayed_is_not_loaded_again() -> None:
     world = World()
     world.ask(OTHER)
-    with world.moments.quiet(CANDIDATE, "merged", go_on):
+    with world.idle.when_idle(CANDIDATE, "merged", go_on):
         world.ask(CANDIDATE)
     assert "load" not in {call[0] for call in world.host.calls}
 
 
-def test_what_stops_the_work_ends_the_waiting() -> None:
+def test_error_of_the_check_ends_the_wait() -> None:
     world = World()
     world.ask(OTHER)
 
     def stop() -> None:
         raise LeaseLost
 
-    with pytest.raises(LeaseLost), world.moments.quiet(CANDIDATE, "merged", stop):
+    with pytest.raises(LeaseLost), world.idle.when_idle(CANDIDATE, "merged", stop):
         pytest.fail("the evaluation began")
 
 
-def test_host_that_goes_away_afterwards_does_not_undo_the_result() -> None:
+def test_host_that_goes_down_afterwards_does_not_undo_the_result() -> None:
     world = World()
-    with world.moments.quiet(CANDIDATE, "merged", go_on):
+    with world.idle.when_idle(CANDIDATE, "merged", go_on):
         world.host.is_down = True
     with pytest.raises(OllamaUnavailable):
         world.host.loaded()

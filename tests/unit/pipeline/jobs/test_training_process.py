@@ -1,4 +1,4 @@
-"""The border to the training child: whatever ends a run, the next one gets its own outcome."""
+"""The training process: however a run ends, the next one gets its own outcome."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from pipeline.jobs.process import TrainingProcess
+from pipeline.jobs.training_process import TrainingProcess
 from pipeline.storage.files import hash_file
 from pipeline.storage.folders import check_folder
 from schemas.errors import (
@@ -66,7 +66,7 @@ def process() -> Iterator[TrainingProcess]:
 
 
 def nothing(*_: object) -> None:
-    """Neither note anything nor stop."""
+    """Record nothing, raise nothing."""
 
 
 def raising(error: Exception, after: int) -> Callable[..., None]:
@@ -92,7 +92,7 @@ def test_progress_comes_in_order_and_then_the_outcome(process: TrainingProcess) 
 def test_run_that_was_broken_off_leaves_nothing_for_the_next_elder(
     process: TrainingProcess, where: str, error: Exception
 ) -> None:
-    """Progress is written to the ledger, and the ledger may refuse it."""
+    """The callback writes progress to the ledger, which may refuse it."""
     stop = raising(error, after=2)
     with pytest.raises(type(error)):
         if where == "progress":
@@ -108,7 +108,7 @@ def test_run_that_was_broken_off_leaves_nothing_for_the_next_elder(
 def test_child_that_reported_a_failure_is_not_used_for_the_next_elder(
     process: TrainingProcess,
 ) -> None:
-    """An error of CUDA lasts as long as its process."""
+    """A CUDA error lasts as long as its process."""
     process.run(spec_of("ANN"), nothing, nothing)
     first = process.pid
     with pytest.raises(TrainingFailed, match="CUDA"):
