@@ -34,8 +34,8 @@ from pipeline.ledger.acceptance import job_document
 from pipeline.ledger.events import Announcer
 from pipeline.ledger.outbox import Outbox, Waiting
 from pipeline.storage.indexes import ensure_indexes
-from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import JOBS, Document, Store, open_client
+from pipeline.storage.named_lease import NamedLease
 from producers.events import Events
 from producers.publisher import KafkaPublisher, Publication
 from producers.relay import Relay
@@ -106,7 +106,7 @@ def _ended(document: Document, announcer: Announcer, per_job: int) -> Document:
 def run_relay(settings: Settings, store: Store, outbox: Outbox) -> tuple[float, float]:
     """Return the relay's events a second under its lease, by the clock and by processor time."""
     events = Events(SOURCE, settings.topic, utc_now)
-    lease = Lease(store, "relay", "bench", lease_s=30)
+    lease = NamedLease(store, "relay", "bench", lease_s=30)
     lease.acquire()
     with KafkaPublisher(settings.kafka, Metrics()) as publisher:
         publisher.confirm([warm_up(settings)])

@@ -17,8 +17,8 @@ from config.settings import Settings
 from consumers.kafka.backoff import Backoff
 from consumers.kafka.faults import describe_fault
 from pipeline.ledger.outbox import Outbox
-from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import Store
+from pipeline.storage.named_lease import NamedLease
 from producers.publisher import KafkaPublisher, Publication
 from producers.relay import Relay
 from schemas.envelope import OutboundEvent
@@ -37,7 +37,7 @@ class RelayWorker:
         self,
         relay: Relay,
         outbox: Outbox,
-        lease: Lease,
+        lease: NamedLease,
         metrics: Metrics,
         *,
         clock: Callable[[], datetime],
@@ -97,7 +97,7 @@ def open_relay(
     outbox = Outbox(store, source)
     # Long enough that a renewal, within half of it, can find another MongoDB server.
     lease_s = max(_LEASE_S, 2 * settings.mongodb.timeout_s)
-    lease = Lease(store, "relay", owner, lease_s=lease_s)
+    lease = NamedLease(store, "relay", owner, lease_s=lease_s)
     limit_s = lease_s / 2 - 1
     with KafkaPublisher(settings.kafka.with_delivery_within(limit_s), metrics) as publisher:
         relay = Relay(

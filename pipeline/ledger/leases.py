@@ -19,7 +19,7 @@ from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import JOBS, Document, Store, server_time, store_errors
 from schemas.base import Frozen
 from schemas.documents import Job
-from schemas.errors import JobCancelled, LeaseLost
+from schemas.errors import JobCancelled, LeaseLost, UnknownJob
 
 
 class Lease(Frozen):
@@ -90,7 +90,7 @@ class Leases:
             return None  # Another job of this elder was claimed in between.
         if result.matched_count == 0:
             return None
-        lease = Lease(job=self._read(seen["_id"]), fence=fence, owner=owner)
+        lease = Lease(job=self.get(seen["_id"]), fence=fence, owner=owner)
         return None if self._yields_to_earlier(lease, seen) else lease
 
     def _yields_to_earlier(self, lease: Lease, seen: Document) -> bool:
@@ -112,6 +112,14 @@ class Leases:
 
     def _lease_end(self) -> Document:
         return {"$add": ["$$NOW", self._lease_ms]}
+
+    def get(self, job_id: str) -> Job:
+        """Return a job; raises UnknownJob."""
+        with store_errors():
+            document = self._jobs.find_one({"_id": job_id})
+        if document is None:
+            raise UnknownJob
+        return Job.model_validate(document)
 
     def heartbeat(self, lease: Lease) -> None:
         """Renew the lease; raises LeaseLost, or JobCancelled where cancelling was requested."""
@@ -183,6 +191,3 @@ class Leases:
         if result.matched_count == 0:
             raise LeaseLost
         return ended
-
-    def _read(self, job_id: str) -> Job:
-        return Job.model_validate(self._jobs.find_one({"_id": job_id}))

@@ -22,7 +22,7 @@ from pipeline.ledger.new_job import NewJob
 from pipeline.ledger.progress import ProgressState
 from pipeline.storage.mongo import JOBS, Store, store_errors
 from schemas.documents import ElderModel, Job
-from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost, UnknownJob
+from schemas.errors import JobAlreadyEnded, JobCancelled, LeaseLost
 from schemas.events import ErrorBody, ModelReady, Status
 
 
@@ -164,11 +164,7 @@ class Ledger:
 
     def get(self, job_id: str) -> Job:
         """Return a job; raises UnknownJob."""
-        with store_errors():
-            document = self._jobs.find_one({"_id": job_id})
-        if document is None:
-            raise UnknownJob
-        return Job.model_validate(document)
+        return self._leases.get(job_id)
 
     def jobs(
         self, *, elder_id: str | None = None, status: Status | None = None, limit: int = 100

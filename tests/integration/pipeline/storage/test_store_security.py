@@ -14,7 +14,6 @@ from consumers.operations.doctor import examine
 from embedded.process import ServerProcess, free_port, is_port_listened_on_by
 from pipeline.chat.store import ChatStore
 from pipeline.storage.indexes import ensure_indexes
-from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import (
     CHAT_DEDUP,
     DATASETS,
@@ -24,6 +23,7 @@ from pipeline.storage.mongo import (
     open_client,
     store_errors,
 )
+from pipeline.storage.named_lease import NamedLease
 from schemas.errors import StoreRefused
 from schemas.events import ChatReply
 from tests.integration.conftest import MakeSettings
@@ -97,7 +97,7 @@ def test_rights_of_the_service_do_and_end_at_its_database(server: Server) -> Non
             own.insert_one({"_id": "1", "status": "queued", "folded_id": "1"})
             own.update_one({"_id": "1"}, {"$set": {"status": "failed"}})
             own.delete_one({"_id": "1"})
-        lease = Lease(database, "relay", "this process", lease_s=5)
+        lease = NamedLease(database, "relay", "this process", lease_s=5)
         assert lease.acquire()
         lease.release()
         # MongoDB also grants rights by collection; SecantusDB only by database.

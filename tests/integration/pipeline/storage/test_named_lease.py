@@ -3,8 +3,8 @@
 from pymongo import MongoClient
 
 from embedded.process import free_port
-from pipeline.storage.lease import Lease
 from pipeline.storage.mongo import Document, Store
+from pipeline.storage.named_lease import NamedLease
 from tests.waiting import wait_for
 
 LEASE_S = 0.3
@@ -20,8 +20,8 @@ class Clock:
         return self.now
 
 
-def lease(store: Store, owner: str, clock: Clock, lease_s: float = 60) -> Lease:
-    return Lease(store, "relay", owner, lease_s=lease_s, monotonic=clock)
+def lease(store: Store, owner: str, clock: Clock, lease_s: float = 60) -> NamedLease:
+    return NamedLease(store, "relay", owner, lease_s=lease_s, monotonic=clock)
 
 
 def test_the_first_to_take_it_holds_it_and_keeps_it(store: Store) -> None:

@@ -19,7 +19,7 @@ _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _IS_EXPIRED = {"$lt": [{"$toLong": "$until"}, {"$toLong": "$$NOW"}]}
 
 
-class Lease:
+class NamedLease:
     """The right to do one kind of work, for `lease_s` seconds at a time."""
 
     def __init__(
