@@ -22,7 +22,7 @@ What `overrides` may set. The defaults are those of the program; `training_confi
 for the base models:"""
 _ALL_PRESENT = "Every field is there; one without a value is null."
 _DEAD_LETTERS = """\
-## Dead dead_letter_topics
+## Dead letters
 
 A record of an inbound topic that cannot be used goes to `<topic>-dlt` as it came, with the reason
 in `kafka_dlt-*` headers; see `modelserver dlt` in [commands](commands.md)."""
