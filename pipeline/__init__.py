@@ -1,4 +1,4 @@
-"""The work itself, one noun a file: from an elder's answers to a model that speaks as she did.
+"""From an elder's answers to a served persona: data sets, jobs, training, hosting, chat.
 
-Knows MongoDB, Ollama and the disk; knows nothing of Kafka.
+Uses MongoDB, Ollama and the disk, and never Kafka.
 """

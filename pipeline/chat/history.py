@@ -1,4 +1,4 @@
-"""The conversation's history: the turns that a question is sent with."""
+"""The conversation's history: the earlier turns that are sent with a question."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from schemas.events import ChatTurn
 
 
 def newest_turns(history: Sequence[ChatTurn], budget: int) -> list[ChatTurn]:
-    """Return the newest turns within a budget of characters; the first is the family's."""
+    """Return the newest turns that fit `budget` characters; the first one is the family's."""
     kept: list[ChatTurn] = []
     for turn in reversed(history):
         budget -= len(turn.content)

@@ -37,9 +37,10 @@ class ChatService:
         on_lost: Callable[[str, bool], str | None] = lambda elder_id, is_gone: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_lost` is called with an elder whose model the host fails at, and whether it is gone.
+        """`on_lost` is called when the host cannot serve a model, and may block.
 
-        It returns the id of the job that brings the model back, or None. It may block.
+        It gets the elder's id, and True if the host no longer has the model. It returns the id of
+        the job that brings the model back, or None.
         """
         self._store = store
         self._settings = settings
@@ -98,7 +99,7 @@ class ChatService:
 
     @asynccontextmanager
     async def _host_errors(self, request: ChatRequest) -> AsyncIterator[None]:
-        """Turn the host's errors into ours; request a lost model again."""
+        """Convert the host's errors to the service's; request a job for a lost model."""
         said = [request.message, *(turn.content for turn in request.conversation_history)]
         try:
             with ollama_errors(said):

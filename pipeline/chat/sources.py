@@ -16,7 +16,7 @@ _LEAST_MARGIN = 0.1
 
 
 class SourceFinder:
-    """Finds sources; an elder's answers are indexed at the first question about a data set."""
+    """Finds sources. The first question about a data set indexes the elder's answers."""
 
     def __init__(self, store: ChatStore, num_ctx: int) -> None:
         """`num_ctx` is how many tokens a source's question and answer may have together."""
@@ -29,7 +29,7 @@ class SourceFinder:
         """Return the answer that the question is about; raises StoreUnavailable."""
         index = self._cache.get(elder_id, dataset_sha256)
         if index is None:
-            # One at a time: while it is built, an index takes ten times its memory.
+            # One at a time: building an index takes ten times the memory that it needs afterwards.
             async with self._building:
                 index = await self._build(elder_id, dataset_sha256)
         found = index.find(question)
@@ -49,7 +49,7 @@ class SourceFinder:
 
 
 def to_sources(match: Match | None) -> tuple[Source, ...]:
-    """Write what was found as a reply's `sources`."""
+    """Convert a match to a reply's `sources`, which are empty without one."""
     if match is None:
         return ()
     return (Source(answer_id=match.answer_id, question=match.question, score=match.score),)

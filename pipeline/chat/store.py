@@ -30,7 +30,7 @@ from schemas.events import ChatReply
 
 
 class StoredReply(Frozen):
-    """The reply that stands for a request, and when it was stored by the server's clock."""
+    """The reply to a request, and the time by MongoDB's clock at which it was stored."""
 
     reply: ChatReply
     at: datetime
@@ -45,7 +45,7 @@ class ChatStore:
             self._client: AsyncIOMotorClient[Document] = AsyncIOMotorClient(uri, **options)
         database = self._client[settings.database]
         self._models = database[MODELS]
-        # Nor may a reply be repeated before it is on a majority of the servers.
+        # A reply that a failover could still roll back must not be sent again.
         self._replies = database.get_collection(CHAT_DEDUP, read_concern=MAJORITY)
         self._answers = database[settings.answers_collection]
         self._fields: AnswerFields = settings.fields
@@ -78,7 +78,7 @@ class ChatStore:
         return None if document is None else _stored(document)
 
     async def remember_reply(self, request: str, reply: ChatReply) -> StoredReply:
-        """Store a reply until it expires; return the one that stands, which is the first stored."""
+        """Store a reply until it expires, unless the request has one; return the one stored."""
         fields = {
             "reply": {"$ifNull": ["$reply", {"$literal": reply.model_dump_json()}]},
             "at": {"$ifNull": ["$at", "$$NOW"]},

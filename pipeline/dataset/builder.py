@@ -1,4 +1,4 @@
-"""The data set builder with its configuration: parameters and prompt follow from the base model."""
+"""The configured data set builder: the base model decides on parameters and system prompt."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from pipeline.text.system_prompt import SystemPromptGenerator
 
 
 class DatasetBuilder:
-    """Builds data sets in one folder, as the configuration wants them for each base model."""
+    """Builds data sets in one folder, with the settings that each base model has."""
 
     def __init__(self, source: AnswerSource, config: TrainingConfig, folder: Path) -> None:
         self._source = source
@@ -17,7 +17,7 @@ class DatasetBuilder:
         self._folder = folder
 
     def path_of(self, elder_id: str, sha256: str) -> Path:
-        """Return the path that a data set has, whether or not it exists."""
+        """Return the path of a data set, whether or not it exists."""
         return self._folder / elder_id / f"{sha256}.jsonl"
 
     def build(

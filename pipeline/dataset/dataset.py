@@ -128,7 +128,7 @@ class JSONLBuilder:
                 system_prompt=system,
             )
             _finish_manifest(dataset, manifest)
-            # The data set last: one that exists has its manifest.
+            # The data set is published last, so that an existing one always has its manifest.
             publish_file(manifest, dataset.manifest_path)
             publish_file(lines, dataset.path)
         return dataset

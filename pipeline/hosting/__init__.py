@@ -1,4 +1,4 @@
-"""Where personas are served: the port to the model hosts, its adapters, and a server of our own.
+"""Where personas are served: the port to the model hosts, and a server of our own.
 
 port.py                 what the service needs of a model host
 ollama.py               the port over Ollama's API

@@ -32,7 +32,7 @@ from schemas.errors import (
 )
 from schemas.hosting import Form, HostDescription
 
-# The capabilities by which `/api/show` tells that Ollama prefers the file's own chat template.
+# With one of these capabilities in `/api/show`, Ollama prefers the file's own chat template.
 _OF_A_CHAT_TEMPLATE = frozenset({"tools", "thinking"})
 
 

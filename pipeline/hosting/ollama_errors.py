@@ -19,7 +19,7 @@ _BUSY_STATUSES = frozenset({408, 429, 502, 503, 504})
 # Authentication failed; the request itself is fine. Retry until an operator fixes the credentials.
 _UNAUTHORIZED_STATUSES = frozenset({401, 403, 407})
 _MAX_MESSAGE_CHARACTERS = 300
-# So many characters in common with a text are taken for a quotation of it.
+# A message that shares this many characters in a row with a text is taken to quote it.
 _QUOTATION_CHARACTERS = 16
 _HTML_PAGE = re.compile(r"<(!doctype|html)", re.IGNORECASE)
 

@@ -36,8 +36,8 @@ def train_attempt(
         work_dir=folder,
         resume_from=tuple(folder.parent / str(fence) for fence in range(job.fence - 1, 0, -1)),
     )
-    # Checkpoints of earlier attempts are resumed from; their adapters are of no use, and a job
-    # that is attempted many times while its host is down must not fill the disk with them.
+    # The run resumes from the checkpoints of earlier attempts, but their adapters are of no use. A
+    # job that is attempted many times while its host is down must not fill the disk with them.
     for earlier in spec.resume_from:
         shutil.rmtree(earlier / ADAPTER_FOLDER, ignore_errors=True)
     outcome = runner.run(spec, progress.train, progress.check)

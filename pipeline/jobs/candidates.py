@@ -1,4 +1,4 @@
-"""Candidates: the names under which a host has a version until it is proven."""
+"""Candidates: the temporary names of versions at a host until they have been evaluated."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

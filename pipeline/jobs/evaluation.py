@@ -17,7 +17,7 @@ from schemas.base import Frozen
 from schemas.errors import EvaluationFailed
 from schemas.events import Evaluation
 
-# The fraction of pieces that makes a reply right: names, places and numbers are there, though a
+# A reply with this fraction of the pieces is right: it has the names, places and numbers, though a
 # phrase may differ.
 RIGHT_FROM = 0.5
 _WORD = re.compile(r"\w+")
@@ -50,9 +50,9 @@ def evaluate(
     """Ask each question and count the right replies.
 
     `threshold` is the recall that is required, from 0 to 1; it is recorded, not applied (see
-    `require_enough`). `on_asked` gets the fraction done after each reply. `num_ctx` is the window
-    in tokens: with the chat's own, the host need not load the model again. Raises whatever the
-    host raises.
+    `require_enough`). `on_asked` gets the fraction done after each reply. `num_ctx` is the context
+    window in tokens: if it is the one that chat uses, the host need not load the model again.
+    Raises whatever the host raises.
     """
     right = 0
     options = {"temperature": 0, "num_predict": _REPLY_TOKENS, "num_ctx": num_ctx}

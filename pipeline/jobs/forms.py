@@ -75,7 +75,7 @@ class FormMaker:
         return choose_form(self._host, self._settings, self._host.describe())
 
     def require(self, base: BaseModelSpec, folder: Path) -> None:
-        """Fail before the training where making the form would fail after it.
+        """Raise before training if the form could not be made after it.
 
         Raises FormUnsupported where the host does not serve the form or the quantizer is missing;
         ConfigurationError where the base has no GGUF; AdapterUnsupported for an architecture
@@ -93,7 +93,7 @@ class FormMaker:
         if self._quantization == "q4_k_m":
             find_quantizer(self._settings)
         plan = plan_merge(base.gguf_path, self._quantization)
-        # The host's copy may be on the same disk, and is made before our file is removed.
+        # The host's copy may be on the same disk, and exists before our file is removed.
         both = plan.model_copy(update={"disk_bytes": plan.disk_bytes + plan.size_bytes})
         check_disk_space(both, folder)
 
@@ -111,7 +111,7 @@ class FormMaker:
     ) -> VersionForm:
         """Make a form below `work_dir`, create the model `tag` from it, and describe it.
 
-        `quantization`, `on_progress` and `check` concern merged forms alone; `check` is called
+        `quantization`, `on_progress` and `check` are used for merged forms only; `check` is called
         several times a second and may raise. Raises what `TrainingRunner.merge` raises,
         ArtefactCorrupt, OllamaRefused, OllamaUnavailable and DiskUnavailable.
         """
@@ -166,7 +166,8 @@ class FormMaker:
             file = {"file": outcome.path, "sha256": outcome.sha256}
             self._host.create(tag, model.model_copy(update=file))
         finally:
-            # The host has its own copy, or the merge is repeated; ours is as large as the base.
+            # Our file is as large as the base and not needed: either the host has its own copy, or
+            # the merge is repeated.
             shutil.rmtree(folder, ignore_errors=True)
         return self._record("merged", outcome.sha256, outcome.size_bytes, spec.quantization)
 

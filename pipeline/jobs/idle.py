@@ -20,7 +20,7 @@ _POLL_INTERVAL_S = 0.5
 
 
 class IdleHost:
-    """Waits for one host to be idle, and leaves it as it was found."""
+    """Waits until a host is idle, and restores the loaded models afterwards."""
 
     def __init__(
         self,

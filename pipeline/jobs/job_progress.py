@@ -1,4 +1,4 @@
-"""A job's progress, and the check whether it may go on, as its steps see both."""
+"""What a job's steps call: to report progress, and to check whether they may go on."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -31,7 +31,7 @@ class Unwatched:
 
 
 class JobProgress:
-    """One attempt's progress: its stages begin, advance, and are reported to the job's holder."""
+    """One attempt's progress through its stages, reported to the job's holder."""
 
     def __init__(self, watch: Watch, on_stage: OnStage) -> None:
         """`on_stage` is called as each stage begins."""
@@ -55,7 +55,7 @@ class JobProgress:
         self._report(self._tracker.update_progress(fraction))
 
     def train(self, progress: TrainingProgress) -> None:
-        """Report what the training process measured; its runner calls `check` itself."""
+        """Report what the training process measured, without `check`: its runner calls that."""
         if progress.stage != self._tracker.state.stage:
             self._on_stage(progress.stage)
         self._watch.report(self._tracker.update_training(progress))

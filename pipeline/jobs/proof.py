@@ -1,4 +1,4 @@
-"""Proving a candidate: the host gets a version's form and is asked what it was taught."""
+"""Proving a candidate: a host gets a version's form, and the model is asked what it was taught."""
 
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Prover:
         """
 
         def prove_as(quantization: Quantization) -> tuple[VersionForm, Evaluation]:
-            progress.check()  # A host knows no fences: without the lease, make no candidate.
+            progress.check()  # A host checks no fences, so check the lease before each candidate.
             made = self._forms.make(
                 candidate,
                 form,

@@ -1,6 +1,6 @@
 """A job's steps, from answers to the current version: prepare, train, convert, evaluate, publish.
 
-Each step may be repeated: a worker that takes a job over continues from what is on the disk and in
+Each step may be repeated: a worker that takes a job over continues from the state of the disk and
 the registry. Steps that only the job's holder may take call `JobProgress.check` first.
 """
 
@@ -29,7 +29,7 @@ from schemas.identifiers import job_id_for, model_name
 
 
 class OllamaTrainer:
-    """Runs a job's steps (the original API's name)."""
+    """Runs a job's steps. The class keeps the name of the original API."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class OllamaTrainer:
         self._registry.record_form(job.elder_id, version.version, form)
 
     def _is_outdated(self, job: Job, version: ModelVersion) -> bool:
-        """Say whether a form job's version has a form that its host makes no longer.
+        """Say whether the host no longer serves the form that a form job's version has.
 
         An upgraded Ollama may still list adapters that it no longer serves.
         """
@@ -194,7 +194,7 @@ class OllamaTrainer:
         with self._candidates.named(job, version) as candidate:
             folder = attempt_folder(self._adapters, job)
             outcome = train_attempt(job, plan, folder, self._runner, progress)
-            plan.dataset.check()  # The training may have read it hours ago.
+            plan.dataset.check()  # Training may have read it hours ago.
             source = FormSource(
                 base=plan.base,
                 adapter=outcome.gguf_path,
@@ -255,6 +255,6 @@ def _ready(job: Job, version: ModelVersion, model: ElderModel) -> ModelReady:
 
 
 def count_lines(path: Path) -> int:
-    """Count a data set's examples: one a line."""
+    """Count a data set's examples, one per line."""
     with path.open("rb") as lines:
         return sum(1 for _ in lines)

@@ -1,1 +1,1 @@
-"""The job ledger: the jobs, who holds each, and the events that report them."""
+"""The job ledger: the jobs, which worker holds each one, and the events that report them."""

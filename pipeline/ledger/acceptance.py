@@ -52,7 +52,7 @@ class Acceptance:
                     numbers[request.name] = numbers.get(request.name, 1) + 1
                 rest = rest[inserted:]
                 if rest and self._is_known(rest[0]):
-                    # Redelivered requests come in a row.
+                    # Redelivered requests usually follow one another.
                     rest = list(dropwhile(self._is_known, rest))
                 elif rest:
                     name = rest[0].name

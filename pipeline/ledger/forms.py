@@ -1,8 +1,8 @@
 """Form jobs: each makes a stored version servable by the model host again.
 
 Requests for the same form share one job, however many come at once. The exception is a rollback,
-which makes the version current: a job that does not cannot answer it. No event asks for these jobs,
-and they come before all others of their elder.
+which makes the version current: only a job that does so can answer it. No event asks for these
+jobs, and they come before all others of their elder.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from pipeline.storage.mongo import JOBS, Document, Store, server_time, store_err
 from schemas.documents import ElderModel, Job
 from schemas.errors import JobAlreadyEnded, StoreUnavailable
 
-# A new request for the same form gets a failed job, not a new one, until this long after its end.
+# For this long after a job has failed, a new request for its form gets that job, not a new one.
 _RETRY_AFTER = timedelta(minutes=10)
 
 
@@ -35,7 +35,7 @@ class FormRequests:
     def request(
         self, model: ElderModel, number: int, *, makes_current: bool, request: str | None = None
     ) -> Job:
-        """Queue a form job, or return the one that answers the request already.
+        """Queue a form job, or return an existing one that answers the request.
 
         `Ledger.request_form` describes the parameters. A job that failed within `_RETRY_AFTER` is
         returned in place of a new one.
@@ -45,8 +45,8 @@ class FormRequests:
         of_version = {"elder_id": model.id, "kind": "form", "form_version": number}
         with store_errors():
             now = server_time(self._store)
-            # Counted before the search: a job that is stored in between is either found by it, or
-            # has taken this number and so the name below.
+            # Count before searching: a job that is stored in between is either found by the search
+            # or has taken this number, and with it the name below.
             earlier = self._jobs.count_documents(of_version)
             last = self._jobs.find_one(of_version, sort=[("queued_at", DESCENDING)])
             if last is not None and _answers_request(last, now, makes_current):

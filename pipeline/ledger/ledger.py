@@ -1,4 +1,4 @@
-"""The job ledger: every accepted request is done once, by the worker that holds the job's fence.
+"""The job ledger: every accepted request is done once, by the worker with the job's newest fence.
 
 A job is one document of the `jobs` collection. Handlers, workers and commands use `Ledger`; only
 the relay, which publishes the events, uses `outbox` itself. Each part owns one subject:
@@ -61,12 +61,12 @@ class Ledger:
     def request_form(
         self, model: ElderModel, number: int, *, makes_current: bool, request: str | None = None
     ) -> Job:
-        """Queue the job that makes version `number` servable again, or return the one there is.
+        """Queue the job that makes version `number` servable again, or return the existing one.
 
         `makes_current`: the version then becomes the elder's current one; an unfinished job that
         would make another version current is cancelled. `request` is the id of the command that
-        asks. Requests that come at once share one job. One that failed in the last ten minutes is
-        returned in place of a new one.
+        asks. Requests that come at once share one job. A job that failed in the last ten minutes
+        is returned in place of a new one.
         """
         return self._forms.request(model, number, makes_current=makes_current, request=request)
 
@@ -148,7 +148,7 @@ class Ledger:
                     return self.get(job_id)
 
     def prioritize(self, job_id: str) -> Job:
-        """Let a job begin before all others, after its elder's earlier ones; safe to repeat.
+        """Let a job begin before other elders' jobs, after its elder's earlier ones; idempotent.
 
         Raises UnknownJob, or JobAlreadyEnded.
         """
@@ -169,7 +169,7 @@ class Ledger:
     def jobs(
         self, *, elder_id: str | None = None, status: Status | None = None, limit: int = 100
     ) -> list[Job]:
-        """Return up to `limit` jobs, newest first, of one elder and with one status where given."""
+        """Return up to `limit` jobs, newest first; `elder_id` and `status` restrict them."""
         condition = {"elder_id": elder_id, "status": status}
         with store_errors():
             cursor = self._jobs.find({k: v for k, v in condition.items() if v is not None})

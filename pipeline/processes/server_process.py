@@ -152,7 +152,7 @@ class ServerProcess:
         raise self._failure(f"ended by itself ({self._describe_exit()}) before it was ready")
 
     def poll(self) -> str | None:
-        """Return a sentence that says how the server ended by itself; None while it has not."""
+        """Return a sentence on how the server ended by itself; None if it did not."""
         if self._process is None or self._stopping or not self._ended.is_set():
             return None
         return self._failure(f"ended by itself ({self._describe_exit()})").message

@@ -1,8 +1,8 @@
 """BM25 over one elder's answers: which of them is a question about?
 
-The family asks in other words than the interviewer did. The caller puts the interviewer's wording
-of the answer found beside the question, a form that the adapter knows from training, and names the
-answer as the reply's source. Where no answer stands out, nothing is added.
+The family words its questions differently from the interviewer. The caller therefore puts the
+interviewer's question beside the family's, a form that the adapter knows from training, and names
+the answer that was found as the reply's source. Where no answer stands out, nothing is added.
 
 Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond".
 """
@@ -21,10 +21,10 @@ from pipeline.text.languages import language_of
 from pipeline.text.vocabulary import GRAMMAR_WORDS
 from schemas.base import Frozen
 
-# BM25's free parameters: how soon a repeated term counts no more, and how much length counts.
+# BM25's free parameters: how soon repeating a term stops adding, and how much length matters.
 _K1 = 1.2
 _B = 0.75
-# English words are cut after so many letters, a cheap stem: "building" and "builder" become one.
+# English words are cut to this many letters, a cheap stem: "building" and "builder" become one.
 _STEM_LETTERS = 5
 _WORD = re.compile(r"[a-z0-9']+")
 
@@ -46,7 +46,7 @@ class AnswerIndex:
     """An inverted index over one elder's answers; a document is a question with its answer."""
 
     def __init__(self, answers: Iterable[CleanAnswer]) -> None:
-        """Index the answers; of one that was split, its first part alone."""
+        """Index the answers; of an answer that was split, only the first part."""
         self._answers: list[tuple[str, str]] = []
         self._lengths = array("I")
         postings: list[tuple[int, int, int]] = []

@@ -18,15 +18,15 @@ SET_ASIDE_KEPT = 3
 def set_aside(path: Path) -> Path:
     """Rename a damaged file or folder to `<name>.corrupt`; return its new path.
 
-    Of each name the newest is kept, and of each parent folder the newest SET_ASIDE_KEPT files and
-    as many folders. Raises FolderNotOurs for a sealed folder with foreign files; nothing is
-    removed that ModelServer is not known to have written.
+    Keeps the newest of each name and, in each parent folder, the newest SET_ASIDE_KEPT files and
+    the newest SET_ASIDE_KEPT folders. Raises FolderNotOurs for a sealed folder with foreign files;
+    removes nothing that ModelServer is not known to have written.
     """
     if is_sealed(path):
         require_ours(path)
     target = _free_name(path)
     path.replace(target)
-    os.utime(target)  # Its age counts from now, not from when it was written.
+    os.utime(target)  # Its age counts from now, not from the time it was written.
     # A file displaces older files, and a folder older folders.
     others = [
         p for p in path.parent.glob(f"*{CORRUPT}") if p != target and p.is_dir() == target.is_dir()

@@ -1,4 +1,4 @@
-"""Disk errors: which ones mean that the disk is full, and which that it fails."""
+"""Disk errors: which ones mean a full disk, and which a failing one."""
 
 import errno
 import re

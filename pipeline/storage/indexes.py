@@ -18,7 +18,8 @@ _NOT_THERE = frozenset({26, 27})
 _INDEX_DIFFERS = frozenset({85, 86})
 
 _JOB_INDEXES = (
-    # With the elder: a sender that restarts its numbering must not suppress another elder's event.
+    # The elder is part of the key: a sender that restarts its numbering must not suppress another
+    # elder's event.
     IndexModel(
         [("request_source", ASCENDING), ("request_id", ASCENDING), ("elder_id", ASCENDING)],
         name="one_job_a_request_and_elder",
@@ -92,6 +93,6 @@ def _ensure_expiry(store: Store, expiry_s: int) -> None:
     except OperationFailure as error:
         if error.code not in _INDEX_DIFFERS:
             raise
-        # Changed in place. With a drop and a create, of two processes that start at once one could
-        # find the index missing.
+        # Changed in place: after a drop, another process that starts at the same time could find
+        # the index missing.
         store.command("collMod", CHAT_DEDUP, index={"name": name, "expireAfterSeconds": expiry_s})

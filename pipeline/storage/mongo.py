@@ -30,7 +30,7 @@ JOBS = "jobs"
 DATASETS = "datasets"
 MODELS = "models"
 CHAT_DEDUP = "chat_dedup"
-# The stored name is older than the word.
+# The stored name predates the word "lease".
 LEASES = "turns"
 
 # OperationFailure codes of conditions that pass. The server steps down, shuts down or starts up:

@@ -1,4 +1,4 @@
-"""The language of a text: Chinese or English, told by its letters."""
+"""The language of a text, Chinese or English, judged by its letters."""
 
 import re
 

@@ -2,8 +2,8 @@
 
 An elder was asked each question once, in one wording; the family asks in others. Only the question
 changes: the answer is what the elder said and is never touched. Nothing is invented. Words are
-dropped, reordered or replaced by synonyms and get an opening and a closing phrase; or a piece of
-the answer is asked about, as somebody does who half remembers it.
+dropped, reordered or replaced by synonyms and get an opening and a closing phrase; or the question
+names a piece of the answer, like one from somebody who half remembers it.
 
 Source of dropping, reordering and synonyms: Wei and Zou 2019, "EDA".
 """
@@ -31,7 +31,7 @@ _EN_CLOSERS = ("?", ", how was that?", ", please.", "")
 def reword(question: str, answer: str, count: int, seed: int) -> list[str]:
     """Return `count` other wordings of a question; the same seed gives the same ones.
 
-    Every second one has the taught wording beside it, as in chat where it is known.
+    Every second one has the taught wording beside it, like a chat question that was recognised.
     """
     chance = random.Random(f"{seed}/{question}")
     make = _reword_zh if language_of(question) == "zh" else _reword_en

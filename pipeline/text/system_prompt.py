@@ -1,4 +1,4 @@
-"""The system prompt: the elder's name, and the first of her answers as memories."""
+"""The system prompt: the elder's name, and the elder's first answers as memories."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from config.training import Language, PromptTemplates
 from pipeline.text.languages import language_of
 from pipeline.text.sentences import cut_at_sentence, estimate_tokens
 
-# Longer memories are cut, so that each has its place in the prompt.
+# Longer memories are cut, so that one of them does not take the space of the others.
 MEMORY_TOKENS = 80
 
 
@@ -19,12 +19,12 @@ class SystemPromptGenerator:
     def generate(self, name: str, memories: Sequence[str], language: Language | None = None) -> str:
         """Return the system prompt for `name` with these memories, one per line.
 
-        Without `language` that of the memories is used, and Chinese where there are none.
+        Without `language`, the memories' own language is used; Chinese if there are none.
         """
         spoken = language or (language_of("".join(memories)) if memories else "zh")
         template = self._templates.zh if spoken == "zh" else self._templates.en
         lines = "\n".join(f"- {shorten(memory)}" for memory in memories)
-        # Nothing that is filled in is searched again: a brace in a name or memory stays text.
+        # What was filled in is not searched for placeholders: `{name}` in a memory stays text.
         before, _, after = template.partition("{memories}")
         return "\n".join(
             part.strip()

@@ -1,8 +1,8 @@
-"""The vocabulary of interviews about a life: words of grammar, and words of one meaning."""
+"""The vocabulary of interviews about a life: grammar words and synonyms."""
 
 import re
 
-# Words that carry the grammar of a question and not its topic. A longer one precedes its prefix.
+# Words that carry the grammar of a question, not its topic. A longer word precedes its own prefix.
 _ZH_FUNCTION = (
     "什么时候|什么地方|什么样|什么|怎么样|怎么|为什么|哪一年|哪年|哪月|哪里|哪儿|哪些|哪个|哪|"
     "多少|几|谁|有没有|是不是|您的|您|你的|你|我们|我|那时候|当年|从前|以前|小时候|"
@@ -17,7 +17,7 @@ his her their it its this that these those there any ever so very most first onc
 if tell can could would will
 """
 GRAMMAR_WORDS = frozenset(_EN_GRAMMAR.split())
-"""English grammar words, in small letters."""
+"""English grammar words, in lower case."""
 # Each line has words that mean the same in such an interview; a word may stand in several.
 _ZH_SAME = (
     "父亲 爹 爸爸 爸",
@@ -102,6 +102,6 @@ SYNONYMS = {
     for group in (*_ZH_SAME, *_EN_SAME)
     for word in group.split()
 }
-"""The other words of the same meaning, by word."""
+"""The synonyms of each word."""
 ZH_WITH_SYNONYMS = re.compile("|".join(w for g in _ZH_SAME for w in g.split() if len(w) > 1))
 """A Chinese word of two or more characters that has synonyms."""

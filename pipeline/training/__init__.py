@@ -1,1 +1,1 @@
-"""Reads and writes weights: training, merging, conversion. Runs in the training process alone."""
+"""Reads and writes weights: training, merging, conversion. Runs only in the training process."""

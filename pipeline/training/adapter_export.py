@@ -62,7 +62,7 @@ _HARMLESS: Final = frozenset(
 # Initializations that leave the base's weights alone. Others (PiSSA, OLoRA, LoftQ) change them, and
 # the host serves the unchanged base.
 _PLAIN_INITIALIZATIONS: Final = (True, False, "gaussian", "orthogonal")
-# Part of a layer's name in a model that also takes pictures; gguf's table of names lacks it.
+# Part of a layer's name in a multimodal model; gguf's table of names lacks it.
 _LANGUAGE_MODEL: Final = "language_model."
 
 
@@ -78,7 +78,7 @@ def save_peft(model: PeftModel, folder: Path) -> str:
     text = json.dumps(config, default=str, sort_keys=True, indent=2)
     config_sha256 = write_file(folder / CONFIG, text.encode())
     sha256 = write_file(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    # The manifest last: a folder that has one is complete.
+    # The manifest is written last: a folder that has one is complete.
     seal_folder(folder, {CONFIG: config_sha256, WEIGHTS: sha256})
     return sha256
 
@@ -91,7 +91,7 @@ def export_gguf(folder: Path, base: Any) -> Path:
 
     Raises:
         AdapterUnsupported: llama.cpp would read this architecture or kind of LoRA wrongly.
-        ArtefactCorrupt: the adapter or the GGUF is not on the disk as it was written.
+        ArtefactCorrupt: the adapter or the GGUF on the disk differs from what was written.
     """
     check_folder(folder)
     config = json.loads((folder / CONFIG).read_text())

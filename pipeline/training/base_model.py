@@ -23,8 +23,8 @@ from schemas.errors import ArtefactCorrupt, ConfigurationError
 from schemas.training import BaseModelSpec, LoraParameters
 
 transformers_logging.disable_progress_bar()
-# Names of the language model's tensors in a model that also takes pictures, and its names alone:
-# first as published, then as transformers 5 saves them.
+# How a multimodal model names the tensors of its language model, either as published or as
+# transformers 5 saves them, and how the language model on its own names them.
 _LANGUAGE_MODEL = {
     r"^(model\.)?language_model\.(model\.)?": "model.",
     r"^(model\.)?language_model\.lm_head": "lm_head",
@@ -50,7 +50,7 @@ class LoadedBase:
         return token
 
     def encode(self, text: str) -> list[int]:
-        """Tokenize rendered text, its markers as special tokens; no other one is added."""
+        """Tokenize rendered text, its markers as special tokens; add no further special tokens."""
         ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -113,7 +113,7 @@ def load_base(spec: BaseModelSpec) -> LoadedBase:
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
-    """Load a language model; of a model that also takes pictures, its language model alone.
+    """Load a language model; of a multimodal model, only its language model.
 
     Raises ConfigurationError where a tensor is missing.
     """

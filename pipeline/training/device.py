@@ -1,4 +1,4 @@
-"""The device that training computes on, the floating type it is fast in, and its memory's end."""
+"""The device that training computes on, the floating type it is fast in, out-of-memory errors."""
 
 import os
 from pathlib import Path

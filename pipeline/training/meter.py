@@ -3,7 +3,7 @@
 import statistics
 from collections import deque
 
-# The estimate follows a machine that becomes slower or faster within so many steps.
+# When the machine becomes slower or faster, the estimate follows within this many steps.
 _RECENT_STEPS = 16
 
 

@@ -1,4 +1,4 @@
-"""The recipe: how an adapter is trained. It reads from top to bottom.
+"""The recipe: how an adapter is trained. Read it from top to bottom.
 
 Read the examples, put a LoRA on all linear layers, then repeat: pack a batch into rows, add up
 its gradients, clip them, take an AdamW step. Checkpoints are written on the way, so that another
@@ -149,7 +149,7 @@ class Run:
         batch = self._schedule.batch_of(self.step, self._examples)
         self._loss = self._backpropagate(batch)
         if not math.isfinite(self._loss):
-            # No later step would mend the weights, and JSON has no word for this loss.
+            # No later step would repair the weights, and JSON cannot express this loss.
             raise TrainingFailed("the training diverged; use a lower learning_rate")
         torch.nn.utils.clip_grad_norm_(self._weights, GRADIENT_NORM)
         for group in self._optimizer.param_groups:
@@ -221,7 +221,7 @@ class Run:
         checkpoint.save(self._spec.work_dir, position, tensors)
         self._saved_at_s = self._clock()
 
-    # What others are told -----------------------------------------------------------------------
+    # Reports and results ------------------------------------------------------------------------
 
     def progress(self) -> TrainingProgress:
         """Report the step reached, its loss, the throughput and the estimated time left."""

@@ -1,4 +1,4 @@
-"""Tokens of a data set's examples: which are shared, which are asked, which are learned.
+"""Tokens of a data set's examples: the shared prefix, the question, the answer to be learned.
 
 An example is the rendered conversation in three parts. The prefix (the system prompt) is the same
 for all examples of one elder; the question ends with the opening of the assistant's turn; the

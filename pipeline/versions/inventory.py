@@ -1,4 +1,4 @@
-"""The inventory of an elder's data sets and adapters on the disk: listing and removing them.
+"""The inventory of an elder's data sets and adapters on the disk: lists and removes them.
 
 Knows the layout of the two folders, `<jsonl>/<elder>/<sha256>.jsonl` and
 `<adapters>/<elder>/<job>/<fence>/…`, and decides nothing. It follows no symbolic link and never
@@ -42,7 +42,7 @@ class Item(Frozen):
     kind: Kind
     job_id: str | None = None
     sha256: str | None = None
-    """Of a data set, from its name; of an adapter, the GGUF's, where a job has several."""
+    """Of a data set, taken from its name; of an adapter, its GGUF's, if the job has several."""
     modified_ns: int
     """The time of the newest change in it, in nanoseconds of Unix time."""
     size_bytes: int

@@ -2,8 +2,8 @@
 
 A process that changes the current version in the registry then updates `latest`; so does one that
 finds that another crashed in between. Ollama knows no fences, so a version reaches `latest` by way
-of a handover, a temporary tag that later processes delete: one that was suspended before its copy,
-and resumes when another version is current, finds nothing to copy.
+of a handover, a temporary tag that later processes delete. A process that was suspended before its
+copy, and resumes when another version is current, therefore finds nothing to copy.
 """
 
 from uuid import uuid4
@@ -50,8 +50,9 @@ def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str
             return False
         _remove_handovers(registry, host, elder_id, but_of=tag)
         host.copy(ours, current_tag(elder_id))
-        # Now also handovers of the same version, which a crashed process may have left. A living
-        # one retries. Done before our copy, two processes could undo each other without end.
+        # Now remove other handovers of the same version, too: a crashed process may have left
+        # them, and a running one retries. Before our copy, two processes that did so could undo
+        # each other's work for ever.
         _remove_handovers(registry, host, elder_id, but_of=None)
     except ModelNotReady:
         return False

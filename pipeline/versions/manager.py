@@ -47,7 +47,7 @@ class Rollback(Frozen):
 
 
 class ModelManager:
-    """Changes registry and Ollama together (the original API's name)."""
+    """Changes registry and Ollama together. The class keeps the name of the original API."""
 
     def __init__(self, registry: ModelRegistry, host: ModelHost, forms: FormRequests) -> None:
         self._registry = registry
@@ -84,7 +84,7 @@ class ModelManager:
             removed = tuple(sorted(tag for tag in unused if not is_passing(tag)))
             if not removed and len(unreleased) == len(versions):
                 raise ModelNotReady
-            # The registry first, so that nobody is sent to a model that is about to go.
+            # The registry first, so that no request is sent to a model that is about to be deleted.
             self._registry.retire(elder_id, removed, request)
         self._sweep(elder_id)
         return list(removed)
@@ -132,7 +132,7 @@ class ModelManager:
         try:
             bring_latest(self._registry, self._host, elder_id)
         except ModelNotReady:
-            # The host lost it just now: to retention, or to somebody who works on the host.
+            # Retention, or an operator at the host, has removed the version a moment ago.
             model = self._registry.get(elder_id)
             if model.serving is None:
                 raise
@@ -146,7 +146,7 @@ class ModelManager:
 
 
 def _earlier(model: ElderModel, number: int | None) -> ModelVersion:
-    """Return the released version to go back to; None stands for the one before the current."""
+    """Return the released version to go back to; None means the one before the current."""
     if model.serving is None:
         raise ModelNotReady
     target = model.previous if number is None else model.version(number)

@@ -113,7 +113,7 @@ class ModelRegistry:
         return self._models.update_one(condition, update).matched_count == 1
 
     def fence_off(self, job: Job) -> ModelVersion | None:
-        """Keep a job's earlier holders from releasing its version; return it if one has.
+        """Keep a job's earlier holders from releasing its version; return it if one already did.
 
         They cannot repeat a release either, since a rollback may have followed it. A form job
         releases nothing; its holders are kept from selecting its version (see `select`).
@@ -161,7 +161,7 @@ class ModelRegistry:
     def select(
         self, elder_id: str, number: int, *, seen: int | None = None, request: str | None = None
     ) -> bool:
-        """Make a released version current; raises UnknownVersion where it is none.
+        """Make a released version current; raises UnknownVersion if no such version is released.
 
         A `request` is remembered in the same write. Return False, and change nothing, where the
         request is known or was fenced off, or where `seen` is given and is no longer current.
@@ -187,7 +187,7 @@ class ModelRegistry:
         """Remember a temporary tag (a candidate or a handover) before it is made in Ollama.
 
         A process that must remove it then needs no list of all models. The newest `_PASSING_KEPT`
-        are remembered: more than there can be processes at work on one elder.
+        are remembered, which is more than the processes that can work on one elder at once.
         """
         kept = {"passing": {"$each": [name], "$slice": -_PASSING_KEPT}}
         with store_errors():
@@ -207,7 +207,7 @@ class ModelRegistry:
         """Remove versions from the registry, unless another than `current` is current by now.
 
         Return False, and change nothing, in that case (a rollback or a release came first). The
-        current version is never removed, and no number is given again.
+        current version is never removed, and version numbers are never reused.
         """
         gone = [number for number in numbers if number != current]
         condition = {"_id": elder_id, "current": current}
@@ -229,11 +229,11 @@ class ModelRegistry:
         return True
 
     def retire(self, elder_id: str, tags: Collection[str] = (), request: str | None = None) -> bool:
-        """Remove all released versions; their numbers are never given again.
+        """Remove all released versions; their numbers are never reused.
 
         Unreleased versions stay, and become current when their jobs release them. `request` is
-        remembered with `tags`, what it removes. Return False, and change nothing, where it is
-        known already or the elder is not.
+        remembered together with `tags`, the tags that it removes. Return False, and change
+        nothing, if the request is known already or the elder is unknown.
         """
         condition: Document = {"_id": elder_id}
         update: Document = {"$set": {"current": None}, "$pull": {"versions": {"ready": True}}}
@@ -273,7 +273,7 @@ def _command(request: str) -> Document:
 
 
 def _off(request: str) -> str:
-    """Return the mark, among the commands, that a request must no longer be carried out."""
+    """Return the entry of `commands` that forbids carrying a request out from now on."""
     return f"{request}/off"
 
 

@@ -2,11 +2,11 @@
 
 The rule, `decide`, is a pure function of what was seen. It keeps the current version, every
 version that a rollback may return to, and what an unfinished job or the newest data set needs.
-What neither ledger nor registry accounts for is kept until it is old.
+Files that neither ledger nor registry accounts for are kept until they are old.
 
 `Retention` applies the rule in an order in which a crash leaves only garbage for the next round:
-first the registry, so that nobody is sent to a model that is about to go, then Ollama, then the
-disk.
+first the registry, so that no request is sent to a model that is about to be deleted, then Ollama,
+then the disk.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ _NUMBERS_CHECKED = 20
 
 
 class Seen(Frozen):
-    """What there is of one elder, as the rule sees it."""
+    """One elder's versions, jobs, files and tags when they were listed: the rule's input."""
 
     model: ElderModel
     jobs: dict[str, str]
@@ -51,7 +51,7 @@ class Seen(Frozen):
 
 
 class Removal(Frozen):
-    """What is to be removed of one elder; `current` is the version that was current then."""
+    """What to remove of one elder; `current` is the version that was current at the decision."""
 
     elder_id: str
     current: int | None
@@ -142,7 +142,7 @@ def _is_tag_removable(tag: str, seen: Seen, served: list[ModelVersion]) -> bool:
         return True  # A process that is still using it starts over with another name.
     candidate = read_candidate(tag)
     if candidate is not None:
-        # In use by a training without a ledger while its version is unreleased, or by an open job.
+        # A training without a ledger uses it while its version is unreleased; an open job may too.
         unreleased = {v.version for v in served if not v.ready}
         return candidate[0] not in unreleased and not _has_open_job(seen)
     given = {model_tag(elder_id, number) for number in range(1, seen.model.next_version)}
@@ -150,7 +150,7 @@ def _is_tag_removable(tag: str, seen: Seen, served: list[ModelVersion]) -> bool:
 
 
 def _removable(seen: Seen, kept: list[ModelVersion], settings: RetentionSettings) -> Iterable[Item]:
-    """Yield the files that neither a kept version nor an open job needs and no grace protects."""
+    """Yield the files that no kept version and no open job needs, if they are old enough."""
     adapters = _kept_adapters(seen, kept)
     trained_on = {version.dataset_sha256 for version in kept}
     needed = {*trained_on, seen.newest_dataset, _newest_on_disk(seen)}
@@ -158,7 +158,7 @@ def _removable(seen: Seen, kept: list[ModelVersion], settings: RetentionSettings
     for item in seen.items:
         is_old = seen.now_s - item.modified_ns / 1e9 >= settings.grace_h * _HOUR_S
         if item.kind == "dataset":
-            # The registry learns of a job's data set only once it is built.
+            # A job's data set is in the registry only once it is built, so an open job keeps all.
             if is_old and item.sha256 not in needed and not _has_open_job(seen):
                 yield item
             continue
@@ -166,8 +166,8 @@ def _removable(seen: Seen, kept: list[ModelVersion], settings: RetentionSettings
         is_in_use = item.job_id in unreleased or (status is not None and status not in _TERMINAL)
         if is_in_use or item in adapters:
             continue
-        # Within the grace, remains stay for diagnosis, and so do the files of a job that the
-        # ledger does not know: it may be running without one.
+        # Until they are old, remains stay for diagnosis, and so do the files of a job that the
+        # ledger does not know: it may be running without a ledger.
         if is_old or (item.kind != "remains" and status in _TERMINAL):
             yield item
 
@@ -182,7 +182,7 @@ def _kept_adapters(seen: Seen, kept: list[ModelVersion]) -> list[Item]:
 
 
 def _newest_on_disk(seen: Seen) -> str | None:
-    """Return the hash of the newest data set on the disk: exports are in no collection."""
+    """Return the hash of the newest data set on the disk: no collection records exports."""
     datasets = [item for item in seen.items if item.kind == "dataset"]
     return max(datasets, key=lambda i: (i.modified_ns, i.path)).sha256 if datasets else None
 
@@ -198,7 +198,7 @@ def _known_tags(model: ElderModel) -> Iterable[str]:
     yield from model.passing
 
 
-# Its application ------------------------------------------------------------------------------
+# Applying it ----------------------------------------------------------------------------------
 
 
 class Retention:
@@ -232,7 +232,7 @@ class Retention:
         """Return what would be removed; None for an elder whom the database does not know.
 
         A thorough plan lists all models of the host, a list that grows with the number of elders;
-        otherwise the tags that the registry knows have to do. Raises StoreUnavailable,
+        otherwise only the tags that the registry knows are considered. Raises StoreUnavailable,
         OllamaUnavailable.
         """
         # List files and tags first, read registry and ledger last: whatever is created between is

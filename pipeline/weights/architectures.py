@@ -36,7 +36,7 @@ ARCHITECTURES: Final[dict[str, Architecture]] = {
     "qwen2": Architecture(name="qwen2", permuted=False),
     "qwen3": Architecture(name="qwen3", permuted=False),
     "gemma2": Architecture(name="gemma2", permuted=False),
-    "gemma3": _GEMMA3,  # Takes pictures too; its language model is gemma3_text.
+    "gemma3": _GEMMA3,  # Multimodal; its language model is gemma3_text.
     "gemma3_text": _GEMMA3,
     "phi3": Architecture(name="phi3", permuted=False),
 }

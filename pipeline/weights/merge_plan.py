@@ -14,7 +14,7 @@ from schemas.training import Quantization
 
 # llama.cpp's names of the linear layers in a model without experts.
 _LINEAR = re.compile(r"blk\.\d+\.(attn|ffn)_\w+\.weight")
-# Measured on two busy cores; a machine with more is faster.
+# Measured on two busy cores; more cores are faster.
 MERGED_WEIGHTS_PER_S = 40_000_000
 COPIED_BYTES_PER_S = 200_000_000
 QUANTIZED_WEIGHTS_PER_S = 20_000_000

@@ -1,6 +1,6 @@
 """The layout of a merged file: which tensors change, their new types and their places.
 
-Computed from headers alone: needs neither gguf nor NumPy, so that every role can ask.
+Computed from headers alone, without gguf and NumPy, so that every role can use it.
 """
 
 from collections.abc import Collection
@@ -15,7 +15,7 @@ from schemas.errors import ArtefactCorrupt
 F16, Q8_0 = 1, 8
 # A block of Q8_0: 32 weights of one byte each, and one scale in F16.
 Q8_0_VALUES, Q8_0_BYTES = 32, 34
-# Metadata keys that begin so are left out: from 0.30 on, Ollama prefers a chat template with tools
+# Metadata keys with this prefix are left out: since 0.30, Ollama prefers a chat template with tools
 # inside a GGUF file to the template that it is given.
 LEFT_OUT: Final = "tokenizer.chat_template"
 FILE_TYPE: Final = "general.file_type"

@@ -1,4 +1,4 @@
-"""A job's GGUF files: read headers, with errors that say what an operator has to put back."""
+"""Reads the headers of a job's GGUF files; errors name the file that an operator must restore."""
 
 from pathlib import Path
 

@@ -10,14 +10,14 @@ from pipeline.hosting.server.runners.pending_request import PendingRequest
 
 # A crash this long after the load is not blamed on what was loaded.
 _STABLE_AFTER_S = 60.0
-# How long a base that did not fit into memory twice is reloaded without overlap.
+# How long a base is reloaded without overlap after two copies of it did not fit into memory.
 _NO_OVERLAP_S = 3600.0
 _CRASH = "the base's process ended"
 _LOAD = "the base cannot be loaded"
 
 
 class BaseQueue:
-    """One base in one use, completion or embedding. The caller holds the scheduler's lock."""
+    """One base for one use, completion or embedding. The caller holds the scheduler's lock."""
 
     def __init__(self, base: str, clock: Callable[[], float], *, embeds: bool) -> None:
         self.base = base
@@ -33,7 +33,7 @@ class BaseQueue:
 
     @property
     def forbids_overlap(self) -> bool:
-        """Whether the base recently did not fit into memory twice."""
+        """Whether two copies of the base recently did not fit into memory."""
         return self._clock() < self._no_overlap_until
 
     def note_overlap_failure(self) -> None:

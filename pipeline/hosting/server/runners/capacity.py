@@ -19,8 +19,8 @@ class Capacity(Frozen):
     another context size reloads the base."""
     overlaps: bool = True
     """Whether a runner keeps serving while its successor loads. If false, it is closed first and
-    new requests wait, as in Ollama. A base that does not fit into memory twice is closed first
-    in either case."""
+    new requests wait, as in Ollama. A base of which two copies do not fit into memory is closed
+    first in either case."""
     drain_s: float = 120.0
     """How long requests in flight may continue on a runner that has been replaced."""
     slots: int = _SLOTS

@@ -30,7 +30,7 @@ class InstancePool:
         return list(self._queues.values())
 
     def retired(self) -> list[Instance]:
-        """Return the retired instances, of which some may be closed by now."""
+        """Return the retired instances; some of them may be closed by now."""
         return list(self._retired)
 
     def loaded(self) -> list[tuple[str, int]]:

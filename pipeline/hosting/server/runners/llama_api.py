@@ -1,4 +1,4 @@
-"""What llama.cpp runners in the process and behind HTTP have in common: prompts, slots, streams.
+"""What runners in this process and behind HTTP have in common: prompts, slots, streams.
 
 Personas must never leak into each other. Each request sets the scale of every adapter, so none
 stays applied from an earlier request. A slot's KV cache is reused only for the same adapters:

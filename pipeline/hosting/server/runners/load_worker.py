@@ -71,7 +71,7 @@ class LoadWorker:
         try:
             while (plan := self._next_plan(queue)) is not None:
                 self._load(queue, plan)
-        except Exception as fault:  # thread boundary: the waiting requests must be told
+        except Exception as fault:  # thread boundary: the waiting requests must be refused
             name = type(fault).__name__
             _LOG.exception("the start of %s failed: %s", queue.base, name)
             with self._lock:
@@ -111,7 +111,8 @@ class LoadWorker:
         if asked and (queue.embeds or self._capacity.max_adapters == 1):
             return asked[0]
         limit = self._context_limit(queue.base)
-        # Never less than before: two requests of different size would reload the base in turn.
+        # Never less than before: requests of two sizes would otherwise reload the base again and
+        # again.
         before = queue.current.runner.context if queue.current else 0
         return max((min(self._capacity.context, limit), before, *asked))
 
