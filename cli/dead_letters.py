@@ -74,11 +74,11 @@ def replay(
 ) -> None:
     """Send dead letters to their topic again, with key, value and headers as they came.
 
-    Replay is safe to repeat. An event that was accepted meanwhile is known by its id; a record
-    without an id gets a header that names where it first was, and so stays the same event. Of
-    dead letters with equal bytes one is sent, so a record that is refused again becomes one more
-    dead letter, not several. A model command is done once, however often it is replayed: of each
-    elder the last 50 changes are remembered.
+    Replay is safe to repeat. An event that was accepted meanwhile is recognised by its id; a
+    record without an id gets a header with its first position, by which it is recognised. Of dead
+    letters with equal bytes only one is sent, so a record that is refused again becomes one more
+    dead letter, not several. A model command is done once, however often it is replayed: the last
+    50 changes of each elder are remembered.
 
     Example: modelserver dlt replay train-requested
 
@@ -125,7 +125,7 @@ def _chosen(
 
 
 def _sort_out(records: Iterator[Record], source: str) -> Iterator[_Outcome]:
-    """Decide about each dead letter; equal records are sent once, however many there are."""
+    """Decide about each dead letter; of equal records, only the first is sent."""
     sent: set[bytes] = set()
     for record in records:
         outcome = _decide(record, source)

@@ -66,9 +66,9 @@ def cancel(job_id: JobIdArgument, json: Json = False) -> None:
 @jobs.command("hurry", hidden=True)  # The older name still answers.
 @jobs.command()
 def prioritize(job_id: JobIdArgument, json: Json = False) -> None:
-    """Let a queued job begin before all others, after its elder's earlier ones.
+    """Let a queued job begin before other elders' jobs, after its elder's earlier ones.
 
-    How the order is decided is in docs/decisions/0012-fairness.md.
+    docs/decisions/0012-fairness.md has the rule for the order of jobs.
 
     Example: modelserver jobs prioritize LXM19580312F_1734512345
     """

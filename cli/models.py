@@ -55,7 +55,7 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove an elder's model from its host; the answers stay, so that it can be made again.
+    """Remove an elder's model from its host; the answers stay, so that it can be trained again.
 
     Example: modelserver models delete LXM19580312F
     """
@@ -110,7 +110,7 @@ def prune(
 ) -> None:
     """Remove old versions, checkpoints and data sets that nobody needs.
 
-    What answers, what can be rolled back to and what a job works on always stays
+    The current version, the versions to roll back to and the files of unfinished jobs always stay
     (docs/decisions/0011-retention.md).
 
     Example: modelserver models prune --dry-run

@@ -1,4 +1,4 @@
-"""`modelserver train` and `modelserver chat`: what upstream and the family do, by hand."""
+"""`modelserver train` and `chat`: send by hand what upstream and the family app send."""
 
 from typing import Annotated, Any
 
@@ -96,7 +96,7 @@ def chat(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Talk with an elder's model; an empty line ends.
+    """Talk with an elder's model; an empty line ends the conversation.
 
     Example: modelserver chat LXM19580312F -m "您的老家在什么地方？"
     """

@@ -19,7 +19,7 @@ from schemas.errors import ConfigurationError
 from terminal.output import notes, print_json, print_table
 from terminal.wiring import Json, quiet_settings
 
-# This role needs neither Kafka nor MongoDB, so it is not one of the app's.
+# This role needs neither Kafka nor MongoDB, so `App` does not run it.
 HOST = "host"
 
 SmallBase = Annotated[
@@ -49,7 +49,7 @@ def run(
 ) -> None:
     """Run roles until SIGTERM or Ctrl-C, then finish what is under way and exit.
 
-    Without a name all roles but `host` run. That one serves many personas of one base by
+    Without a name, all roles except `host` run. `host` serves many personas of one base through
     `llama-server` (docs/hosts.md).
 
     Example: modelserver run
@@ -122,7 +122,8 @@ def demo(
 ) -> None:
     """Train and question models of two invented elders, on embedded servers.
 
-    The exit code is 0 only if 95 % of what was taught comes back and nobody tells another's life.
+    The exit code is 0 only if 95 % of the taught facts come back and no model states another
+    elder's facts.
 
     Example: modelserver demo --json
     """

@@ -1,1 +1,1 @@
-"""What runs: Kafka's consumers, one handler a topic, workers, and the composition root."""
+"""The running service: Kafka consumers, a handler per topic, workers, the composition root."""

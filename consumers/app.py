@@ -69,7 +69,7 @@ def utc_now() -> datetime:
 
 
 class App:
-    """All parts over one set of settings. `run` closes it; who does not run it calls `close`."""
+    """All parts, built from one set of settings. `run` closes them; without it, call `close`."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self.settings = settings
@@ -138,7 +138,7 @@ class App:
             stop.wait()
             log.info("app.stopping")
             self._threads.join()
-            # Last: events that the worker stores while it stops are still published.
+            # The relay stops last, so that it publishes what the worker stores while it stops.
             self._relays_stop.set()
             self._relays.join()
         log.info("app.stopped")

@@ -1,7 +1,6 @@
-"""A client of the service, as an upstream program would be one: sends events, reads events.
+"""A client of the service, like that of an upstream program: sends events, reads events.
 
-It joins no group: it reads the topics' partitions from their ends on, without waiting for an
-assignment.
+It joins no group, so it waits for no assignment: it reads each partition from its end on.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""The demo: two invented elders, their answers, and the whole way to a chat, on real parts."""
+"""The demo: two invented elders, from their answers to a chat, on the real service."""

@@ -200,7 +200,7 @@ def describe_form(version: ModelVersion | None) -> dict[str, Any]:
 
 
 def _passed(elder: dict[str, Any]) -> bool:
-    """Say whether enough taught facts came back, and no other elder's."""
+    """Say whether enough taught facts came back, and no facts of the other elder."""
     recall: dict[str, int] = elder["recall"]
     return recall["right"] >= RECALL_WANTED * recall["asked"] and not elder["leaks"]["leaked"]
 

@@ -18,7 +18,7 @@ from schemas.topics import CHAT_REPLIES, DATASET_READY, MODEL_READY, TRAIN_PROGR
 _TRAIN_LIMIT_S = 1800.0
 _CHAT_LIMIT_S = 600.0
 
-# Nobody waits at a screen: the last of many questions may take long.
+# Long: all questions are sent at once, and the last one waits for all others.
 _OPTIONS = ChatOptions(deadline_ms=int(_CHAT_LIMIT_S * 1000), max_tokens=96)
 
 OnEvent = Callable[[str, dict[str, Any]], None]
@@ -92,7 +92,7 @@ def ask_all(
     with Follower(
         settings, [CHAT_REPLIES.name], fetch_wait_ms=settings.kafka.chat_fetch_wait_ms
     ) as follower:
-        # One elder after the other: a change of persona costs the host time.
+        # One elder after the other, since the host takes time to change between personas.
         for elder in elders:
             for question in elder.questions:
                 correlation = new_id().encode()

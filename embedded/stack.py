@@ -18,8 +18,8 @@ from schemas.base import Frozen
 
 _ANSWER_LIMIT_S = 2.0
 # How often llama.cpp's OpenMP threads spin at a barrier before they sleep. Measured with SmolLM2 on
-# two cores: beside a training 25 tokens/s instead of 2 to 21 with the default; on an idle machine
-# 62 instead of 73.
+# two cores: during a training 25 tokens/s, with the default 2 to 21; on an idle machine 62, with
+# the default 73.
 _SPIN_COUNT = "1000"
 _REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -162,5 +162,5 @@ def _raise_first(waiting: list[Future[None]]) -> None:
 
 
 def _python_path() -> str:
-    """Return a PYTHONPATH with this repository, which need not be installed."""
+    """Return a PYTHONPATH with this repository, so that it need not be installed."""
     return pathsep.join(filter(None, (str(_REPOSITORY), environ.get("PYTHONPATH", ""))))

@@ -1,1 +1,1 @@
-"""Everything that is published: confirmed delivery, events, replies, the relay, dead letters."""
+"""Publishing to Kafka: confirmed delivery, events, replies, the relay, dead letters."""

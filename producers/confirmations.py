@@ -1,4 +1,4 @@
-"""Confirmations: what the broker said about the records that were handed to a producer."""
+"""Confirmations: the broker's outcomes for the records that were handed to a producer."""
 
 import threading
 from collections.abc import Callable
@@ -9,7 +9,7 @@ the error."""
 
 
 class ConfirmationBatch:
-    """The outcomes of records that are waited for together; cheaper than a future for each."""
+    """The outcomes of a batch of records, awaited together; cheaper than a future for each."""
 
     def __init__(self) -> None:
         self.all_told = threading.Event()

@@ -1,4 +1,4 @@
-"""Delivery failures: a Kafka error becomes the error that names the reaction to it."""
+"""Delivery failures: converts a Kafka error to the error that names the reaction to it."""
 
 from collections.abc import Mapping
 

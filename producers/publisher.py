@@ -31,8 +31,8 @@ log = structlog.get_logger(__name__)
 class Publication(Frozen):
     """One record to publish, by the broker's topic name.
 
-    If its partition does not exist it fails with NoSuchTopic, unless it `may_go_elsewhere`: then
-    the client chooses the partition by the key.
+    If its partition does not exist, it fails with NoSuchTopic; with `may_go_elsewhere`, the client
+    chooses a partition by the key instead.
 
     `is_elsewhere`: a reply topic chosen by the caller. Such names are unbounded, so they share one
     metric label.

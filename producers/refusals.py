@@ -1,7 +1,7 @@
 """Refusals: failed authentication and missing rights in Kafka, and what an operator can do.
 
-librdkafka retries after such an error, but only an operator can end it. So each is reported in a
-sentence of our own that says what to do; Kafka's own text is left out.
+librdkafka retries after such an error, but only an operator can end it. Each is therefore reported
+in a sentence of our own that says what to do; Kafka's own text is left out.
 """
 
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ class Relay:
         *,
         batch: int = 1000,
     ) -> None:
-        """`may_publish` is asked just before each batch: two relays would break events' order."""
+        """`may_publish` is asked just before each batch: two relays would mix up events' order."""
         self._outbox = outbox
         self._encode = encode
         self._deliver = deliver

@@ -1,8 +1,8 @@
 """The reply-topic allow-list: which topics a request may name for its reply.
 
-Whoever may send a request must not be able to publish in our name to other topics: to our own
-consumers, among our events and dead letters, or to a broker's internal topics. No pattern of the
-allow-list opens those.
+Whoever may send a request must not be able to make this service publish to other topics: those
+that our consumers read, those of our events and dead letters, and the broker's internal ones. No
+pattern of the allow-list opens these.
 """
 
 import re

@@ -1,1 +1,1 @@
-"""What the commands and the demo share: output, progress bars and wiring."""
+"""Shared by the commands and the demo: output, progress bars and wiring."""

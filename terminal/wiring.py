@@ -34,6 +34,6 @@ def open_app() -> Iterator[App]:
 
 @contextmanager
 def open_sender(app: App) -> Iterator[Sender]:
-    """Yield a sender; all that it sends is confirmed before it is closed."""
+    """Yield a sender; everything that it sends is confirmed before it is closed."""
     with app.publisher as publisher:
         yield Sender(publisher, app.events)

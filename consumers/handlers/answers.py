@@ -69,7 +69,7 @@ class AnswersHandler:
         self._confirm([self._events.dataset_ready(ready, cause=received.envelope)])
 
     def _known_name(self, elder_id: str) -> str:
-        """Return the name of an earlier event, or that stored with the answers, or the id."""
+        """Return the name from an earlier event, else the stored one, else the id."""
         known = self._registry.find(elder_id)
         stored: str | None = known.get("elder_name") if known else None
         return stored or self._source.elder_name(elder_id) or elder_id

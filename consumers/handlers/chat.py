@@ -90,7 +90,7 @@ class ChatExecutor:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._open())
-        except Exception as error:  # the thread's edge: whoever waits for the start is told
+        except Exception as error:  # the thread's edge: `start` waits for it and raises it
             self._opened.set_exception(error)
         else:
             self._opened.set_result(None)

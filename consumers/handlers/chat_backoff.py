@@ -1,4 +1,4 @@
-"""Backoff on the chat role's event loop: what a dependency refuses now is tried again."""
+"""Backoff on the chat role's event loop: retries what failed because a dependency is down."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,8 +23,8 @@ async def with_backoff(
 ) -> T:
     """Repeat `act` until it succeeds and return its result.
 
-    Only errors of the types `retried` are waited for, and each is logged and counted: only an
-    operator may be able to end it. Any other error is raised.
+    Only errors of the types `retried` are retried. Each one is logged and counted, since it may
+    need an operator. Any other error is raised.
     """
     backoff = Backoff()
     while True:

@@ -1,7 +1,7 @@
-"""What the chat role publishes: replies, where each request wants them, and dead letters.
+"""What the chat role publishes: replies, to the topics that requests name, and dead letters.
 
-Each is retried until the broker confirms it. A reply that the broker will never take becomes a
-dead letter.
+Each is retried until the broker confirms it. If the broker will never accept a reply, the request
+becomes a dead letter.
 """
 
 import asyncio
@@ -49,8 +49,8 @@ class ChatOutlet:
     async def reply(self, target: ReplyTarget, reply: Reply, *, asked: bool) -> None:
         """Publish a reply.
 
-        Raises ReplyTopicRefused if the request `asked` for this topic and it does not exist, and
-        MessageTooLarge.
+        Raises MessageTooLarge, and ReplyTopicRefused if the request `asked` for this topic and the
+        topic does not exist.
         """
         await self._publish(self._replies.publication(target, reply), asked=asked)
 
@@ -67,7 +67,7 @@ class ChatOutlet:
                 await self.reply(target, refusal, asked=True)
                 return
             except RejectError:
-                pass  # The broker will never take it there: a dead letter instead.
+                pass  # The broker will never accept it there, so the record becomes a dead letter.
         try:
             await self._publish(dead_letter(record, self._group, error))
         except MessageTooLarge:
@@ -80,7 +80,8 @@ class ChatOutlet:
     ) -> None:
         """Publish until the broker confirms it: no reply is lost to a broker's restart.
 
-        With `retries_too_large`, an event beyond the topic's limit waits for an operator too.
+        With `retries_too_large`, an event over the topic's size limit is retried too, until an
+        operator raises the limit.
         """
 
         async def publish() -> None:

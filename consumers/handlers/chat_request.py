@@ -1,7 +1,7 @@
 """One chat request, from its record to its one reply.
 
 A reply is stored under its request before it is published, so that a redelivered request gets the
-same reply again. A request whose deadline has passed is told so, not answered late.
+same reply again. A request whose deadline has passed gets an error reply, not a late answer.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ class RequestAnswerer:
             return "refused"
         stands = await self._find_reply(pending, record, received_at)
         reply = stands.reply
-        # No deadline from here on: a second reply must not follow one that may be on its way.
+        # No deadline from here on: the reply may already be on its way, and must be the only one.
         sequence = pending.pieces if pending.request.stream else None
         await self._send(pending, reply, sequence, at=stands.at)
         return reply.error.code if reply.error else "answered"
@@ -107,8 +107,8 @@ class RequestAnswerer:
         left_s = self._deadline(record, pending.request, received_at) - time.monotonic()
         try:
             if left_s <= 0:
-                # After an outage most requests have expired: the model is not asked about those.
-                # A reply that was stored earlier stands all the same; `_remember` finds it.
+                # After an outage most requests have expired, and the model is not asked. If a
+                # reply was stored earlier, `_remember` returns that one.
                 raise TimeoutError
             async with asyncio.timeout(left_s), self._free:
                 return await self._remember(pending, await self._answer_with_backoff(pending))
@@ -157,7 +157,7 @@ class RequestAnswerer:
         return reply
 
     async def _remember(self, pending: PendingChat, reply: ChatReply) -> StoredReply:
-        """Store the reply and return the one that stands: this one, or an earlier one.
+        """Store the reply, unless an earlier one is stored; return the one stored.
 
         Refusals are stored too, so that a redelivered request gets the same refusal again.
         """

@@ -1,4 +1,4 @@
-"""An error reply or a dead letter: what a refused request gets."""
+"""Decides whether a refused request gets an error reply or becomes a dead letter."""
 
 from producers.replies import Replies
 from schemas.errors import MalformedRecord, RejectError, ReplyTopicRefused
@@ -11,9 +11,9 @@ def find_error_target(
 ) -> ReplyTarget | None:
     """Return where the error reply to a refused record goes; None makes it a dead letter.
 
-    A record asks for a reply by a correlation id or a reply topic. One that asks for none is
-    answered only with `answers_unasked`, and then on the default reply topic `topic`; but what is
-    no JSON at all becomes a dead letter. So does a record whose reply topic is refused.
+    A record asks for a reply by a correlation id or a reply topic. With `answers_unasked`, a
+    record that asks for none is answered too, on the default reply topic `topic`, unless it is not
+    JSON. A record whose reply topic is refused always becomes a dead letter.
     """
     asked = record.header(CORRELATION_ID) or record.header(REPLY_TOPIC)
     if answers_unasked:

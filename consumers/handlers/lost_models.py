@@ -17,7 +17,7 @@ class LostModels:
         """Request the form of the elder's serving version again; return the job's id.
 
         Returns None where there is nothing to make again. A model that the host still has
-        (`is_gone` is false) but fails at is made again only if the host, after an upgrade, no
+        (`is_gone` is false) but cannot run is made again only if the host, after an upgrade, no
         longer serves models of that form.
         """
         model = self._registry.find(elder_id)

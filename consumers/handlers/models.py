@@ -61,7 +61,7 @@ class ModelsHandler:
         base: str,
         blamed: Callable[[str], AbstractContextManager[None]] = lambda elder_id: nullcontext(),
     ) -> None:
-        """`blamed` turns an error of one elder's models alone into HostFailed, a reply."""
+        """`blamed` raises HostFailed, which is answered, for host errors of one elder's models."""
         self._manager = manager
         self._ledger = ledger
         self._datasets = datasets
@@ -94,7 +94,7 @@ class ModelsHandler:
                 self._confirm([self._replies.publication(target, _reply(reply, event_id))])
             except NoSuchTopic:
                 if one.record.header(REPLY_TOPIC) is None:
-                    raise  # Our own reply topic: retried until it exists.
+                    raise  # It is our own reply topic: the dispatcher retries until it exists.
                 refused.append((one, ReplyTopicRefused(NO_SUCH_PLACE)))
         return refused
 
@@ -147,19 +147,19 @@ class ModelsHandler:
 
 
 def describe_model(model: ElderModel) -> dict[str, Any]:
-    """Write a model as replies and the command line show it."""
+    """Return a model as replies and the command line show it."""
     internal = {"id", "next_version", "commands", "deletions", "passing"}
     document = model.model_dump(mode="json", exclude=internal)
     return {"elder_id": model.id, **document}
 
 
 def describe_rollback(done: Rollback) -> dict[str, Any]:
-    """Write a rollback's outcome; `job_id` is the job that must first make the version's form."""
+    """Return a rollback's outcome; `job_id` is the job that must first make the version's form."""
     return describe_model(done.model) | {"job_id": done.job_id}
 
 
 def describe_job(job: Job) -> dict[str, Any]:
-    """Write a job as replies and the command line show it."""
+    """Return a job as replies and the command line show it."""
     return {"job_id": job.id, **job.model_dump(mode="json", exclude=_INTERNAL | {"id"})}
 
 

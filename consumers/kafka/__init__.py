@@ -1,1 +1,1 @@
-"""What consumes Kafka: the poll loop, offsets, commits, lanes, dispatch, backlog, backoff."""
+"""Consuming from Kafka: the poll loop, offsets, commits, lanes, dispatch, backlog, backoff."""

@@ -29,7 +29,7 @@ class Backlog:
     def __init__(
         self, capacity: int, capacity_bytes: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """It is full at either capacity, but still accepts the rest of a fetch beyond it."""
+        """It is full at either capacity, but still accepts the rest of the fetch under way."""
         self._capacity = capacity
         self._capacity_bytes = capacity_bytes
         self._clock = clock

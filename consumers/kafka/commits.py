@@ -1,4 +1,4 @@
-"""Commits: tells the broker how far a role has come, and repeats what the broker refused."""
+"""Commits: tells the broker how far a role has come, and repeats commits that it refused."""
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition

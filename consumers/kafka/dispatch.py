@@ -1,7 +1,7 @@
-"""Dispatch: each record is handled, set aside with a reason, or tried again until it can be.
+"""Dispatch: each record is handled, set aside with a reason, or retried.
 
-A handler says by raising what went wrong. What follows from it is decided here, in the same way
-for every handler.
+A handler raises an error to say what went wrong. This module decides what to do about it, in the
+same way for every handler.
 """
 
 import threading
@@ -30,7 +30,7 @@ from schemas.errors import (
 )
 from schemas.record import Record
 
-# Up to this size a record and its reason fit a topic of the broker's default limit (1 MiB).
+# A record up to this size fits, with its reason, into a topic with the default limit of 1 MiB.
 _SMALL_BYTES = 512 * 1024
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""How a thread names a fault nobody foresaw, in a log that must not quote an elder."""
+"""Describes unexpected errors for the log, which must never quote an elder."""
 
 
 def describe_fault(error: BaseException) -> str:

@@ -28,13 +28,14 @@ from consumers.kafka.records import to_record
 from producers.refusals import client_made, refusal
 
 _POLL_S = 0.1
-# While records wait: a lane that becomes free is to be noticed soon.
+# Short, so that a lane that becomes free gets the next waiting record soon.
 _POLL_WITH_BACKLOG_S = 0.005
 _BACKLOG = 2000
 _BACKLOG_BYTES = 16 * 1024 * 1024
 _COMMIT_INTERVAL_S = 0.5
 _LAG_INTERVAL_S = 5.0
-# A consumer that lived this long did not die of its predecessor's fault: the backoff starts anew.
+# A consumer that lived this long did not die of the same fault as the one before it, so the backoff
+# starts over.
 _LONG_LIFE_S = 60.0
 
 log = structlog.get_logger(__name__)
@@ -146,7 +147,7 @@ class ConsumerLoop:
             return
         self.refused = None
         record = to_record(message)
-        # The very call that returned the record may have revoked its partition.
+        # The same call that returned the record may have revoked its partition.
         if self._tracker.is_assigned(record.topic, record.partition):
             self._backlog.put(record)
 
@@ -159,7 +160,7 @@ class ConsumerLoop:
                 break
 
     def _hand_on(self) -> None:
-        """Give the executor records of the backlog, up to the limit of those under way."""
+        """Hand records of the backlog to the executor until `limit` records are under way."""
         while self._backlog and self._tracker.in_flight < self._limit:
             waiting = self._backlog.take()
             record = waiting.record
@@ -186,7 +187,7 @@ class ConsumerLoop:
             self._consumer.close()
 
     def _replace(self, died_of: str, stop: threading.Event) -> None:
-        """Join the group anew with another consumer; records under way are read again.
+        """Join the group again with a new consumer; records under way are read again.
 
         All tickets are void: another member may own the partitions already.
         """
@@ -210,7 +211,7 @@ class ConsumerLoop:
         log.info("consumer.assigned", role=self._role, partitions=len(partitions))
         if partitions:
             self.refused = None
-        # Last: whoever sees that the role is ready finds its count and its log line.
+        # Set last: whoever sees the role as ready also finds the metric and the log line above.
         self.assigned = True
 
     def _revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -238,7 +239,7 @@ class ConsumerLoop:
         self._metrics.last_poll.labels(self._role).set(self.last_poll)
 
     def _on_error(self, error: KafkaError) -> None:
-        # poll() gives the bare _FATAL; the callback gets the error behind it.
+        # poll() reports only _FATAL; the callback gets the error behind it.
         if error.fatal() or error.code() == KafkaError._FATAL:
             self._died_of = self._died_of or error.name()
         known = refusal(error)

@@ -109,7 +109,7 @@ class OffsetTracker:
                 self._partitions[partition].committed = position
 
     def mark_refused(self, partitions: list[Partition]) -> None:
-        """Undo `mark_committed` where the broker refused: the position is due again."""
+        """Undo `mark_committed` where the broker refused: the position must be committed again."""
         for partition in partitions:
             if partition in self._partitions:
                 self._partitions[partition].committed = None

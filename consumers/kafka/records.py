@@ -34,7 +34,7 @@ def _headers(message: Message) -> tuple[Header, ...] | None:
     """Return the headers, or None where a header's name is not UTF-8.
 
     Kafka allows any bytes as a name, so any sender can write one. The client (2.16) raises
-    SystemError for it, and what a second call returns must not be touched.
+    SystemError for it; the result of a second call must not be used.
     """
     try:
         return tuple((name, _bytes(value)) for name, value in message.headers() or ())

@@ -1,1 +1,1 @@
-"""What operators use: health, metrics, signals, doctor, topics, dead letters."""
+"""Operating the service: health, metrics, signals, doctor, topics, dead letters."""

@@ -116,7 +116,7 @@ def _check_topics(settings: Settings) -> Finding:
             raise FatalError(f"missing: {', '.join(missing)}")
         partitions = {name: len(found.partitions) for name, found in there.items()}
         narrow = narrow_dead_letter_topics(settings, partitions)
-        if narrow:  # No fault: dead letters go to other partitions.
+        if narrow:  # Not a fault: dead letters then go to other partitions.
             return f"all there, but {'; '.join(narrow)}: add some for letters to keep theirs"
         return "all there"
 

@@ -32,7 +32,7 @@ def apply_topics(
 ) -> list[Applied]:
     """Create missing topics; existing ones are left as they are. Raises KafkaUnavailable.
 
-    Where none is missing, this needs no right but to see them.
+    If none is missing, the right to see the topics is enough.
 
     Args:
         settings: Where the broker is, and how the topics are named.
@@ -65,13 +65,13 @@ def _await(admin: KafkaAdmin, created: set[str]) -> None:
     include the right to see it.
     """
     deadline = time.monotonic() + _SEEN_LIMIT_S
-    # Asks nothing where nothing was created: this runs at every start.
+    # This runs at every start, so the broker is not asked unless something was created.
     while created and created - set(admin.topics(_LIMIT_S)) and time.monotonic() < deadline:
         time.sleep(_SEEN_CHECK_S)
 
 
 def narrow_dead_letter_topics(settings: Settings, there: Mapping[str, int]) -> list[str]:
-    """Say, a sentence each, which dead-letter topics have fewer partitions than their sources.
+    """Return one sentence for each dead-letter topic with fewer partitions than its source.
 
     `there` maps the broker's topics to their numbers of partitions.
     """

@@ -1,7 +1,7 @@
-"""The heartbeat: renews a job's lease while its work runs, and stops the work that must not go on.
+"""The heartbeat: renews a job's lease while its work runs, and stops work that must not go on.
 
-A thread renews the lease. Losing it, a cancellation or the process's stop ends the work: the job's
-own thread raises it at its next check.
+A thread renews the lease. When the lease is lost, the job is cancelled or the process stops, the
+job's own thread raises the matching error at its next check.
 """
 
 import threading
@@ -81,8 +81,9 @@ class JobWatch:
                     return
                 log.warning("worker.heartbeat_waits", code=error.code)
             except JobCancelled as verdict:
-                # The lease was renewed all the same, and is renewed on: the work may take longer
-                # than a lease to stop, and until then no other worker may claim the job.
+                # The lease was renewed nevertheless, and this thread keeps renewing it: the work
+                # may take longer than a lease to stop, and until then no other worker may claim
+                # the job.
                 self._verdict, self._renewed = verdict, asked
             except LeaseLost as verdict:
                 self._verdict = verdict

@@ -1,7 +1,7 @@
-"""The relay's thread: the outbox is read and published, over and over, by one process at a time.
+"""The relay's thread: publishes the outbox in rounds.
 
-One process at a time, under a lease, so that a job's events come in order. What one round does is
-in `producers/relay.py`.
+A lease allows one process at a time to do so, which keeps a job's events in order. One round is in
+`producers/relay.py`.
 """
 
 import threading
@@ -90,12 +90,11 @@ def open_relay(
 ) -> Iterator[RelayWorker]:
     """Make the relay with its lease and a producer of its own; close the producer at the end.
 
-    When the lease is lost, the producer's undelivered records are dropped: by `deliver`, or, where
-    this process was suspended meanwhile, by librdkafka, which looks for expired records once a
-    second.
+    When the lease is lost, `deliver` drops the producer's undelivered records. If this process was
+    suspended meanwhile, librdkafka drops them: it looks for expired records once a second.
     """
     outbox = Outbox(store, source)
-    # Long enough that a renewal, within half of it, can find another MongoDB server.
+    # A renewal may take half of the lease: enough to find another MongoDB server.
     lease_s = max(_LEASE_S, 2 * settings.mongodb.timeout_s)
     lease = NamedLease(store, "relay", owner, lease_s=lease_s)
     limit_s = lease_s / 2 - 1

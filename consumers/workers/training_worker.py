@@ -1,6 +1,6 @@
 """The training worker: claims jobs from the ledger and runs them, one at a time.
 
-What the work raises decides what the ledger is told: the job ends, is tried again, or is released
+The error that the work raises decides what happens to the job: it ends, is retried, or is released
 for another worker.
 """
 
@@ -86,7 +86,7 @@ class TrainingWorker:
                 log.warning("worker.waits", code=error.code)
                 backoff.wait(stop)
                 continue
-            except Exception as error:  # the worker's edge: no silent end
+            except Exception as error:  # the worker's edge: it must not end silently
                 log.error("worker.fault", fault=describe_fault(error))
                 backoff.wait(stop)
                 continue
@@ -150,7 +150,7 @@ class TrainingWorker:
             self._retry_or_fail(lease, InternalError())
 
     def _refuse(self, job: Job) -> None:
-        """Raise what ends a job before its work begins, unless its version serves already."""
+        """Raise the error that ends a job before it begins, unless its version is released."""
         lost = job.lost_leases
         is_hopeless = lost > self._settings.max_lost_leases
         if not (job.cancel_requested or is_hopeless) or self._trainer.fence_off(job) is not None:
@@ -160,7 +160,7 @@ class TrainingWorker:
         raise TrainingFailed(f"given up: {lost} workers were lost over this job; see their logs")
 
     def _wait_s(self, job: Job) -> float:
-        """Return the wait: doubled each time the job was released, up to half a minute."""
+        """Return the seconds to wait: doubled at each release of the job, up to half a minute."""
         given_back = min(job.fence - job.attempt, 10)
         return min(self._settings.retry_base_s * 2.0**given_back, _LONGEST_WAIT_S)
 
@@ -207,7 +207,7 @@ class TrainingWorker:
             log.warning("job.lease_lost")
 
     def _remove_old(self, elder_id: str) -> None:
-        """Remove what retention allows; what fails here is tried again after the next job."""
+        """Remove what retention allows; a failed removal is retried after the next job."""
         try:
             removal = self._prune(elder_id)
         except (ModelServerError, OSError) as error:
