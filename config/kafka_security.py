@@ -1,4 +1,4 @@
-"""How a client authenticates itself to Kafka: a model per security case, rendered for librdkafka.
+"""How a client authenticates itself to Kafka: a model per security protocol, for librdkafka.
 
 Host names in certificates are always checked; there is no setting that turns it off.
 Source of the option names: librdkafka's CONFIGURATION.md.
@@ -29,7 +29,7 @@ class TlsFiles(Section):
     """Certificates in PEM."""
 
     ca: FilePath | None = None
-    """What the broker's certificate is checked with; none: the system's own authorities."""
+    """The authorities that may sign the broker's certificate; none: the system's own."""
     certificate: FilePath | None = None
     """The client's certificate, for a broker that asks for one."""
     key: FilePath | None = None
@@ -86,7 +86,7 @@ class Sasl(Section):
     protocol: SaslProtocol
     """With TLS or without; use `SASL_PLAINTEXT` on a private network only."""
     mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    """How the password is proved; `PLAIN` sends it."""
+    """How the client proves that it knows the password; `PLAIN` sends it."""
     username: Required
     """The user."""
     password: SecretStr
@@ -105,7 +105,7 @@ class Sasl(Section):
 
 
 class Oauth(Section):
-    """A token that librdkafka itself fetches and renews (OIDC, client credentials)."""
+    """A token that librdkafka fetches and renews by itself (OIDC, client credentials)."""
 
     protocol: SaslProtocol
     """With TLS or without; use `SASL_PLAINTEXT` on a private network only."""
@@ -116,11 +116,11 @@ class Oauth(Section):
     client_secret: SecretStr
     """The client's secret at the token endpoint."""
     token_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
-    """The address that gives tokens."""
+    """The address that issues tokens."""
     token_ca: FilePath | None = None
-    """What the token endpoint's certificate is checked with; none: the system's own authorities."""
+    """The authorities that may sign the token endpoint's certificate; none: the system's own."""
     scope: str | None = None
-    """The scope that a token is asked for."""
+    """The scope to request for the token."""
     extensions: dict[Annotated[str, Field(pattern=r"^[A-Za-z]+$")], str] = Field(
         default_factory=dict
     )
@@ -163,7 +163,7 @@ def _given(options: dict[str, str | Path | SecretStr | None]) -> ClientConfig:
 
 
 def _case(value: Any) -> str | None:
-    """Tell the case by `protocol`; the SASL cases by `mechanism` too."""
+    """Choose the model by `protocol`, and for SASL by `mechanism` too."""
 
     def given(name: str) -> Any:
         return value.get(name) if isinstance(value, dict) else getattr(value, name, None)
@@ -178,7 +178,7 @@ def _case(value: Any) -> str | None:
     return None
 
 
-# pydantic puts the tag into a fault's location; config/faults.py takes it out again.
+# pydantic puts the tag into an error's location; config/faults.py takes it out again.
 CASES = ("plaintext", "tls", "sasl", "oauth")
 Security = Annotated[
     Annotated[Plaintext, Tag("plaintext")]

@@ -89,7 +89,7 @@ def configure_logs(settings: LogSettings, folder: Path | None = None) -> None:
 def _formatter(as_json: bool, shared: list[Processor]) -> logging.Formatter:
     renderer: Processor
     if as_json:
-        # Variables in a traceback could be an elder's words: only file, line and error go out.
+        # Variables in a traceback could be an elder's words: only file, line and error are logged.
         chain: list[Processor] = [
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(ensure_ascii=False),

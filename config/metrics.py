@@ -1,4 +1,4 @@
-"""The metric catalogue: every metric once, with its meaning. Never an elder's id as a label."""
+"""The metric catalogue: every metric once, with its meaning. No label is ever an elder's id."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -140,7 +140,7 @@ class Metrics:
         )
 
     def _group(self, title: str) -> None:
-        """Begin a group of the catalogue: it gets the metrics that are made from now on."""
+        """Begin a group of the catalogue, to which the metrics defined next belong."""
         self._catalogue[title] = []
 
     def _define(self, kind: Kind, name: str, meaning: str, labels: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What every group of settings has in common, and the types that several of them use."""
+"""The base class of every group of settings, and the types that several of them use."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-# No user and password: the HTTP client would drop them, and an address is shown in `repr`.
+# No user and password: the HTTP client would drop them, and `repr` shows the address.
 HostAddress = Annotated[str, Field(pattern=r"^[^\s@]+$")]
 
 

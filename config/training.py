@@ -1,6 +1,6 @@
 """`training_config.yaml`: the base models, the training parameters and the prompt template.
 
-A wrong value is refused as a whole, with its name, what was found and what was expected.
+A file with a wrong value is refused; the error names it, what was found and what was expected.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ class _Yaml(Frozen):
 
 
 class BaseModelEntry(_Yaml):
-    """A base model of the file; its `training` and `memories` override the general ones."""
+    """A base model; its `training` and `memories` override the general ones."""
 
     name: str
     hf_path: str
@@ -85,7 +85,7 @@ class TrainingConfig(_Yaml):
         return self.training.overlaid(self._entry(key).training)
 
     def memories_of(self, key: str) -> int:
-        """Return how many answers the system prompt has with this base model."""
+        """Return how many answers the system prompt quotes with this base model."""
         own = self._entry(key).memories
         return self.memories if own is None else own
 

@@ -1,7 +1,6 @@
-"""Who needs which right in Kafka. No role does anything that needs more than this list.
+"""Which rights in Kafka each role needs. No role needs more than this list grants.
 
-docs/security.md shows the list, and a test with a real broker gives each role these rights and no
-others.
+docs/security.md shows the list, and a test with a real broker gives each role exactly these rights.
 """
 
 from collections.abc import Iterator
@@ -31,14 +30,14 @@ ROLE_TOPICS: dict[str, tuple[Topic, tuple[Topic, ...]]] = {
     "chat": (CHAT_REQUESTS, (CHAT_REPLIES,)),
     "models": (MODEL_COMMANDS, (MODEL_REPLIES,)),
 }
-"""What each role reads, and what it writes besides the dead letters of what it reads."""
+"""The topic that each role reads, and those it writes beside that topic's dead letters."""
 
 
 class Right(Frozen):
     """One right, as an ACL grants it. In Kafka, Read and Write imply Describe.
 
-    `name` is a topic's name in the catalogue, or what follows the group prefix in a group's name.
-    With `prefix`, the right is for every name that begins like this.
+    `name` is a topic's name in the catalogue, or the part of a group's name after the group
+    prefix. With `prefix`, the right is for every name that begins with `name`.
     """
 
     principal: str

@@ -1,4 +1,4 @@
-"""What upstream stores of an interview."""
+"""The answers of an interview, as upstream stores them."""
 
 from datetime import datetime
 

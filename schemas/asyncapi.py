@@ -30,11 +30,11 @@ SHAPES: dict[str, type[BaseModel] | TypeAdapter[Any]] = {
     "model-commands": COMMANDS,
     "model-replies": ModelReply,
 }
-"""What the data of each topic is checked by."""
+"""The model that checks the data of each topic."""
 
 
 def describe_topics() -> dict[str, Any]:
-    """Describe every topic of the catalogue, its message, and who answers where."""
+    """Describe every topic of the catalogue, its message, and where replies to it go."""
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "传家之宝 ModelServer", "version": "1"},

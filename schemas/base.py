@@ -1,9 +1,9 @@
 """The two base classes of everything that crosses a boundary.
 
-`Frozen` is for shapes that ModelServer itself writes: an unknown field is a mistake of ours.
-`Inbound` is for shapes that others write: an unknown field is a newer sender, and is ignored.
-Both are strict: "3" is no number, 3.0 is no integer. Neither keeps what it has read: pydantic's
-cache would hold 16,384 short strings of it, words of elders among them.
+`Frozen` is for shapes that ModelServer itself writes: an unknown field is our own mistake.
+`Inbound` is for shapes that others write: an unknown field comes from a newer sender and is
+ignored. Both are strict: "3" is not a number, 3.0 is not an integer. Both turn off pydantic's cache
+for values, which would keep 16,384 short strings in memory, elders' words among them.
 
 The docstring under a field is its meaning in the AsyncAPI description and in docs/reference.
 """

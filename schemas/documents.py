@@ -1,7 +1,7 @@
 """The MongoDB documents of the collections `jobs` and `models`, and their parts.
 
-The other collections (`datasets`, `chat_dedup`, `turns`) are small, and known only to the modules
-that use them. Field names are the stored names; `_id` is what a collection is looked up by.
+The documents of the other collections (`datasets`, `chat_dedup`, `turns`) are small and defined
+where they are used. Field names are the stored names; `_id` is the key of a collection.
 """
 
 from datetime import datetime
@@ -23,7 +23,7 @@ JobKind = Literal["train", "form"]
 class Stored(Inbound):
     """A document as read from MongoDB, whose `_id` is called `id` here."""
 
-    # BSON has lists and no tuples, so types are converted where nothing is lost.
+    # BSON has lists but no tuples, so types are converted where nothing is lost.
     model_config = ConfigDict(populate_by_name=True, strict=False)
 
 
@@ -60,8 +60,8 @@ class Job(Stored):
     form_version: Version | None = None
     makes_current: bool = False
     replaces: Version | None = None
-    """The version that answered when `makes_current` was requested; if another answers by the time
-    the form is made, that one stays."""
+    """The version that answered when `makes_current` was requested. If another one answers by the
+    time the form is made, that other one stays current."""
     asked_by: tuple[str, ...] = ()
     """The requests that a `form` job answers, its own among them."""
     force_retrain: bool
@@ -89,7 +89,7 @@ class Job(Stored):
     urgent: bool = False
     cancel_requested: bool = False
     cancel_requests: tuple[str, ...] = ()
-    """The commands that cancelled the job, by source and id: a repeated one is not refused."""
+    """The commands that cancelled the job, by source and id; repeating one of them succeeds."""
     error: ErrorBody | None = None
     version: Version | None = None
     queued_at: datetime

@@ -31,7 +31,7 @@ _LONGEST_NAME = 64
 _LONGEST_FAULT = 300
 
 EventId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-# How much of an event's id goes into the id of what follows from it: the rest is for the suffix.
+# How many characters an id made by `id_after` takes from the first id; the rest is for the suffix.
 _ID_IN_ID = 440
 EventSource = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 # W3C Trace Context, level 1: version-traceid-parentid-flags.
@@ -75,7 +75,7 @@ class OutboundEvent(Frozen):
 
     def value(self) -> bytes:
         """Encode the data as JSON in UTF-8."""
-        # Not every reader takes the NaN that Python would write.
+        # Not every reader accepts the NaN that Python would write.
         return json.dumps(
             self.data, ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode()
@@ -106,7 +106,10 @@ def fingerprint(*names: str) -> str:
 
 
 def id_after(event_id: str, kind: str, key: str) -> str:
-    """Build the id of what follows from an event; the fingerprint `key` tells equal ids apart."""
+    """Build the id of an event that another event causes, from that event's id.
+
+    The fingerprint `key` tells apart events that share an id by mistake.
+    """
     return f"{event_id[:_ID_IN_ID]}/{kind}/{key[:16]}"
 
 
@@ -170,8 +173,8 @@ def open_envelope(record: Record, topic: str, max_bytes: int) -> Envelope:
 def with_identity(record: Record) -> Record:
     """Prepare a record for replay, so that it stays the same event at its new position.
 
-    An event with an id does. A bare event is identified by its position, so its first position
-    goes into a header.
+    An event with an id is returned unchanged. A bare event is identified by its position, so its
+    first position goes into a header.
     """
     content_type = record.header("content-type") or b""
     has_id = record.header("ce_id") is not None
@@ -262,7 +265,7 @@ def _parse_time(text: str | None) -> datetime | None:
 
 
 def _trace(text: str | None) -> str | None:
-    # An invalid trace header loses a trace, never an event.
+    # An invalid trace header costs the trace, never the event.
     try:
         return _TRACE.validate_python(text) if text else None
     except ValidationError:

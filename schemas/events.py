@@ -37,11 +37,11 @@ class AnswersUpdated(Inbound):
     """Whose answers changed."""
     elder_name: ElderName | None = None
     """The elder's name; none: the one known already."""
-    # One fault is enough: half a million of them in one record would take half a gigabyte.
+    # Stop at the first error: half a million errors in one record would take half a gigabyte.
     answer_ids: Annotated[
         tuple[Annotated[str, StringConstraints(max_length=200)], ...], FailFast()
     ] = ()
-    """Which answers changed. Not needed: all of the elder's answers are read anew."""
+    """Which answers changed. Not used: all of the elder's answers are read again."""
 
 
 class TrainRequested(Inbound):
@@ -50,9 +50,9 @@ class TrainRequested(Inbound):
     elder_id: ElderId
     """Whose model is to be trained."""
     elder_name: ElderName
-    """The elder's name, which the system prompt says."""
+    """The elder's name, as the system prompt gives it."""
     force_retrain: bool = False
-    """Train even if nothing changed; else the job then succeeds at once with `reused: true`."""
+    """Train even if nothing changed; otherwise such a job succeeds at once with `reused: true`."""
     job_id: RequestedJobId | None = None
     """The job's id; none: `<elder_id>_<unix seconds>`."""
     base_model: Annotated[str, StringConstraints(max_length=100)] | None = None
@@ -65,19 +65,19 @@ class DatasetReady(Frozen):
     """`dataset-ready`: a data set is on the disk, complete."""
 
     elder_id: ElderId
-    """Whose answers it was made of."""
+    """Whose answers it was made from."""
     dataset_sha256: Sha256
     """The hash of the JSONL file, which names its content."""
     examples: int
     """How many examples it has."""
     skipped: dict[str, int]
-    """How many answers were left out, by reason."""
+    """How many answers were left out or shortened, by reason."""
     path: str
     """Where it is on the machine that made it."""
 
 
 class TrainProgress(Frozen):
-    """`train-progress`: how far a job is."""
+    """`train-progress`: how far a job has come."""
 
     job_id: JobId
     """The job."""
@@ -87,7 +87,7 @@ class TrainProgress(Frozen):
     """The job's state. `succeeded`, `failed` and `cancelled` are terminal, and a job has one
     terminal event."""
     stage: Stage | None = None
-    """What a running job does."""
+    """What a running job is doing."""
     progress: Percent = 0
     """How much of the job is done, in percent."""
     current_epoch: int = 0
@@ -105,7 +105,7 @@ class TrainProgress(Frozen):
     eta: str | None = None
     """The same in words, in the language of `MODELSERVER_LANGUAGE`: `5分钟`."""
     sequence: int
-    """Only grows within a job: an event with a lower one is older."""
+    """Never decreases within a job: of two events, the one with the lower number is older."""
     attempt: int
     """Which attempt at the job this is; 0 before the first."""
     error: ErrorBody | None = None
@@ -113,7 +113,7 @@ class TrainProgress(Frozen):
 
 
 class Evaluation(Frozen):
-    """What a version knew of what it was taught, asked through its host before release."""
+    """How much of what it was taught a version knew, asked through its host before release."""
 
     asked: int
     """How many questions it was asked."""
@@ -131,7 +131,7 @@ class ModelReady(Frozen):
     job_id: JobId
     """The job that made it."""
     elder_id: ElderId
-    """Who speaks."""
+    """Whose model it is."""
     model: str
     """The model's name at its host: `afs_elder_<elder_id>`."""
     version: Version
@@ -149,7 +149,7 @@ class ModelReady(Frozen):
     evaluation: Evaluation | None
     """What it knew before its release."""
     reused: bool
-    """Nothing had changed, so that an earlier version goes on answering and none was trained."""
+    """Whether nothing had changed: then no version was trained, and the earlier one goes on."""
     previous_version: Version | None
     """The version that answered before."""
 
@@ -188,7 +188,7 @@ class ChatRequest(Inbound):
     conversation_history: Annotated[tuple[ChatTurn, ...], Field(max_length=200), FailFast()] = ()
     """What was said before, the oldest turn first."""
     stream: bool = False
-    """Send the reply in parts, which the headers `seq` and `final` put in order."""
+    """Send the reply in parts; the headers `seq` and `final` give their order."""
     options: ChatOptions = ChatOptions()
     """What this request asks of the model."""
 
@@ -201,7 +201,7 @@ class Source(Frozen):
     question: str
     """The interview question."""
     score: float
-    """How much the two questions are alike; larger is more."""
+    """How well the answer matches the question; larger is better."""
 
 
 class Usage(Frozen):
@@ -225,9 +225,9 @@ class ChatReply(Frozen):
     sources: tuple[Source, ...] = ()
     """The elder's own answers that the reply rests on."""
     ai_generated: Literal[True] = True
-    """Always true: this is no recording."""
+    """Always true: a model wrote the reply, not the elder."""
     usage: Usage | None = None
-    """What the reply cost."""
+    """How many tokens the reply took."""
     duration_ms: int
     """From the request's receipt to the reply, in milliseconds."""
     error: ErrorBody | None = None
@@ -250,7 +250,7 @@ def apply_overrides(base: TrainingParameters, overrides: dict[str, Any]) -> Trai
 
     Raises OverridesOutOfBounds for an unknown name, a wrong type or a value out of range.
     """
-    if not overrides:  # Nearly always; and it is half the cost of reading a request.
+    if not overrides:  # The usual case, in which validation would double the cost of a request.
         return base
     try:
         return base.overlaid(overrides)

@@ -1,4 +1,4 @@
-"""How a version is served: the kinds of host, the forms of a persona, and what a merge takes.
+"""How a version is served: the kinds of host, the forms of a persona, a merge's input and output.
 
 A form is what a host gets: the base with an adapter beside it (`adapter`, `shared`), one file
 with both (`merged`), or the base alone (`plain`). Only the adapter is stored; forms are made from

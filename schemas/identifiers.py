@@ -54,8 +54,8 @@ def current_tag(elder_id: str) -> str:
 def candidate_tag(elder_id: str, version: int, fence: int, form_job: str | None = None) -> str:
     """Build the tag of a version under evaluation.
 
-    The fence keeps the candidate of a worker that lost its lease apart. A version has one job
-    that trains it, but may have several that make its form: `form_job` keeps those apart.
+    The fence tells it from the candidate of a worker that lost its lease. A version has one job
+    that trains it, but may have several that make its form: `form_job` tells those apart.
     """
     token = "" if form_job is None else f"-{crc32(form_job.encode()):08x}"
     return f"{model_name(elder_id)}:v{version}{_CANDIDATE}{fence}{token}"
@@ -68,7 +68,7 @@ def read_candidate(tag: str) -> tuple[int, int] | None:
 
 
 def handover_tag(tag: str, token: str) -> str:
-    """Build the tag of a version on its way to `latest`; the hex token is its mover's own."""
+    """Build the tag of a version on its way to `latest`; each process has its own hex `token`."""
     return f"{tag}{_HANDOVER}{token}"
 
 
@@ -89,5 +89,5 @@ def job_id_for(elder_id: str, unix_seconds: int) -> str:
 
 
 def numbered(job_id: str, number: int) -> str:
-    """Build the id of another job when one is taken: with `_2`, `_3` … at its end."""
+    """Append `_2`, `_3` … to the id of a job that is not the first with this id."""
     return job_id if number == 1 else f"{job_id}_{number}"

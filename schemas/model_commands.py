@@ -30,11 +30,11 @@ class GetModel(Inbound):
 
 
 class DeleteModel(Inbound):
-    """Remove all versions of an elder's model that could answer; data sets and answers stay.
+    """Remove all released versions of an elder's model; data sets and answers stay.
 
     A training that is queued or under way goes on, and its version answers afterwards: send
-    `cancel_job` first where that is not wanted. A job whose version is released already succeeds
-    all the same. A command that comes again with the same `ce_source` and `ce_id` is answered as
+    `cancel_job` first where that is not wanted. A job whose version is already released succeeds
+    nevertheless. A command that comes again with the same `ce_source` and `ce_id` is answered as
     done, and does nothing twice.
     """
 
@@ -66,7 +66,7 @@ class ExportJsonl(Inbound):
     command: Literal["export_jsonl"]
     """Which command."""
     elder_id: ElderId
-    """Whose model."""
+    """Whose answers."""
     elder_name: str | None = None
     """The elder's name; none: the one known already."""
 
@@ -90,7 +90,7 @@ class ListJobs(Inbound):
     status: Status | None = None
     """In this state; none: in any."""
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    """At most so many."""
+    """At most this many."""
 
 
 class CancelJob(Inbound):
@@ -107,7 +107,7 @@ class CancelJob(Inbound):
 
 
 class PrioritizeJob(Inbound):
-    """Let a queued job begin before all others, after its elder's earlier ones."""
+    """Let a queued job begin before other elders' jobs, after its elder's earlier ones."""
 
     command: Literal["prioritize_job", "hurry_job"]
     """Which command; `hurry_job` is the older name."""

@@ -12,8 +12,8 @@ class Record(Frozen):
     """One consumed record; `timestamp_ms` is unix milliseconds, 0 if there is none.
 
     `timestamp_type` is `append` if the broker set the time and `create` if the producer did; only
-    the former can be trusted for a deadline. `is_readable` is false if the names of the headers
-    are not UTF-8: the client cannot decode them, and `headers` is empty.
+    the broker's can be trusted for a deadline. `is_readable` is false if a header's name is not
+    UTF-8: the client then decodes no header, and `headers` is empty.
     """
 
     topic: str

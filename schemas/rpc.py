@@ -1,4 +1,4 @@
-"""Request/reply over Kafka, as Spring's ReplyingKafkaTemplate and NestJS's ClientKafka speak it.
+"""Request and reply over Kafka, in the protocols of Spring's ReplyingKafkaTemplate and NestJS.
 
 Source: `KafkaHeaders` of Spring for Apache Kafka and `KafkaHeaders` of @nestjs/microservices.
 """
@@ -77,8 +77,8 @@ def read_target(record: Record) -> ReplyTarget:
 def decode_partition(raw: bytes | None) -> int | None:
     """Decode a partition: 4 bytes big-endian (Spring) or ASCII digits (NestJS), else None.
 
-    Four ASCII digits are told from a binary partition by their first byte: as a binary one, 0x30
-    or more would be a partition beyond 800 million.
+    The first byte tells four ASCII digits from a binary partition: 0x30 or more would make a
+    binary partition greater than 800 million.
     """
     if not raw:
         return None

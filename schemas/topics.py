@@ -1,9 +1,9 @@
 """The topic catalogue: every topic's name, direction, key, partitions, retention and clean-up.
 
 A dead-letter topic is created with as many partitions as its source, because a dead letter keeps
-its partition (as with Spring's DeadLetterPublishingRecoverer). A source can get more partitions
-later, and topics can be created by others: a dead letter whose partition does not exist goes to
-any other.
+its partition number (as with Spring's DeadLetterPublishingRecoverer). A source may get more
+partitions later, and others may create topics: a dead letter whose partition does not exist goes to
+any other one.
 """
 
 from typing import Literal
@@ -23,12 +23,12 @@ class Topic(Frozen):
     direction: Direction
     description: str
     key: str = "elder_id"
-    """What the key of a record is, in UTF-8."""
+    """The field that is the key of a record, in UTF-8."""
     partitions: int = 12
     retention_ms: int = 30 * DAY_MS
     compacted: bool = False
     broker_time: bool = False
-    """Let the broker's clock stamp the records: deadlines must not depend on a sender's clock."""
+    """Whether the broker's clock stamps the records: deadlines must not depend on a sender's."""
     max_message_bytes: int = 2 * 1024 * 1024
 
     def config(self) -> dict[str, str]:

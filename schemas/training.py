@@ -26,14 +26,14 @@ class LoraParameters(Frozen):
     alpha: Annotated[int, Field(ge=1, le=512)] = 32
     """The adapter's weight: its scale is `alpha / rank`."""
     dropout: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """The share of the adapter's inputs that a step leaves out."""
+    """The share of the adapter's inputs that are set to zero at random in a step."""
 
 
 class TrainingParameters(Frozen):
-    """The parameters of one training run; the bounds are those of the `overrides` too."""
+    """The parameters of one training run. The same bounds apply to a request's `overrides`."""
 
     epochs: Annotated[int, Field(ge=1, le=100)] = 3
-    """How often the data set is gone through."""
+    """How many times training goes through the data set."""
     batch_size: Annotated[int, Field(ge=1, le=256)] = 4
     """How many examples are in memory at once; it is halved when memory runs out."""
     learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 5e-5
@@ -45,12 +45,12 @@ class TrainingParameters(Frozen):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 20260101
     """The seed of everything random in a run."""
     rewordings: bool = True
-    """Show each question in other wordings too, made from itself; answers are never touched."""
+    """Train on other wordings of each question too; answers are never changed."""
     lora: LoraParameters = LoraParameters()
     """The adapter's shape."""
 
     def overlaid(self, over: Mapping[str, Any]) -> "TrainingParameters":
-        """Return these with other values; raises pydantic's ValidationError when out of bounds."""
+        """Return a copy with other values; raises pydantic's ValidationError when out of bounds."""
         merged = self.model_dump() | dict(over)
         lora = over.get("lora", {})
         merged["lora"] = self.lora.model_dump() | lora if isinstance(lora, dict) else lora

@@ -1,8 +1,8 @@
-"""Settings: the environment over an optional YAML file, read once, refused before a start.
+"""Settings: the environment over an optional YAML file, read and checked once, at the start.
 
-Names are `MODELSERVER_<SECTION>__<NAME>`. Four names are those that everybody uses already:
-KAFKA_BOOTSTRAP_SERVERS, MONGODB_URI, MONGODB_DATABASE and OLLAMA_HOST. A group of settings stands
-in the file of its noun; docs/reference/settings.md is made from all of them.
+Names are `MODELSERVER_<SECTION>__<NAME>`. Four settings have common names without this prefix:
+KAFKA_BOOTSTRAP_SERVERS, MONGODB_URI, MONGODB_DATABASE and OLLAMA_HOST. Each file has the groups of
+one subject; docs/reference/settings.md is made from all of them.
 """
 
 from config.section import Section

@@ -1,4 +1,4 @@
-"""What serves the personas: Ollama, or the role `host` over `llama-server`."""
+"""The model host that serves the personas: Ollama, or the role `host` over `llama-server`."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from schemas.hosting import HostKind
 
 
 class OllamaSettings(Section):
-    """Ollama, or what speaks its API."""
+    """Ollama, or another server with its API."""
 
     host: HostAddress = "http://127.0.0.1:11434"
     """The address of Ollama, of any version."""
@@ -28,8 +28,8 @@ class HostSettings(Section):
     kind: HostKind = "ollama"
     """`llama-server`: personas are served by our role `host` at `url`."""
     form: Literal["auto", "adapter", "merged", "shared"] = "auto"
-    """How a version is given to its host. `auto` decides by the host's kind and version; the
-    others are for an Ollama that was patched or whose version is no number."""
+    """The form in which a host gets a version. `auto` decides by the host's kind and version; the
+    others are for an Ollama that was patched or whose version is not a number."""
     quantizer: str = "llama-quantize"
     """llama.cpp's quantiser, a path or a name on the PATH; only `quantization: q4_k_m` needs it."""
     url: HostAddress = "http://127.0.0.1:11435"
@@ -41,16 +41,16 @@ class HostSettings(Section):
     command: str = "llama-server"
     """The program that the role `host` starts, a path or a name on the PATH."""
     max_adapters: Annotated[int, Field(ge=1, le=1000)] = 32
-    """How many adapters each base has loaded; the least recently used is dropped first."""
+    """How many adapters are loaded with each base; the least recently used is dropped first."""
     max_bases: Annotated[int, Field(ge=1, le=100)] = 2
     """How many base models are loaded; the least recently used is dropped first."""
     num_ctx: Annotated[int, Field(ge=256, le=131072)] = 4096
     """The context window of one request, in tokens: not less than `MODELSERVER_CHAT__NUM_CTX`."""
     slots: Annotated[int, Field(ge=1, le=256)] = 4
-    """How many requests are worked on at once for each base. A slot keeps its last prompt: with as
-    many as personas, a reply begins sooner."""
+    """How many requests each base serves at once. A slot caches its last prompt: with a slot for
+    each persona, replies begin sooner."""
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """How many threads `llama-server` uses; none: it decides."""
+    """How many threads `llama-server` uses; none: it decides by itself."""
     start_s: Seconds = 300.0
     """How long one start of `llama-server` may take."""
     drain_s: Seconds = 120.0

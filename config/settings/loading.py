@@ -1,4 +1,4 @@
-"""Reads the settings once, at the start, and says of each wrong one what was expected."""
+"""Reads the settings once, at the start; for each wrong one, says what was expected."""
 
 import os
 from collections.abc import Mapping
@@ -15,9 +15,10 @@ from schemas.errors import ConfigurationError
 
 
 def load_settings(over: Mapping[str, Any] | None = None) -> Settings:
-    """Read all settings; raises ConfigurationError naming value and expectation of each fault.
+    """Read all settings; raises ConfigurationError with each wrong value and what was expected.
 
-    `over` goes before everything, for commands that set what a user would.
+    `over` takes precedence over the environment and the file, for commands that set values
+    themselves.
     """
     path = os.environ.get(CONFIG_FILE_VARIABLE)
     if path and not Path(path).is_file():
@@ -48,7 +49,7 @@ def _place(error: yaml.YAMLError) -> str:
 
 
 def _refuse_unknown_names() -> None:
-    """Refuse a misspelled section, which pydantic-settings would ignore without a word."""
+    """Refuse a misspelled section, which pydantic-settings would silently ignore."""
     known = {name.upper() for name in Settings.model_fields} | {"CONFIG_FILE"}
     for variable in os.environ:
         if variable.startswith(ENV_PREFIX):

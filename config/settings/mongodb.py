@@ -1,4 +1,4 @@
-"""Where MongoDB is, and how upstream's answers look there."""
+"""Where MongoDB is, and the fields of upstream's answers in it."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from config.section import Seconds, Section
 class AnswerFields(Section):
     """The fields of an answer, as upstream names them.
 
-    Each takes a JSON array of names, of which the first that a document has is used; in the YAML
-    file names may also be separated by commas. All of them can be given at once, as in
+    Each takes a JSON array of names; the first name that a document has is used. In the YAML file
+    names may also be separated by commas. All of them can be given at once, as in
     `{"answer": ["answer", "text"]}`.
     """
 

@@ -1,4 +1,4 @@
-"""What operators see: the operators' server and the logs."""
+"""The operators' HTTP server and the logs."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ class OpsSettings(Section):
     port: Port = 9108
     """The port on which it listens; 0 takes a free one."""
     stale_after_s: Seconds = 30.0
-    """`/livez` fails when a consumer has not polled for so long."""
+    """`/livez` fails when a consumer has not polled for this long."""
 
 
 class LogSettings(Section):

@@ -25,7 +25,7 @@ from schemas.training import BaseModelSpec
 
 ENV_PREFIX = "MODELSERVER_"
 CONFIG_FILE_VARIABLE = "MODELSERVER_CONFIG_FILE"
-# Names that other programs use as well: they have no prefix.
+# Settings without the prefix, whose names other programs use as well.
 COMMON_NAMES = {
     "KAFKA_BOOTSTRAP_SERVERS": ("kafka", "bootstrap_servers"),
     "MONGODB_URI": ("mongodb", "uri"),
@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
-        # A traceback of pydantic's own would otherwise quote what was set.
+        # Otherwise a traceback of pydantic would quote the values, secrets among them.
         hide_input_in_errors=True,
         use_attribute_docstrings=True,
     )

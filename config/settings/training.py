@@ -1,4 +1,4 @@
-"""The training worker, what a new version must pass, and what is kept of old ones."""
+"""The training worker, the evaluation of a new version, and the retention of old ones."""
 
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ class WorkerSettings(Section):
     """How long an elder who was served waits behind those who were not
     (docs/decisions/0012-fairness.md)."""
     silence_s: Seconds = 3600.0
-    """How long a training process may say nothing before it is taken to hang and is stopped."""
+    """How long a training process may report nothing before it is taken to hang and is stopped."""
 
     @field_validator("heartbeat_s")
     @classmethod
@@ -57,9 +57,9 @@ class EvaluationSettings(Section):
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The share of right answers that a version needs."""
     quiet_s: Annotated[float, Field(ge=0)] = 10.0
-    """The evaluation begins when no persona was asked for so long."""
+    """The evaluation begins once no persona has been asked for this long."""
     quiet_wait_s: Annotated[float, Field(ge=0)] = 120.0
-    """The evaluation begins after so long at the latest."""
+    """The evaluation begins after this long at the latest."""
 
 
 class RetentionSettings(Section):
@@ -68,7 +68,7 @@ class RetentionSettings(Section):
     after_each_job: bool = True
     """Remove after each job what its elder no longer needs."""
     versions: Count = 10
-    """How many of the newest released versions are kept, and how many before the one that
-    answers."""
+    """How many of the newest released versions are kept and, separately, how many before the
+    current one."""
     grace_h: Annotated[float, Field(ge=1, le=24 * 366)] = 24.0
-    """Files that belong to no finished job or registered version are kept for so many hours."""
+    """Files that belong to no finished job or registered version are kept for this many hours."""

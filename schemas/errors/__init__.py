@@ -35,8 +35,8 @@ Each class has a stable `code`, which events and replies carry. Its docstring is
 and its entry in docs/reference/errors.md: what happened, then after a semicolon what to do next. A
 message never quotes an elder's words.
 
-The classes stand in files by what they are about. Whoever uses them imports them from here, and
-this package is the module that they name: dead letters carry `schemas.errors.<class>`.
+Each file has the classes of one subject. Import all of them from this package: it sets itself as
+their `__module__`, because dead letters carry `schemas.errors.<class>`.
 """
 
 from schemas.errors.codes import error_of
