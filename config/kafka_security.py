@@ -69,7 +69,7 @@ class Plaintext(Section):
 
 
 class Tls(Section):
-    """TLS, with a client certificate where the broker asks for one (mTLS)."""
+    """TLS, with a client certificate if the broker asks for one (mTLS)."""
 
     protocol: Literal["SSL"]
     """Selects this case."""

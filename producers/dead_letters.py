@@ -52,7 +52,7 @@ class DeadLetter(Frozen):
 def dead_letter(record: Record, group: str, error: ModelServerError) -> Publication:
     """Build the dead letter of a record: same key, value and headers, then the reason.
 
-    It goes to the record's partition number; where the dead-letter topic has no such partition, to
+    It goes to the record's partition number; if the dead-letter topic has no such partition, to
     any other, so that a topic with too few partitions blocks nothing. The headers name the original
     partition in both cases.
     """

@@ -1,4 +1,4 @@
-"""Builds replies and sends each where its request asks, if the allow-list permits."""
+"""Builds replies, each for the topic that its request names, if the allow-list permits it."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -148,7 +148,7 @@ class ModelVersion(Stored):
 
     @property
     def form(self) -> Form:
-        """How the version is served; versions older than the record of forms are adapters."""
+        """The form in which the version is served; without a recorded form, `adapter`."""
         return self.forms[-1].form if self.forms else "adapter"
 
 

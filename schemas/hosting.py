@@ -43,7 +43,7 @@ class MergeSpec(Frozen):
     base_sha256: Sha256 | None = None
     adapter_gguf: Path
     adapter_sha256: Sha256
-    """Of `adapter_gguf`."""
+    """The hash of `adapter_gguf`."""
     quantization: Quantization
     quantizer: Path | None = None
     work_dir: Path
@@ -59,7 +59,7 @@ class MergeOutcome(Frozen):
 
     path: Path
     sha256: Sha256
-    """Of the file; the manifest of the sealed folder holds it too."""
+    """The file's hash, which the sealed folder's manifest holds too."""
     size_bytes: Annotated[int, Field(gt=0)]
     touched_tensors: int
     """How many of the base's tensors the adapter changed."""

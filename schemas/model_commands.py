@@ -33,7 +33,7 @@ class DeleteModel(Inbound):
     """Remove all released versions of an elder's model; data sets and answers stay.
 
     A training that is queued or under way goes on, and its version answers afterwards: send
-    `cancel_job` first where that is not wanted. A job whose version is already released succeeds
+    `cancel_job` first if that is not wanted. A job whose version is already released succeeds
     nevertheless. A command that comes again with the same `ce_source` and `ce_id` is answered as
     done, and does nothing twice.
     """

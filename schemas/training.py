@@ -112,7 +112,7 @@ class TrainingOutcome(Frozen):
     adapter_path: Path
     """The sealed peft folder: weights, configuration, GGUF, and a manifest of their hashes."""
     adapter_sha256: Sha256
-    """Of `adapter_model.safetensors`."""
+    """The hash of `adapter_model.safetensors`."""
     gguf_path: Path
     gguf_sha256: Sha256
     total_steps: int

@@ -1,4 +1,4 @@
-"""The chat role."""
+"""The settings of the chat role."""
 
 import re
 from typing import Annotated
@@ -14,11 +14,11 @@ class ChatSettings(Section):
     concurrency: Annotated[int, Field(ge=1, le=1000)] = 8
     """How many requests are answered at once."""
     deadline_s: Seconds = 60.0
-    """How long a reply may take where the request names no `deadline_ms`."""
+    """How long a reply may take if the request names no `deadline_ms`."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 256
-    """The longest reply where the request names no `max_tokens`."""
+    """The longest reply if the request names no `max_tokens`."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """The temperature where the request names none; 0 gives the same reply each time."""
+    """The temperature if the request names none; 0 gives the same reply each time."""
     num_ctx: Annotated[int, Field(ge=256, le=131072)] = 2048
     """The context window, in tokens."""
     stream_interval_s: Seconds = 0.15

@@ -135,7 +135,7 @@ class ChatExecutor:
             try:
                 outcome = await self._answerer.answer_or_set_aside(work.record, work.received_at)
                 break
-            except Exception as error:  # the task's edge: nobody fetches what a task raises
+            except Exception as error:  # the task's edge: no caller sees what a task raises
                 place, wait_s = work.record.position, backoff.next_s()
                 log.error("chat.fault", position=place, fault=describe_fault(error), wait_s=wait_s)
                 await asyncio.sleep(wait_s)

@@ -16,7 +16,7 @@ class LostModels:
     def request_form(self, elder_id: str, is_gone: bool) -> str | None:
         """Request the form of the elder's serving version again; return the job's id.
 
-        Returns None where there is nothing to make again. A model that the host still has
+        Returns None if there is nothing to make again. A model that the host still has
         (`is_gone` is false) but cannot run is made again only if the host, after an upgrade, no
         longer serves models of that form.
         """

@@ -99,7 +99,7 @@ class ModelsHandler:
         return refused
 
     def refuse(self, record: Record, error: RejectError) -> Publication | None:
-        """Build the error reply, or return None where `find_error_target` finds no place for it."""
+        """Build the error reply, or return None if `find_error_target` finds no place for it."""
         target = find_error_target(
             self._replies, record, error, MODEL_REPLIES.name, answers_unasked=True
         )

@@ -61,7 +61,7 @@ class Backlog:
         self._bytes += record.size
 
     def take(self) -> WaitingRecord:
-        """Remove and return the oldest record; raises IndexError where there is none."""
+        """Remove and return the oldest record; raises IndexError if there is none."""
         first = self._waiting.popleft()
         self._bytes -= first.record.size
         return first

@@ -52,9 +52,9 @@ class OffsetTracker:
         return (topic, partition) in self._partitions
 
     def start(self, topic: str, partition: int, offset: int) -> Ticket | None:
-        """Open a ticket for a record; None where its partition is not assigned.
+        """Open a ticket for a record; None if its partition is not assigned.
 
-        Where the offset goes back, a new assignment begins: earlier tickets are void, and the
+        If the offset goes back, a new assignment begins: earlier tickets are void, and the
         committed position is forgotten, since it belongs to a log that no longer exists.
         """
         if self.goes_back(topic, partition, offset):
@@ -80,7 +80,7 @@ class OffsetTracker:
         return offset < current.next_offset
 
     def finish(self, ticket: Ticket) -> bool:
-        """Close a ticket; False where it is void."""
+        """Close a ticket; False if it is void."""
         current = self._partitions.get((ticket.topic, ticket.partition))
         if current is None or current.assignment != ticket.assignment:
             return False
@@ -109,7 +109,7 @@ class OffsetTracker:
                 self._partitions[partition].committed = position
 
     def mark_refused(self, partitions: list[Partition]) -> None:
-        """Undo `mark_committed` where the broker refused: the position must be committed again."""
+        """Undo `mark_committed` if the broker refused: the position must be committed again."""
         for partition in partitions:
             if partition in self._partitions:
                 self._partitions[partition].committed = None

@@ -31,7 +31,7 @@ def to_record(message: Message) -> Record:
 
 
 def _headers(message: Message) -> tuple[Header, ...] | None:
-    """Return the headers, or None where a header's name is not UTF-8.
+    """Return the headers, or None if a header's name is not UTF-8.
 
     Kafka allows any bytes as a name, so any sender can write one. The client (2.16) raises
     SystemError for it; the result of a second call must not be used.

@@ -61,7 +61,7 @@ def apply_topics(
 def _await(admin: KafkaAdmin, created: set[str]) -> None:
     """Wait until the broker lists new topics; it may report "created" a moment earlier.
 
-    Returns without an error where they never appear: the right to create a topic does not
+    Returns without an error if they never appear: the right to create a topic does not
     include the right to see it.
     """
     deadline = time.monotonic() + _SEEN_LIMIT_S

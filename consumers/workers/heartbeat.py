@@ -46,7 +46,7 @@ class JobWatch:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise LeaseLost, JobCancelled or Stopped where one of these must end the work.
+        """Raise LeaseLost, JobCancelled or Stopped if one of these must end the work.
 
         A process suspended past its lease detects it from its own clock, before the heartbeat
         reports it.

@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 class WatchedThreads:
-    """Starts threads; `watch` is told of each, so that /livez reports one that has ended."""
+    """Starts threads; `watch` gets each of them, so that /livez reports one that has ended."""
 
     def __init__(self, watch: Callable[[threading.Thread], None]) -> None:
         self._watch = watch

@@ -128,7 +128,7 @@ class TrainingWorker:
             self._release(lease, wait_s=0, count_attempt=False)
         except TrainingKilled as error:
             # Treated as if this worker had been killed: the lease runs out, and the next claim
-            # counts a lost worker. Where the whole process stops, the job is released at once.
+            # counts a lost worker. If the whole process stops, the job is released at once.
             log.warning("job.training_killed", code=error.code)
             if stop.is_set():
                 self._release(lease, wait_s=0, count_attempt=False)

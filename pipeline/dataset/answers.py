@@ -75,6 +75,6 @@ def to_answer(document: Document, fields: AnswerFields) -> Answer:
 
 
 def first_text(document: Document, names: tuple[str, ...]) -> str:
-    """Return the first of these fields that is set, or an empty string where it is not text."""
+    """Return the first of these fields that is set, or an empty string if it is not text."""
     value: Any = next((document[n] for n in names if document.get(n) is not None), "")
     return value if isinstance(value, str) else ""

@@ -16,7 +16,7 @@ def convert_base(gguf: Path, folder: Path) -> None:
     """Convert a GGUF file to the safetensors and tokenizer that training reads, in `folder`.
 
     Raises the converter's own ConfigurationError, FolderNotOurs or DiskUnavailable, and
-    TrainingFailed where it ends without saying why.
+    TrainingFailed if it ends without saying why.
     """
     command = [sys.executable, "-m", _CONVERTER, str(gguf), str(folder)]
     done = subprocess.run(

@@ -66,7 +66,7 @@ def evaluate(
 
 
 def require_enough(evaluation: Evaluation) -> None:
-    """Raise EvaluationFailed where the recall is below the evaluation's threshold."""
+    """Raise EvaluationFailed if the recall is below the evaluation's threshold."""
     if evaluation.recall < evaluation.threshold:
         raise EvaluationFailed(
             f"{evaluation.right} of {evaluation.asked} taught answers came back, fewer than "

@@ -70,16 +70,16 @@ class FormMaker:
     def choose(self) -> Form:
         """Ask the host which forms it serves, and return the one to make for it.
 
-        Raises FormUnsupported, quoting the host, where the setting names a form that it refuses.
+        Raises FormUnsupported, quoting the host, if the setting names a form that it refuses.
         """
         return choose_form(self._host, self._settings, self._host.describe())
 
     def require(self, base: BaseModelSpec, folder: Path) -> None:
         """Raise before training if the form could not be made after it.
 
-        Raises FormUnsupported where the host does not serve the form or the quantizer is missing;
-        ConfigurationError where the base has no GGUF; AdapterUnsupported for an architecture
-        whose adapters have no GGUF form; DiskFull where `folder` has no space for a merge.
+        Raises FormUnsupported if the host does not serve the form or the quantizer is missing;
+        ConfigurationError if the base has no GGUF; AdapterUnsupported for an architecture
+        whose adapters have no GGUF form; DiskFull if `folder` has no space for a merge.
         """
         form = self.choose()
         if not base.gguf_path.is_file():
@@ -193,7 +193,7 @@ def _remove_merged(job_folder: Path) -> None:
 def choose_form(host: ModelHost, settings: HostSettings, description: HostDescription) -> Form:
     """Return the form that the settings name, or the one that the host prefers (`auto`).
 
-    Raises FormUnsupported, quoting the host, where it refuses the form that the settings name.
+    Raises FormUnsupported, quoting the host, if it refuses the form that the settings name.
     """
     if settings.form == "auto":
         return description.forms[0]
@@ -208,7 +208,7 @@ def choose_form(host: ModelHost, settings: HostSettings, description: HostDescri
 
 
 def find_quantizer(settings: HostSettings) -> Path:
-    """Return the path of llama.cpp's quantizer; raises FormUnsupported where there is none."""
+    """Return the path of llama.cpp's quantizer; raises FormUnsupported if there is none."""
     found = shutil.which(settings.quantizer)
     if found is None:
         raise FormUnsupported(
@@ -224,7 +224,7 @@ def stored_source(
     """Return what a version's form is made from, verified against the version's hashes.
 
     `adapters` is the folder of its elder's jobs, `dataset` the JSONL it was trained on. Raises
-    ArtefactCorrupt where the adapter or the data set is gone or was changed: then the elder must
+    ArtefactCorrupt if the adapter or the data set is gone or was changed: then the elder must
     be trained again.
     """
     wanted = {

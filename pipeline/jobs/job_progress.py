@@ -49,7 +49,7 @@ class JobProgress:
         self._report(self._tracker.start_tracking(stage))
 
     def advance(self, stage: Stage, fraction: float) -> None:
-        """Report how much of a stage is done, from 0 to 1; begin it where it has not begun."""
+        """Report how much of a stage is done, from 0 to 1; begin it if it has not begun."""
         if self._tracker.state.stage != stage:
             self.begin(stage)
         self._report(self._tracker.update_progress(fraction))

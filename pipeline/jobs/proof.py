@@ -61,9 +61,9 @@ class Prover:
         """Make a form, give it to the host under the candidate's name, and evaluate it.
 
         Returns the form with its evaluation. A merged form that is to be quantized is proven as
-        q8_0 first. Raises EvaluationFailed where too few taught answers come back,
-        ChatFormatMismatch where the host renders another prompt than was trained on,
-        QuantizationTooLossy where only the quantized form falls short, and whatever the steps and
+        q8_0 first. Raises EvaluationFailed if too few taught answers come back,
+        ChatFormatMismatch if the host renders another prompt than was trained on,
+        QuantizationTooLossy if only the quantized form falls short, and whatever the steps and
         `progress.check` raise.
         """
 

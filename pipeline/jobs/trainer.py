@@ -92,7 +92,7 @@ class OllamaTrainer:
     def run(self, job: Job, watch: Watch) -> ModelReady | None:
         """Run a job and return its `model-ready`; raises any ModelServerError.
 
-        Returns None where a form job made a version's form again and that version is not the
+        Returns None if a form job made a version's form again and that version is not the
         current one. A cancel after the release comes too late: the version is current already,
         so the job succeeds.
         """
@@ -120,7 +120,7 @@ class OllamaTrainer:
         return self._registry.fence_off(job)
 
     def _released(self, job: Job) -> ModelVersion | None:
-        """Return the job's version where an earlier holder released it and then died."""
+        """Return the job's version if an earlier holder released it and then died."""
         if job.kind == "form":
             return None  # A form job repeats its steps: those already done change nothing.
         version = self.fence_off(job)
@@ -165,7 +165,7 @@ class OllamaTrainer:
             )
 
     def _ensure_served(self, job: Job, version: ModelVersion, progress: JobProgress) -> None:
-        """Make a version's form again from its stored adapter, where the host lacks it."""
+        """Make a version's form again from its stored adapter, if the host lacks it."""
         if self._host.has(version.tag) and not self._is_outdated(job, version):
             return
         base = self._find_base(version.base_model)

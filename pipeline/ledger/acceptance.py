@@ -90,7 +90,7 @@ class Acceptance:
     def _free_number(self, name: str, number: int) -> int:
         """Return a free number of a name, at or after `number`.
 
-        Where many in a row are taken, the steps double, and bisection then finds a free number
+        If many in a row are taken, the steps double, and bisection then finds a free number
         right after a taken one. So ten thousand requests of one elder in one second need no query
         for each taken number.
         """

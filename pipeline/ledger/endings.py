@@ -39,7 +39,7 @@ def ended_job(job: Job, ending: Ending) -> Job:
 def end_update(job: Job, ended: Job, ending: Ending, announcer: Announcer) -> Document:
     """Return the MongoDB update that turns `job` into `ended` and queues the events that report it.
 
-    The events are the last progress event and, where a version was made, `model-ready`.
+    The events are the last progress event and, if a version was made, `model-ready`.
     """
     events = [announcer.progress(ended, sequence=ended.sequence)]
     if ending.ready is not None:
@@ -68,6 +68,6 @@ def end_update(job: Job, ended: Job, ending: Ending, announcer: Announcer) -> Do
 
 
 def pending_since(job: Job, now: datetime) -> datetime:
-    """Return the time of the job's oldest unpublished event; `now` where it has none."""
+    """Return the time of the job's oldest unpublished event; `now` if it has none."""
     waiting = [event.time for event in (*job.outbox, job.latest) if event is not None]
     return min(waiting, default=now)

@@ -79,7 +79,7 @@ class Leases:
             "lease_until": self._lease_end(),
             "served_at": "$$NOW",
             "stage": "preparing",
-            # Progress never goes back within an attempt, even where work is repeated.
+            # Progress never goes back within an attempt, even if work is repeated.
             "progress": seen["progress"] if continues else 0,
             "not_before": None,
             "started_at": {"$ifNull": ["$started_at", "$$NOW"]},
@@ -122,7 +122,7 @@ class Leases:
         return Job.model_validate(document)
 
     def heartbeat(self, lease: Lease) -> None:
-        """Renew the lease; raises LeaseLost, or JobCancelled where cancelling was requested."""
+        """Renew the lease; raises LeaseLost, or JobCancelled if cancelling was requested."""
         self._write(lease, [{"$set": {"lease_until": self._lease_end(), "served_at": "$$NOW"}}])
         with store_errors():
             seen = self._jobs.find_one({"_id": lease.job.id}, {"cancel_requested": 1})
@@ -182,7 +182,7 @@ class Leases:
                 raise LeaseLost
 
     def end(self, key: Document, job: Job, ending: Ending) -> Job:
-        """End the job that `key` matches; raises LeaseLost where it differs from `job` by now."""
+        """End the job that `key` matches; raises LeaseLost if it differs from `job` by now."""
         ended = ended_job(job, ending)
         update = end_update(job, ended, ending, self._announcer)
         with store_errors():

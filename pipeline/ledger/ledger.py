@@ -84,7 +84,7 @@ class Ledger:
         return self._leases.claim(owner)
 
     def heartbeat(self, lease: Lease) -> None:
-        """Renew the lease; raises LeaseLost, or JobCancelled where cancelling was requested."""
+        """Renew the lease; raises LeaseLost, or JobCancelled if cancelling was requested."""
         self._leases.heartbeat(lease)
 
     def report(self, lease: Lease, state: ProgressState) -> None:

@@ -28,7 +28,7 @@ class ProgressState(Frozen):
 
 
 class ProgressTracker:
-    """Turns measurements into a percentage. The original API named this class and its methods."""
+    """Turns measurements into a percentage. Class and methods keep the original API's names."""
 
     def __init__(self) -> None:
         self._state = ProgressState(stage="preparing", progress=0)

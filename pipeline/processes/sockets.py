@@ -26,7 +26,7 @@ class SocketFolder:
     def __init__(self, parent: Path | None = None) -> None:
         """Create it in `parent` (the system's temporary folder) and remove abandoned ones there.
 
-        Where the parent's path is too long, /tmp is used.
+        If the parent's path is too long, /tmp is used.
         """
         wanted = Path(tempfile.gettempdir()) if parent is None else parent
         is_short = len(os.fsencode(wanted)) <= _LONGEST_PARENT
@@ -53,7 +53,7 @@ class SocketFolder:
 
 
 def _lock(folder: Path) -> int:
-    """Lock a folder and return the descriptor; -1 where it is locked by another or is gone."""
+    """Lock a folder and return the descriptor; -1 if it is locked by another or is gone."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:

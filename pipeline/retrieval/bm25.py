@@ -2,7 +2,7 @@
 
 The family words its questions differently from the interviewer. The caller therefore puts the
 interviewer's question beside the family's, a form that the adapter knows from training, and names
-the answer that was found as the reply's source. Where no answer stands out, nothing is added.
+the answer that was found as the reply's source. If no answer stands out, nothing is added.
 
 Source: Robertson and Zaragoza 2009, "The Probabilistic Relevance Framework: BM25 and Beyond".
 """
@@ -68,7 +68,7 @@ class AnswerIndex:
         return len(self._terms)
 
     def find(self, question: str) -> Match | None:
-        """Return the answer that scores highest, or None where none shares a term."""
+        """Return the answer that scores highest, or None if none shares a term."""
         scores: dict[int, float] = {}
         for term in set(terms_of(question)):
             for document, score in self._term_scores(hash(term)):

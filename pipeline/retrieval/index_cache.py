@@ -27,7 +27,7 @@ class IndexCache:
     def put(self, elder_id: str, dataset_sha256: str, index: AnswerIndex) -> None:
         """Cache an index and evict the least recently used ones beyond the limit.
 
-        The newest index stays even where it exceeds the limit by itself.
+        The newest index stays even if it exceeds the limit by itself.
         """
         key = (elder_id, dataset_sha256)
         replaced = self._indexes.pop(key, None)

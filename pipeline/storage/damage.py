@@ -41,7 +41,7 @@ def set_aside(path: Path) -> Path:
 def _free_name(path: Path) -> Path:
     """Return `<name>.corrupt`, after removing what is there.
 
-    Where that holds foreign files, return the first `<name>-<number>.corrupt` that does not.
+    If that holds foreign files, return the first `<name>-<number>.corrupt` that does not.
     """
     target, number = path.with_name(path.name + CORRUPT), 1
     while True:

@@ -31,7 +31,7 @@ def folder_written_whole(target: Path, hashed: Mapping[str, str] | None = None) 
     """Yield a temporary folder that becomes `target`, sealed and durable, if the block succeeds.
 
     `hashed` maps file names to hashes that the block computes while it writes; the block may add
-    to it until it ends. Files without a hash there are read once more. Raises FolderNotOurs where
+    to it until it ends. Files without a hash there are read once more. Raises FolderNotOurs if
     `target` holds foreign files, before the block runs; DiskFull and DiskUnavailable.
     """
     with disk_errors():

@@ -21,8 +21,8 @@ PARTIAL_END = ".modelserver"
 # How each manifest of ModelServer begins, even a truncated one. Other programs write files of this
 # name too.
 _BEGINNING = b'{"files":{'
-# Names of the files in sealed folders: checkpoints, adapters, merged and converted models. They
-# decide only where the manifest itself is damaged.
+# Names of the files in sealed folders: checkpoints, adapters, merged and converted models. They are
+# looked at only if the manifest itself is damaged.
 _SEALED_NAME = re.compile(
     r"tensors\.safetensors|position\.json|adapter_(model\.safetensors|config\.json)"
     r"|(adapter|merged)\.gguf|model[\w-]*\.safetensors(\.index\.json)?|(generation_)?config\.json"
@@ -41,7 +41,7 @@ class Manifest(Frozen):
 def sealed_files(folder: Path) -> dict[str, str]:
     """Return the hashes that a folder was sealed with, by file name.
 
-    Raises ArtefactCorrupt where the manifest is missing or damaged.
+    Raises ArtefactCorrupt if the manifest is missing or damaged.
     """
     with suppress(OSError, ValidationError):
         return Manifest.model_validate_json((folder / MANIFEST).read_bytes()).files
@@ -58,7 +58,7 @@ def is_sealed(folder: Path) -> bool:
 
 
 def require_ours(folder: Path) -> None:
-    """Raise FolderNotOurs where a folder holds anything that its manifest does not name.
+    """Raise FolderNotOurs if a folder holds anything that its manifest does not name.
 
     A folder that is empty or missing passes. A link or a file in its place does not.
     """

@@ -76,7 +76,7 @@ def client_options(settings: MongoSettings) -> dict[str, Any]:
 
 @contextmanager
 def checked_uri(settings: MongoSettings) -> Iterator[str]:
-    """Yield the URI; raise ConfigurationError where it, or the client made from it, is wrong."""
+    """Yield the URI; raise ConfigurationError if it, or the client made from it, is wrong."""
     uri = settings.uri.get_secret_value()
     try:
         # The client only warns of an unknown option: with `tsl=true` there would be no TLS at all.

@@ -94,7 +94,7 @@ class NamedLease:
         return self._leases.update_one(condition, [{"$set": fields}]).matched_count == 1
 
     def _create(self) -> bool:
-        """Create the lease and acquire it, where it has never existed."""
+        """Create the lease and acquire it, if it has never existed."""
         try:
             self._leases.insert_one({"_id": self._name, "owner": "", "until": _LONG_AGO})
         except DuplicateKeyError:

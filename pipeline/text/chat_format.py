@@ -1,9 +1,9 @@
 """Chat formats: how a conversation becomes text, the same for training and serving.
 
 Training tokenizes what `render` returns; Ollama renders `ollama_template`. Neither contains the
-beginning-of-text token: in training it is added to the tokens, in serving llama.cpp adds it where
-the GGUF's `tokenizer.ggml.add_bos_token` says so. Markers in what people wrote are text: `render`
-replaces them by `defuse_markers`, and whoever sends messages to a host must do the same.
+beginning-of-text token: in training it is added to the tokens, in serving llama.cpp adds it if
+the GGUF's `tokenizer.ggml.add_bos_token` says so. Markers in what people wrote are only text:
+`render` replaces them by `defuse_markers`, and any code that sends messages to a host must do so.
 
 Sources: ChatML (OpenAI); the model cards of Gemma and Llama 3.1. Gemma has no system role: its
 system text is a user turn of its own, as in Ollama's template for Gemma 3.

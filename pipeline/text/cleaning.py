@@ -32,7 +32,7 @@ _CONTINUED = {"zh": "（接着讲）", "en": " (go on)"}
 
 
 class CleanAnswer(Frozen):
-    """A question and an answer as they are taught; `part` counts from 0 where it was split."""
+    """A question and an answer as they are taught; `part` counts from 0 if it was split."""
 
     answer_id: str
     question: str

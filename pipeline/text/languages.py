@@ -9,6 +9,6 @@ CJK = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U000200
 
 
 def language_of(text: str) -> Language:
-    """Return `zh` where at least a fifth of the letters are CJK, else `en`."""
+    """Return `zh` if at least a fifth of the letters are CJK, else `en`."""
     letters = sum(c.isalpha() for c in text)
     return "zh" if letters and len(CJK.findall(text)) * 5 >= letters else "en"

@@ -66,7 +66,7 @@ def _reword_en(question: str, answer: str, chance: random.Random, number: int) -
 
 
 def _other_word(word: str, chance: random.Random) -> str:
-    """Replace a word by a synonym half of the time, where it has one."""
+    """Replace a word by a synonym half of the time, if it has one."""
     others = SYNONYMS.get(word.lower())
     return chance.choice(others) if others and chance.random() < 0.5 else word
 
@@ -82,6 +82,6 @@ def _keep(words: list[str], chance: random.Random) -> list[str]:
 
 
 def _piece(parts: list[str], chance: random.Random) -> str:
-    """Choose a piece of two characters or more; return an empty string where there is none."""
+    """Choose a piece of two characters or more; return an empty string if there is none."""
     pieces = [p.strip() for p in parts if len(p.strip()) >= 2]
     return chance.choice(pieces) if pieces else ""

@@ -22,7 +22,7 @@ def estimate_tokens(text: str) -> int:
 def split_at_sentences(text: str, max_tokens: int) -> list[str]:
     """Split text into parts of at most `max_tokens` estimated tokens, between sentences.
 
-    A sentence that is longer by itself is split wherever it must be.
+    A single sentence that is longer is split inside.
     """
     parts: list[str] = []
     current = ""

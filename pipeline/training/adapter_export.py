@@ -99,7 +99,7 @@ def export_gguf(folder: Path, base: Any) -> Path:
     _check_kind(config)
     tensors = load((folder / WEIGHTS).read_bytes())
     alphas = _alphas(tensors, config)
-    # The file's alpha: that of all layers where they agree, else the configured one.
+    # The file's alpha: that of all layers if they agree, else the configured one.
     alpha = max(alphas.values()) if len(set(alphas.values())) == 1 else float(config["lora_alpha"])
     folds = {module: own / alpha for module, own in alphas.items()}
     target = folder / GGUF

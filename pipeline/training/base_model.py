@@ -35,7 +35,7 @@ class LoadedBase:
     """A frozen base model with its tokenizer and chat format."""
 
     def __init__(self, spec: BaseModelSpec, model: Any, tokenizer: Any) -> None:
-        """Raise ChatFormatMismatch where the chat format is not that of the tokenizer."""
+        """Raise ChatFormatMismatch if the chat format is not that of the tokenizer."""
         self.spec = spec
         self.model = model
         self._tokenizer = tokenizer
@@ -90,7 +90,7 @@ class BaseModelCache:
 def load_base(spec: BaseModelSpec) -> LoadedBase:
     """Load a base model for training, after converting its GGUF file if that was not done yet.
 
-    A converted folder is checked by its hashes and, where it is damaged, converted again. Weights
+    A converted folder is checked by its hashes and, if it is damaged, converted again. Weights
     that an operator put there have no manifest and are taken as they are. Raises
     AdapterUnsupported, FolderNotOurs and ConfigurationError before any weight is loaded.
     """
@@ -115,7 +115,7 @@ def load_base(spec: BaseModelSpec) -> LoadedBase:
 def load_model(folder: Path, dtype: torch.dtype) -> Any:
     """Load a language model; of a multimodal model, only its language model.
 
-    Raises ConfigurationError where a tensor is missing.
+    Raises ConfigurationError if a tensor is missing.
     """
     whole = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     text = whole.get_text_config()

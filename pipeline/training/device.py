@@ -11,12 +11,12 @@ _CAPABILITY = "ATEN_CPU_CAPABILITY"
 
 
 def choose_device() -> torch.device:
-    """Return the GPU where there is one, else the CPU."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def choose_dtype(device: torch.device, flags: frozenset[str] | None = None) -> torch.dtype:
-    """Return bf16 where the device multiplies in it, else fp32.
+    """Return bf16 if the device has instructions that multiply in it, else fp32.
 
     On a CPU without AVX512-BF16 or AMX, bf16 is over fifty times slower than fp32. `flags` are
     the CPU's, read from /proc/cpuinfo unless given.
@@ -30,7 +30,7 @@ def choose_dtype(device: torch.device, flags: frozenset[str] | None = None) -> t
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the CPU's feature flags as Linux lists them; empty where they are unknown."""
+    """Return the CPU's feature flags as Linux lists them; empty if they are unknown."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from schemas.training import LoraParameters
 
-# All linear layers but the output head: small data wants every layer (Schulman et al. 2025).
+# All linear layers but the output head: best on small data sets (Schulman et al. 2025).
 TARGET_MODULES = "all-linear"
 
 

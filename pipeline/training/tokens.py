@@ -42,8 +42,8 @@ def read_examples(
 ) -> list[list[Example]]:
     """Tokenize a data set: for each line the example as taught, then its other wordings.
 
-    `bos` is put before the prefix where the chat format wants it. `max_length` is in tokens: raises
-    ExampleTooLong where an example as taught exceeds it; another wording that does is left out.
+    `bos` is put before the prefix if the chat format wants it. `max_length` is in tokens: raises
+    ExampleTooLong if an example as taught exceeds it; another wording that does is left out.
     """
     begin = [bos] if form.bos and bos is not None else []
     prefixes: dict[str, tuple[int, ...]] = {}

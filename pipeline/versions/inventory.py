@@ -66,7 +66,7 @@ class Inventory:
         return (*self._datasets(elder_id), *self._adapters(elder_id))
 
     def remove(self, item: Item) -> bool:
-        """Remove an item; False where it is gone or has changed since it was listed."""
+        """Remove an item; False if it is gone or has changed since it was listed."""
         *folders, name = item.path
         try:
             with self._opened(item.root, folders) as folder:

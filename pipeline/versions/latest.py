@@ -17,7 +17,7 @@ from schemas.identifiers import current_tag, handed_over, handover_tag
 def bring_latest(registry: ModelRegistry, host: ModelHost, elder_id: str) -> None:
     """Make an elder's `latest` the current version; repeat while the registry changes meanwhile.
 
-    Without a current version `latest` is deleted. Raises ModelNotReady where Ollama no longer has
+    Without a current version `latest` is deleted. Raises ModelNotReady if Ollama no longer has
     the current version.
     """
     is_brought = False
@@ -32,7 +32,7 @@ def bring_latest(registry: ModelRegistry, host: ModelHost, elder_id: str) -> Non
 
 
 def _hand_over(registry: ModelRegistry, host: ModelHost, elder_id: str, tag: str) -> bool:
-    """Copy a version to `latest` through a handover; False where another process interfered.
+    """Copy a version to `latest` through a handover; False if another process interfered.
 
     The registry is read between the two copies. A process that changes it earlier is noticed by
     that read; one that changes it later finds our handover and deletes it before its own copy.

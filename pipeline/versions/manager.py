@@ -73,7 +73,7 @@ class ModelManager:
         The elder's answers stay, so a new training brings the model back. A training that is
         running goes on, and its version becomes current. Files are removed by the next round of
         retention. Repeating a `request` deletes nothing that was released since. Raises
-        ModelNotReady where there is nothing to delete.
+        ModelNotReady if there is nothing to delete.
         """
         model = self._registry.find(elder_id)
         removed = model.deleted_by(request) if model is not None else None
@@ -106,9 +106,9 @@ class ModelManager:
     ) -> Rollback:
         """Make an earlier version current again; without a number, the one before the current.
 
-        Where the host lacks it, a job makes its form first, and until that job has ended the
+        If the host lacks it, a job makes its form first, and until that job has ended the
         present version stays current. Repeating a `request` changes nothing. Raises ModelNotReady
-        without a current version, and UnknownVersion where there is no such released version.
+        without a current version, and UnknownVersion if there is no such released version.
         """
         asked = None if request is None else self._forms.requested_form(elder_id, request)
         if asked is not None:

@@ -30,7 +30,7 @@ class ModelRegistry:
         self._models = store[MODELS]
 
     def get(self, elder_id: str) -> ElderModel:
-        """Return an elder's model; raises ModelNotReady where there is none."""
+        """Return an elder's model; raises ModelNotReady if there is none."""
         found = self.find(elder_id)
         if found is None:
             raise ModelNotReady
@@ -52,8 +52,8 @@ class ModelRegistry:
         """Open a version for a job under its present fence, or reopen the one it has.
 
         `made_of` holds the fields of ModelVersion that name its inputs. Reopening a released
-        version, one that Ollama has lost since, makes it unreleased again. Raises LeaseLost when a
-        newer fence has it, and ElderIdClash where the elder's id differs from another's in case
+        version, which Ollama has lost since, makes it unreleased again. Raises LeaseLost when a
+        newer fence has it, and ElderIdClash if the elder's id differs from another's in case
         alone.
         """
         with store_errors():
@@ -163,8 +163,8 @@ class ModelRegistry:
     ) -> bool:
         """Make a released version current; raises UnknownVersion if no such version is released.
 
-        A `request` is remembered in the same write. Return False, and change nothing, where the
-        request is known or was fenced off, or where `seen` is given and is no longer current.
+        A `request` is remembered in the same write. Return False, and change nothing, if the
+        request is known or was fenced off, or if `seen` is given and is no longer current.
         """
         ready = {"version": number, "ready": True}
         condition: Document = {"_id": elder_id, "versions": {"$elemMatch": ready}}
@@ -218,7 +218,7 @@ class ModelRegistry:
     def forget_forms(self, elder_id: str, current: int | None, numbers: Collection[int]) -> bool:
         """Record that versions have no form any more, unless another is current by now.
 
-        Return False, and stop, where the current version is not `current`.
+        Return False, and stop, if the current version is not `current`.
         """
         for number in numbers:
             condition = {"_id": elder_id, "current": current, "versions.version": number}

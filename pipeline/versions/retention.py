@@ -173,7 +173,7 @@ def _removable(seen: Seen, kept: list[ModelVersion], settings: RetentionSettings
 
 
 def _kept_adapters(seen: Seen, kept: list[ModelVersion]) -> list[Item]:
-    """Return the adapters of kept versions; where no hash matches, all adapters of the job."""
+    """Return the adapters of kept versions; if no hash matches, all adapters of the job."""
     found: list[Item] = []
     for version in kept:
         of_job = [i for i in seen.items if i.kind == "adapter" and i.job_id == version.job_id]
@@ -259,7 +259,7 @@ class Retention:
         return decide(seen, self._settings)
 
     def apply(self, removal: Removal) -> Removal | None:
-        """Remove, and return what was removed; None where another version is current by now.
+        """Remove, and return what was removed; None if another version is current by now.
 
         May be interrupted anywhere: the next round removes the rest.
         """
@@ -278,7 +278,7 @@ class Retention:
     def prune(self, elder_id: str, *, is_thorough: bool = True) -> Removal | None:
         """Remove what the rule allows of one elder, and return what was removed.
 
-        Also brings `latest` up to date with the registry, where a crash left it behind.
+        Also brings `latest` up to date with the registry, if a crash left it behind.
         """
         removal = self.plan(elder_id, is_thorough=is_thorough)
         done = None if removal is None or removal.is_empty else self.apply(removal)

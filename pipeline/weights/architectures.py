@@ -62,8 +62,8 @@ def architecture_of(model_type: str) -> Architecture:
 def check_architecture(spec: BaseModelSpec) -> None:
     """Raise AdapterUnsupported for a base model whose adapters have no GGUF form.
 
-    Reads `config.json` and the header of the GGUF file, as far as they exist. Where both do, they
-    must describe the same model. Where neither does, nothing is raised: loading the base then says
+    Reads `config.json` and the header of the GGUF file, as far as they exist. If both do, they
+    must describe the same model. If neither does, nothing is raised: loading the base then says
     what is missing.
     """
     with disk_errors():
@@ -78,7 +78,7 @@ def check_architecture(spec: BaseModelSpec) -> None:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    """Return `config.json`, or None where it is missing or a damaged file of a conversion."""
+    """Return `config.json`, or None if it is missing or a damaged file of a conversion."""
     path = folder / CONFIG
     if not path.is_file() or _is_damaged(path):
         return None
@@ -120,7 +120,7 @@ def _check_served(weights: Weights) -> None:
 
 
 def _check_same(config: dict[str, Any], wanted: Architecture, weights: Weights) -> None:
-    """Raise AdapterUnsupported where the trained and the served weights are different models."""
+    """Raise AdapterUnsupported if the trained and the served weights are different models."""
     if weights.architecture != wanted.name:
         raise AdapterUnsupported(
             f"the base's hf_path is {wanted.name} and its gguf_path {weights.architecture}; "

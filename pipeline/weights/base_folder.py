@@ -11,8 +11,8 @@ CONVERTED = "hf"
 def weights_folder(spec: BaseModelSpec) -> Path:
     """Return the folder to train from: `hf_path`, except in two layouts of earlier releases.
 
-    Where the GGUF file is inside `hf_path`, the folder is `hf` in it, so that a conversion does not
-    replace the GGUF file. Where `hf_path` is named `hf` but the weights are beside the GGUF file in
+    If the GGUF file is inside `hf_path`, the folder is `hf` in it, so that a conversion does not
+    replace the GGUF file. If `hf_path` is named `hf` but the weights are beside the GGUF file in
     its parent, the folder is that parent.
     """
     if (spec.hf_path / CONFIG).is_file():

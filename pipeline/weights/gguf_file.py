@@ -132,12 +132,12 @@ class Weights(Frozen):
 
     @property
     def context_length(self) -> int | None:
-        """The number of tokens the model was trained for; None where the file does not say."""
+        """The number of tokens the model was trained for; None if the file does not say."""
         return self._length("context_length")
 
     @property
     def embedding_length(self) -> int | None:
-        """The length of a token's vector; None where the file does not say."""
+        """The length of a token's vector; None if the file does not say."""
         return self._length("embedding_length")
 
     @property

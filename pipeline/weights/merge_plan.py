@@ -28,14 +28,14 @@ class MergePlan(Frozen):
     """What merging a base with an adapter of all its linear layers takes."""
 
     size_bytes: int
-    """Of the merged file; for `q4_k_m` an upper bound, its size before llama.cpp's quantiser."""
+    """The merged file's size; for `q4_k_m` an upper bound: its size before the quantiser runs."""
     touched_tensors: int
     tensors: int
     peak_memory_bytes: int
     seconds: float
     """Estimated from bytes and weights at the rates named in this module."""
     disk_bytes: int
-    """The most that the data folder's disk needs at a time; the host's own copy is not in it."""
+    """The most that the data folder's disk needs at a time, without the host's own copy."""
 
 
 def plan_merge(base_gguf: Path, quantization: Quantization) -> MergePlan:

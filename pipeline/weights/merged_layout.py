@@ -63,7 +63,7 @@ def lay_out(base: Weights, base_bytes: int, touched: Collection[str]) -> MergedL
     """Place each tensor of the merged file; `base_bytes` is the size of the base's file.
 
     `touched` names the tensors that the adapter changes. They become Q8_0 whatever their type was,
-    F16 and F32 included: in the base's own k-quants what was learned is lost to rounding. Where
+    F16 and F32 included: in the base's own k-quants what was learned is lost to rounding. If
     their rows cannot be divided into blocks of 32 they become F16. All others keep their type.
     """
     ordered = sorted(base.tensors, key=lambda tensor: tensor.offset)

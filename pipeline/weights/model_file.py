@@ -9,7 +9,7 @@ from schemas.errors import AdapterUnsupported, ArtefactCorrupt
 def read_model(path: Path) -> Weights:
     """Read the header of a base model that is one whole GGUF file.
 
-    Raises ArtefactCorrupt where it is missing or damaged, AdapterUnsupported where it is split.
+    Raises ArtefactCorrupt if it is missing or damaged, AdapterUnsupported if it is split.
     """
     weights = read_header(path)
     parts = weights.metadata.get("split.count")
@@ -19,7 +19,7 @@ def read_model(path: Path) -> Weights:
 
 
 def read_header(path: Path) -> Weights:
-    """Read a GGUF file's header; raises ArtefactCorrupt where it is missing or damaged."""
+    """Read a GGUF file's header; raises ArtefactCorrupt if it is missing or damaged."""
     try:
         return read_weights(path)
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""From a stable code, as events and replies carry it, back to the error."""
+"""Converts a stable code, as events and replies carry it, back to the error."""
 
 from schemas.errors.reactions import ModelServerError
 

@@ -11,7 +11,7 @@ from pipeline.weights.gguf_file import Pair, Weights
 from pipeline.weights.merged_layout import FILE_TYPE, LEFT_OUT, MergedLayout
 
 MOSTLY_Q8_0: Final = 7
-"""As `general.file_type` (llama_ftype)."""
+"""The value of `general.file_type` (llama_ftype)."""
 _UINT32: Final = 4
 
 
@@ -19,7 +19,7 @@ def header_bytes(base: Weights, file: BinaryIO, layout: MergedLayout) -> bytes:
     """Build the merged file's header, padded up to where its tensor data begin.
 
     `base` is the base's header and `file` its open file. Chat templates are left out. The file
-    type becomes that of Q8_0 where most of the weights are in it.
+    type becomes that of Q8_0 if most of the weights are in it.
     """
     kept = [pair for pair in base.pairs if not pair.key.startswith(LEFT_OUT)]
     parts = [b"GGUF", struct.pack("<IQQ", base.version, len(layout.tensors), len(kept))]

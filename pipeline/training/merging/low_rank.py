@@ -75,7 +75,7 @@ class LowRankAdapter:
     def read(self, target: str) -> LowRank:
         """Read what is added to a tensor of the base, scaled as llama.cpp scales it.
 
-        That is by alpha / rank, or by 1 where the adapter names no alpha or 0.
+        That is by alpha / rank, or by 1 if the adapter names no alpha or 0.
         """
         a, b = self._matrix(f"{target}.lora_a"), self._matrix(f"{target}.lora_b")
         rank = b.shape[1]

@@ -38,7 +38,7 @@ def merge(
     """Write `<work_dir>/merged/merged.gguf`, sealed: the base with the adapter in its weights.
 
     A tensor W [out, in] that the adapter changes becomes W + (alpha / rank) * B A, computed in F32
-    and written in Q8_0, or in F16 where its rows are not a multiple of 32. All others are copied.
+    and written in Q8_0, or in F16 if its rows are not a multiple of 32. All others are copied.
     With `q4_k_m`, llama.cpp's quantiser then makes the whole file smaller.
 
     `should_stop` is asked before every block. `clock` returns seconds.

@@ -1,4 +1,4 @@
-"""The progress of a merge, and the place where it is cancelled."""
+"""The progress of a merge, and its cancellation."""
 
 from collections.abc import Callable
 

@@ -21,7 +21,7 @@ _DISK_FULL_BYTES = 16 * 1024 * 1024
 
 
 def require_quantizer(quantizer: Path | None) -> Path:
-    """Return the quantiser's path; raises QuantizerFailed where it is not set or not there."""
+    """Return the quantiser's path; raises QuantizerFailed if it is not set or not there."""
     if quantizer is None or not quantizer.is_file():
         raise QuantizerFailed(
             "q4_k_m needs llama.cpp's llama-quantize; set MODELSERVER_HOST__QUANTIZER, or "

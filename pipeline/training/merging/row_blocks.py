@@ -58,7 +58,7 @@ def merge_rows(raw: bytes, tensor: PlacedTensor, added: LowRank, first: int) -> 
 
         merged = quantize(dequantize(base) + left @ right), computed in F32
 
-    `raw` are the bytes of the base's rows from number `first` on. Raises ArtefactCorrupt where base
+    `raw` are the bytes of the base's rows from number `first` on. Raises ArtefactCorrupt if base
     or adapter hold infinities or NaN.
     """
     columns = tensor.shape[0]

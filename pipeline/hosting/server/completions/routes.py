@@ -27,7 +27,7 @@ from pipeline.hosting.server.runners.scheduler import Scheduler
 from pipeline.hosting.server.runners.usage import TokenLogprob
 
 _MAX_TOP_LOGPROBS: Final = 20
-# Wraps text in the response field that carries it, the only difference of the two routes.
+# Wraps text in the response field that carries it: the two routes' responses differ only in that.
 _Wrap = Callable[[str], dict[str, Any]]
 
 
@@ -47,7 +47,7 @@ class CompletionRoutes:
         Args:
             store: the models on disk.
             scheduler: the loaded runners.
-            keep_alive: told of the begin and end of each request.
+            keep_alive: is notified when a request begins and when it ends.
             profile: which server is imitated.
             executor: its threads wait for llama.cpp, one per completion in progress.
         """

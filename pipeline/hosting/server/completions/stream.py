@@ -48,7 +48,7 @@ class CompletionStream:
         """Start in a thread of `executor`; return when the first event can be read.
 
         Args:
-            executor: where llama.cpp is waited for.
+            executor: one of its threads waits for llama.cpp.
             on_end: called in the event loop when llama.cpp is done, before the result is read.
 
         Raises:

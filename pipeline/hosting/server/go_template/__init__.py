@@ -5,6 +5,6 @@ The template that personas are created with is made in pipeline/text/ollama_temp
 parser.py     from source to a syntax tree
 syntax.py     the syntax tree
 rendering.py  from a syntax tree and values to text
-response.py   where `.Response` stands, and what follows it
+response.py   where a template names `.Response`, and cutting it there
 prompt.py     from a conversation to a prompt, by Ollama's rules
 """

@@ -15,7 +15,7 @@ _NOT_SHOWN = {"general.name", "tokenizer.chat_template"}
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model in memory: its tokens of context, and when it will be unloaded if nobody asks."""
+    """A model in memory: its tokens of context, and when it is unloaded if no request comes."""
 
     model: Manifest
     context: int

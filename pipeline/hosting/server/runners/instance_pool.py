@@ -82,7 +82,7 @@ class InstancePool:
         return [*((own,) if own else ()), *self.evict_surplus(queue)]
 
     def remove_idle_queues(self) -> None:
-        """Remove the queues of deleted bases that serve nobody and load nothing."""
+        """Remove the queues of deleted bases that have no requests and load nothing."""
         for key, queue in list(self._queues.items()):
             is_idle = queue.load_thread is None and not queue.pending and queue.current is None
             if is_idle and not self._store.has_blob(queue.base):

@@ -1,4 +1,4 @@
-"""What the observer of a scheduler is told about each load of llama.cpp."""
+"""The report on a load of llama.cpp that a scheduler gives to its observer."""
 
 from schemas.base import Frozen
 

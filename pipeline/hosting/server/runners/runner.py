@@ -101,5 +101,5 @@ class LoadRunner(Protocol):
                 file names no pooling.
 
         Raises:
-            Refusal: 500, llama.cpp cannot load the files, or did not load what it was told.
+            Refusal: 500, llama.cpp cannot load the files, or loaded others than it was given.
         """
