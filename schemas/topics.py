@@ -23,7 +23,7 @@ class Topic(Frozen):
     direction: Direction
     description: str
     key: str = "elder_id"
-    """The field that is the key of a record, in UTF-8."""
+    """What the key of a record contains, in UTF-8."""
     partitions: int = 12
     retention_ms: int = 30 * DAY_MS
     compacted: bool = False

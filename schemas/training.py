@@ -26,7 +26,7 @@ class LoraParameters(Frozen):
     alpha: Annotated[int, Field(ge=1, le=512)] = 32
     """The adapter's weight: its scale is `alpha / rank`."""
     dropout: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """The share of the adapter's inputs that are set to zero at random in a step."""
+    """The share of the adapter's inputs that each step sets to zero at random."""
 
 
 class TrainingParameters(Frozen):

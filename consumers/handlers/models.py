@@ -61,7 +61,10 @@ class ModelsHandler:
         base: str,
         blamed: Callable[[str], AbstractContextManager[None]] = lambda elder_id: nullcontext(),
     ) -> None:
-        """`blamed` raises HostFailed, which is answered, for host errors of one elder's models."""
+        """`blamed` raises HostFailed if the host fails only at one elder's models.
+
+        HostFailed is answered; other errors of the host are retried.
+        """
         self._manager = manager
         self._ledger = ledger
         self._datasets = datasets
